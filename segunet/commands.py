@@ -1,0 +1,123 @@
+"""What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segunet.errors import UserError
+from segunet.files import whole_file
+from segunet.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
+from segunet.terminal import setup_logging
+
+_RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
+_NOTHING = object()
+
+OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
+OmegaConf.register_new_resolver("length", len, replace=True)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a function of a config a command line program, configured by ``conf/<config_name>.yaml``.
+
+    A UserError ends it with exit status 1 and the error's paragraph; HYDRA_FULL_ERROR=1 shows the traceback.
+    """
+
+    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
+        def run(cfg: DictConfig) -> None:
+            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+            setup_logging()
+            try:
+                function(cfg)
+            except (UserError, InstantiationException, OmegaConfBaseException) as error:
+                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                    raise
+                sys.exit(f"error: {_paragraph(error)}")
+
+        program: Callable[[], None] = hydra.main(
+            version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
+        )(run)
+        return program
+
+    return decorate
+
+
+def is_main_process() -> bool:
+    """Return whether this is the only process, or the first one of a distributed run."""
+    return not any(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def planned_run_dir(cfg: DictConfig, name: str) -> Path:
+    """Return where this run will write: ``cfg.run_dir``, or a new folder below outputs/<name>/; makes nothing.
+
+    Raises:
+        UserError: ``cfg.run_dir`` holds a training run.
+    """
+    if not is_main_process() and _RUN_DIR_VARIABLE in os.environ:
+        return Path(os.environ[_RUN_DIR_VARIABLE])
+    if not cfg.run_dir:
+        return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+    folder = Path(cfg.run_dir).expanduser().absolute()
+    if (folder / "checkpoints").exists():
+        raise UserError(
+            f"run_dir={cfg.run_dir} holds a training run already. Go on with it by "
+            f"`python -m segunet.train resume={cfg.run_dir}`, or give another run_dir."
+        )
+    return folder
+
+
+def open_run_dir(cfg: DictConfig, folder: Path) -> None:
+    """Make the run's folder and save the resolved config in it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    os.environ[_RUN_DIR_VARIABLE] = str(folder)
+    if is_main_process():
+        with whole_file(folder / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+
+
+def resumed_config(run_dir: Path) -> DictConfig:
+    """Return the config that ``run_dir`` was trained with, changed by this command line's other overrides.
+
+    Raises:
+        UserError: no run to resume there, or an override that names no value of its config.
+    """
+    path = run_dir / "config.yaml"
+    if not path.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
+        raise UserError(
+            f"resume={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, one of them is "
+            "not there. A run can be resumed once its first epoch is complete."
+        )
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    for override in HydraConfig.get().overrides.task:
+        key, _, value = override.partition("=")
+        if key == "resume":
+            continue
+        if OmegaConf.select(cfg, key, default=_NOTHING) is _NOTHING or OmegaConf.is_config(OmegaConf.select(cfg, key)):
+            raise UserError(
+                f"resume={run_dir}: a resumed run keeps its config, and {override!r} does not name one of its single "
+                f"values. Change a value (for one trainer.max_epochs=60), or start a new run. See {path}."
+            )
+        OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
+    cfg.resume = str(run_dir)
+    return cfg
+
+
+def _paragraph(error: BaseException) -> str:
+    """Return the text of the UserError behind ``error`` if there is one, else of ``error``."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return cause.paragraph
+        cause = cause.__cause__
+    return str(error).strip()

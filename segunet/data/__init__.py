@@ -1,0 +1,1 @@
+"""From a VOC folder to batches."""

@@ -1,0 +1,180 @@
+"""From a VOC folder to training and validation loaders."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from segunet.classes import voc_palette
+from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
+from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
+from segunet.data.sample import write_sample
+from segunet.data.transforms import TrainTransform
+from segunet.data.voc import MaskFormat, Pair, check_not_binary, count_pixels, find_voc_folder, list_pairs
+from segunet.errors import UserError
+
+_PEEK = 16  # masks looked at before a run starts
+
+
+class VOCDataModule(pl.LightningDataModule):
+    """A folder in VOC's layout (see ``voc.py``).
+
+    Args:
+        root: the folder that holds VOCdevkit, VOCdevkit itself, or the folder with JPEGImages.
+        class_names: name of class 0, 1, ...
+        ignore_index: mask value that is no class.
+        train_split: list to train on; one that ends in "aug" takes its masks from SegmentationClassAug.
+        val_split: list to validate on.
+        transform: augmentation of the training pictures.
+        batch_size: pictures a training batch.
+        val_batch_size: pictures a validation batch at the most (of equal size each).
+        num_workers: loader processes; None is one a core, at most 8.
+        palette: RGB of each class, for colour masks and pictures; None is VOC's.
+        download: fetch VOC2012 (and SBD, for trainaug) into ``root`` where it is not there yet.
+        voc_url: another address of VOC2012's archive.
+        sbd_url: another address of SBD's archive.
+        inference_size: long side at which validation pictures enter the network; None is their own size.
+        seed: of the order and the augmentation.
+
+    Raises:
+        UserError: a value out of range; on setup, whatever is wrong with the folder.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        class_names: Sequence[str],
+        ignore_index: int,
+        train_split: str,
+        val_split: str,
+        transform: TrainTransform,
+        batch_size: int,
+        val_batch_size: int,
+        num_workers: int | None = None,
+        palette: Sequence[Sequence[int]] | None = None,
+        download: bool = False,
+        voc_url: str = VOC_URL,
+        voc_md5: str = VOC_MD5,
+        sbd_url: str = SBD_URL,
+        sbd_md5: str = SBD_MD5,
+        inference_size: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
+            if value <= 0:
+                raise UserError(f"data.{name} must be 1 or more, got {value}.")
+        if inference_size is not None and inference_size <= 0:
+            raise UserError(f"inference_size must be a number of pixels above 0 or null, got {inference_size}.")
+        self.root = Path(root).expanduser()
+        self.class_names = list(class_names)
+        self.form = MaskFormat(len(self.class_names), ignore_index, full_palette(palette, len(class_names)))
+        self.train_split, self.val_split = train_split, val_split
+        self.transform = transform
+        self.batch_size, self.val_batch_size = batch_size, val_batch_size
+        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.download = download
+        self.archives = {"voc": (voc_url, voc_md5), "sbd": (sbd_url, sbd_md5)}
+        self.inference_size = inference_size
+        self.seed = seed
+        self.train_pairs: list[Pair] = []
+        self.val_pairs: list[Pair] = []
+
+    def prepare_data(self) -> None:
+        """Download what is missing, if asked to; in one process only."""
+        if self.download:
+            folder = download_voc2012(self.root, *self.archives["voc"])
+            if self.train_split.endswith("aug"):
+                download_sbd(folder, *self.archives["sbd"])
+
+    def setup(self, stage: str) -> None:
+        """Read the lists and see that the files are there; ``stage`` is Lightning's."""
+        folder = find_voc_folder(self.root)
+        self.val_pairs = list_pairs(folder, self.val_split)
+        if stage != "fit":
+            return
+        self.train_pairs = list_pairs(folder, self.train_split)
+        if len(self.train_pairs) < self.batch_size:
+            raise UserError(
+                f"data.batch_size is {self.batch_size}, but list {self.train_split!r} of {folder} has only "
+                f"{len(self.train_pairs)} examples, and incomplete batches are dropped. Lower data.batch_size."
+            )
+        check_not_binary(self.train_pairs[:_PEEK], self.form)
+
+    def class_weights(self) -> list[float]:
+        """Return 1 / ln(1.02 + share of the pixels) of each class over the training masks.
+
+        Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an
+        absent one. Reads every mask of the training list.
+        """
+        counts = count_pixels(self.train_pairs, self.form)
+        return (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()  # type: ignore[no-any-return]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled, augmented, whole batches only."""
+        dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
+        world, rank = self._world_and_rank()
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed),
+            drop_last=True,
+            **self._worker_options(),
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Every picture once, over all processes; batches of equal size."""
+        world, rank = self._world_and_rank()
+        batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
+        dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
+        return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
+
+    def _world_and_rank(self) -> tuple[int, int]:
+        return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+
+    def _worker_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+            "worker_init_fn": _one_thread,
+        }
+
+
+class SampleDataModule(VOCDataModule):
+    """The built-in sample: a VOC folder that the project writes itself, once."""
+
+    def prepare_data(self) -> None:
+        """Write the folder if it is not there yet; in one process only."""
+        write_sample(self.root)
+
+
+def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
+    """Return VOC's palette uint8 (256, 3) with its first ``num_classes`` entries replaced by ``colours``.
+
+    Raises:
+        UserError: not one RGB triple in 0..255 for each class.
+    """
+    palette = voc_palette()
+    if colours is None:
+        return palette
+    table = np.asarray([list(colour) for colour in colours])
+    if table.shape != (num_classes, 3) or table.min() < 0 or table.max() > 255:
+        raise UserError(
+            f"data.palette needs one [red, green, blue] in 0..255 for each of the {num_classes} classes, got "
+            f"{len(colours)} entries: {[list(colour) for colour in colours][:3]} ... Leave it null for VOC's colours."
+        )
+    palette[:num_classes] = table
+    return palette
+
+
+def _one_thread(_worker: int) -> None:
+    """Keep a loader process to one core."""
+    cv2.setNumThreads(0)

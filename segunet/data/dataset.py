@@ -1,0 +1,94 @@
+"""A split as a torch dataset, and the order in which its examples are drawn."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from segunet.data.transforms import TrainTransform, resize_long_side
+from segunet.data.voc import MaskFormat, Pair, read_image, read_mask, read_size
+
+
+class Batch(NamedTuple):
+    """One example (no N) or a batch of them.
+
+    Attributes:
+        images: uint8 (N, 3, H, W) RGB.
+        masks: int64 (N, H', W'), class index or the ignore index; larger or smaller than the images where
+            these were resized for the network.
+        names: the examples' names.
+    """
+
+    images: Tensor
+    masks: Tensor
+    names: Sequence[str]
+
+
+class TrainDataset(Dataset[Batch]):
+    """Augmented examples; asked by (epoch, index), so that each epoch draws anew whoever asks."""
+
+    def __init__(self, pairs: Sequence[Pair], form: MaskFormat, transform: TrainTransform, seed: int) -> None:
+        self.pairs, self.form, self.transform, self.seed = pairs, form, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        pair = self.pairs[index]
+        image, mask = read_pair(pair, self.form)
+        image, mask = self.transform(image, mask, (self.seed, epoch, index))
+        return as_batch(image, mask, pair.name)
+
+
+class EvalDataset(Dataset[Batch]):
+    """Whole pictures, resized to ``inference_size`` on their long side unless that is None; masks as they are."""
+
+    def __init__(self, pairs: Sequence[Pair], form: MaskFormat, inference_size: int | None) -> None:
+        self.pairs, self.form, self.inference_size = pairs, form, inference_size
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Batch:
+        pair = self.pairs[index]
+        image, mask = read_pair(pair, self.form)
+        if self.inference_size is not None:
+            image = resize_long_side(image, self.inference_size)
+        return as_batch(image, mask, pair.name)
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffled (epoch, index) pairs: each process's share, a pure function of (seed, epoch)."""
+
+    def __iter__(self) -> Iterator[Any]:
+        for index in super().__iter__():
+            yield self.epoch, index
+
+
+def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[int]]:
+    """Group the indices of ``pairs`` by picture size, so that whole pictures stack without padding."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for index, pair in enumerate(pairs):
+        by_size.setdefault(read_size(pair.image), []).append(index)
+    return [
+        indices[start : start + batch_size]
+        for indices in by_size.values()
+        for start in range(0, len(indices), batch_size)
+    ]
+
+
+def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a picture uint8 (H, W, 3) and its mask uint8 (H, W); errors as the two readers'."""
+    image = read_image(pair.image)
+    return image, read_mask(pair.mask, image.shape[:2], form)
+
+
+def as_batch(image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str) -> Batch:
+    """Make tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> int64 (H', W')."""
+    channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+    return Batch(torch.from_numpy(channels_first), torch.from_numpy(mask.astype(np.int64)), name)

@@ -1,0 +1,193 @@
+"""The built-in sample: a folder in VOC's layout with drawn pictures, written once from a seed.
+
+A class is a shape. Hue helps (an object has its class's hue in ``OWN_HUE`` of the cases, a random one
+otherwise) but does not give it away; objects overlap, differ in size and turn, and lie among clutter of the
+same colours that belongs to the background.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator, default_rng
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+
+# Whatever changes the pictures must change this, so that an older folder is written anew.
+RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
+OWN_HUE = 0.5
+
+_OVERSAMPLING = 3  # drawn so many times larger, then averaged
+_MOST_OBJECTS = 3
+
+
+def write_sample(root: Path) -> None:
+    """Write the sample into ``root``, unless it is there already; a killed call leaves no half of it.
+
+    Args:
+        root: the folder that will hold JPEGImages, SegmentationClass and ImageSets.
+    """
+    if _is_current(root):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    try:
+        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (draft / folder).mkdir(parents=True)
+        for split in ("train", "val"):
+            _write_split(draft, split)
+        (draft / "sample.json").write_text(json.dumps(RECIPE))
+        _move_into_place(draft, root)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Draw one picture uint8 (S, S, 3) RGB and its mask uint8 (S, S), S = RECIPE["size"]."""
+    size = RECIPE["size"]
+    large = size * _OVERSAMPLING
+    canvas = _background(rng, large)
+    mask = np.zeros((large, large), dtype=np.uint8)
+    for _ in range(rng.integers(6, 14)):
+        _draw_clutter(rng, canvas)
+    for _ in range(rng.integers(1, _MOST_OBJECTS + 1)):
+        _draw_object(rng, canvas, mask)
+    image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
+    image = image + rng.normal(0, 0.03, image.shape)
+    small = mask[_OVERSAMPLING // 2 :: _OVERSAMPLING, _OVERSAMPLING // 2 :: _OVERSAMPLING].copy()
+    small[_border(small)] = IGNORE_INDEX
+    return (image.clip(0, 1) * 255).round().astype(np.uint8), small
+
+
+def _is_current(root: Path) -> bool:
+    try:
+        return bool(json.loads((root / "sample.json").read_text()) == RECIPE)
+    except (OSError, ValueError):
+        return False
+
+
+def _move_into_place(draft: Path, root: Path) -> None:
+    draft.chmod(0o755)
+    if root.exists():
+        root.replace(draft / "outdated")  # goes with the draft
+    draft.replace(root)
+
+
+def _write_split(root: Path, split: str) -> None:
+    count = RECIPE[split]
+    names = [f"{split}_{number:04d}" for number in range(count)]
+    palette = voc_palette().tobytes()
+    for number, name in enumerate(names):
+        image, mask = draw_example(default_rng([RECIPE["seed"], split == "val", number]))
+        Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+        indexed = Image.fromarray(mask)
+        indexed.putpalette(palette)
+        indexed.save(root / "SegmentationClass" / f"{name}.png")
+    (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+
+
+def _colour(rng: Generator, hue: float) -> NDArray[np.float64]:
+    """Return a float RGB triple in 0..1 of that hue (in turns), with random saturation and value."""
+    hsv = np.array([[[hue % 1 * 360, rng.uniform(0.35, 0.9), rng.uniform(0.45, 0.95)]]], dtype=np.float32)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0], dtype=np.float64)
+
+
+def _background(rng: Generator, size: int) -> NDArray[np.float64]:
+    """Blend four random corner colours, (size, size, 3) in 0..1."""
+    corners = np.stack([_colour(rng, rng.uniform()) * 0.6 + 0.2 for _ in range(4)]).reshape(2, 2, 3)
+    return np.asarray(cv2.resize(corners, (size, size), interpolation=cv2.INTER_LINEAR))
+
+
+def _draw_clutter(rng: Generator, canvas: NDArray[np.float64]) -> None:
+    """Draw a line or a small ragged patch that belongs to the background."""
+    size = len(canvas)
+    colour = tuple(_colour(rng, rng.uniform()))
+    start = rng.integers(0, size, 2)
+    if rng.uniform() < 0.5:
+        end = start + rng.integers(-size // 3, size // 3, 2)
+        cv2.line(canvas, start.tolist(), end.tolist(), colour, int(rng.integers(3, 10)))
+    else:
+        patch = start + rng.integers(-size // 14, size // 14, (6, 2))
+        cv2.fillPoly(canvas, [patch.astype(np.int32)], colour)
+
+
+def _draw_object(rng: Generator, canvas: NDArray[np.float64], mask: NDArray[np.uint8]) -> None:
+    """Draw one object over what is there, on the canvas (S, S, 3) and the mask (S, S)."""
+    size = len(canvas)
+    index = int(rng.integers(len(_SHAPES)))
+    turn = rng.uniform(-0.4, 0.4)  # radians
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    radius = size * rng.uniform(0.2, 0.42)
+    centre = rng.uniform(0.2, 0.8, 2) * size
+    outlines = [(points @ rotation.T * radius + centre).astype(np.int32) for points in _SHAPES[index][1]()]
+    inside = np.zeros((size, size), dtype=np.uint8)
+    cv2.fillPoly(inside, outlines, 1)
+    own = rng.uniform() < OWN_HUE
+    hue = (index + rng.uniform(0.0, 0.8)) / len(_SHAPES) if own else rng.uniform()
+    where = inside > 0
+    canvas[where] = (_colour(rng, hue) + _stripes(rng, size)[..., None])[where]
+    mask[where] = index + 1
+
+
+def _stripes(rng: Generator, size: int) -> NDArray[np.float64]:
+    """Return faint stripes (size, size) of random direction and width, around 0."""
+    angle, wavelength = rng.uniform(0, np.pi), rng.uniform(0.06, 0.3) * size
+    y, x = np.mgrid[:size, :size]
+    return np.asarray(0.08 * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / wavelength))
+
+
+def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Mark the pixels (S, S) with another class among their neighbours."""
+    kernel = np.ones((3, 3), dtype=np.uint8)
+    return np.asarray(cv2.dilate(mask, kernel) != cv2.erode(mask, kernel))
+
+
+def _polygon(*radii: float, phase: float = 0.0) -> NDArray[np.float64]:
+    """Return corners (n, 2) around the origin, one a radius, the first one pointing up."""
+    angles = phase - np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
+    return np.asarray(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _disc() -> list[NDArray[np.float64]]:
+    return [_polygon(*[0.9] * 60)]
+
+
+def _square() -> list[NDArray[np.float64]]:
+    return [_polygon(*[1.1] * 4, phase=np.pi / 4)]
+
+
+def _triangle() -> list[NDArray[np.float64]]:
+    return [_polygon(*[1.15] * 3)]
+
+
+def _star() -> list[NDArray[np.float64]]:
+    return [_polygon(*[1.15, 0.5] * 5)]
+
+
+def _ring() -> list[NDArray[np.float64]]:
+    return [_polygon(*[1.0] * 60), _polygon(*[0.5] * 60)]
+
+
+def _cross() -> list[NDArray[np.float64]]:
+    arm, side = 1.05, 0.36
+    quarter = np.array([[-side, -arm], [side, -arm], [side, -side]])
+    turns = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), number) for number in range(4)]
+    return [np.concatenate([quarter @ turn.T for turn in turns])]
+
+
+# Name and outlines (unit radius; a second outline is a hole), in the order of the class indices 1, 2, ...
+_SHAPES: list[tuple[str, Callable[[], list[NDArray[np.float64]]]]] = [
+    ("disc", _disc),
+    ("square", _square),
+    ("triangle", _triangle),
+    ("star", _star),
+    ("ring", _ring),
+    ("cross", _cross),
+]
+SAMPLE_CLASS_NAMES = ("background", *(name for name, _ in _SHAPES))

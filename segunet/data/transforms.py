@@ -1,0 +1,80 @@
+"""Augmentation by albumentations, as a pure function of (seed, epoch, index)."""
+
+from collections.abc import Sequence
+
+import albumentations as A
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segunet.errors import UserError
+
+
+class TrainTransform:
+    """Scale jitter, crop, flip, colour jitter.
+
+    Args:
+        crop_size: side in pixels of the square crop; smaller pictures are padded, their mask with
+            ``ignore_index``.
+        ignore_index: mask value of the padding.
+        base_size: long side in pixels to which the picture is resized first; None keeps its size.
+        scale: least and most factor of the scale jitter that follows.
+        flip: probability of a horizontal flip.
+        color_jitter: most relative change of brightness, contrast and saturation; a tenth of it for the hue.
+
+    Raises:
+        UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1.
+    """
+
+    def __init__(
+        self,
+        crop_size: int,
+        ignore_index: int,
+        base_size: int | None = None,
+        scale: Sequence[float] = (0.5, 2.0),
+        flip: float = 0.5,
+        color_jitter: float = 0.3,
+    ) -> None:
+        if crop_size <= 0 or (base_size is not None and base_size <= 0):
+            raise UserError(
+                f"data.transform.crop_size and base_size are pixels above 0 (base_size may be null), got {crop_size} "
+                f"and {base_size}."
+            )
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
+            raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {list(scale)}.")
+        if not (0 <= flip <= 1 and 0 <= color_jitter <= 1):
+            raise UserError(f"data.transform.flip and color_jitter must be in 0..1, got {flip} and {color_jitter}.")
+        resize = [] if base_size is None else [A.LongestMaxSize(base_size, area_for_downscale="image")]
+        jitter = (1 - color_jitter, 1 + color_jitter)
+        self._compose = A.Compose(
+            [
+                *resize,
+                A.RandomScale((scale[0] - 1, scale[1] - 1), area_for_downscale="image", p=1.0),
+                A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
+                A.RandomCrop(crop_size, crop_size),
+                A.HorizontalFlip(p=flip),
+                A.ColorJitter(jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=1.0),
+            ]
+        )
+
+    def __call__(
+        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], key: Sequence[int]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the augmented pair, uint8 (S, S, 3) and (S, S).
+
+        Args:
+            image: uint8 (H, W, 3) RGB.
+            mask: uint8 (H, W).
+            key: (seed, epoch, index); the same key gives the same pictures in any process.
+        """
+        self._compose.set_random_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+        pair = self._compose(image=image, mask=mask)
+        return pair["image"], pair["mask"]
+
+
+def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
+    """Resize a picture uint8 (H, W, 3) so that its longer side has ``long_side`` pixels."""
+    height, width = image.shape[:2]
+    factor = long_side / max(height, width)
+    size = (max(round(width * factor), 1), max(round(height * factor), 1))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR))

@@ -1,0 +1,255 @@
+"""Read a folder in PASCAL VOC's layout: lists of names, pictures, masks.
+
+<folder>/JPEGImages/<name>.jpg
+<folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
+<folder>/SegmentationClassAug/<name>.png       the masks of lists whose name ends in "aug"
+<folder>/ImageSets/Segmentation/<split>.txt    one name a line
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from segunet.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_INDEX_MODES = ("1", "L", "P", "I", "I;16")
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+
+
+class Pair(NamedTuple):
+    """One example's name and its two files."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """What a mask may hold.
+
+    Attributes:
+        num_classes: values 0..num_classes-1 are classes.
+        ignore_index: the one other value allowed.
+        palette: uint8 (256, 3), to read RGB masks by colour.
+    """
+
+    num_classes: int
+    ignore_index: int
+    palette: NDArray[np.uint8]
+
+
+def find_voc_folder(root: Path) -> Path:
+    """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``.
+
+    Raises:
+        UserError: none of them is there.
+    """
+    candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    for folder in candidates:
+        if (folder / "ImageSets" / "Segmentation").is_dir():
+            return folder
+    state = "which has no" if root.is_dir() else "which does not exist; wanted a folder with"
+    raise UserError(
+        f"data.root is {root.absolute()}, {state} ImageSets/Segmentation in it, in VOC2012 or in "
+        "VOCdevkit/VOC2012. Give the folder that holds the data set as data.root=PATH"
+        " (for VOC2012, data.download=true fetches it there)."
+    )
+
+
+def list_pairs(folder: Path, split: str) -> list[Pair]:
+    """Return the pairs of ``split``, in the list's order, having seen that every file exists.
+
+    Raises:
+        UserError: no list, an empty one, a name twice, or a name without its picture or mask.
+    """
+    path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+    names = _read_names(path)
+    masks = folder / ("SegmentationClassAug" if split.endswith("aug") else "SegmentationClass")
+    pairs = [Pair(name, _image_path(folder, name), masks / f"{name}.png") for name in names]
+    for kind, files in (("picture", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
+        if missing := [file for file in files if not file.is_file()]:
+            raise UserError(
+                f"{path} names {len(names)} examples, but {len(missing)} of them have no {kind}; the first one "
+                f"missing is {missing[0]}. Put the files there or take the names off the list."
+            )
+    return pairs
+
+
+def read_image(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as uint8 (H, W, 3) RGB, upright (EXIF), whatever its mode; alpha is dropped.
+
+    Grey, CMYK and palette pictures are converted; 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        UserError: unreadable, truncated, or of a mode that has no plain reading (32-bit, float).
+    """
+    with _opened(path, "picture") as image:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I;16"):
+            grey = (np.asarray(upright, dtype=np.uint16) // 257).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if upright.mode not in _EIGHT_BIT_MODES:
+            raise UserError(
+                f"{path} is a picture of mode {upright.mode}, wanted 8 bits a channel (or 16-bit grey). "
+                "Convert it, for one with Pillow or ImageMagick, and try again."
+            )
+        return np.asarray(upright.convert("RGB"))
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) that :func:`read_image` would give, from the file's head alone."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    except (OSError, SyntaxError, ValueError) as error:
+        raise _unreadable(path, "picture", error) from error
+    return (width, height) if sideways else (height, width)
+
+
+def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np.uint8]:
+    """Read a mask as uint8 (H, W): class index or ``ignore_index``; RGB masks by the palette's colours.
+
+    Args:
+        path: the file.
+        size: (H, W) of its picture.
+        form: what the mask may hold.
+
+    Raises:
+        UserError: unreadable, of another size, or with values or colours that mean nothing.
+    """
+    with _opened(path, "mask") as image:
+        if image.mode in ("RGB", "RGBA"):
+            mask = _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
+        elif image.mode in _INDEX_MODES:
+            mask = np.asarray(image)  # a palette image gives its indices, not its colours
+        else:
+            raise UserError(
+                f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
+                "are class indices). Save it as one."
+            )
+    if mask.shape != size:
+        raise UserError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]} (upright, if "
+            "the picture carries an EXIF rotation). A mask needs its picture's size: make it again, and do not "
+            "resize it with interpolation."
+        )
+    _check_values(path, mask, form)
+    return mask.astype(np.uint8)
+
+
+def count_pixels(pairs: Sequence[Pair], form: MaskFormat) -> NDArray[np.int64]:
+    """Count the pixels of each class over the masks of ``pairs``, int64 (num_classes,)."""
+    counts = np.zeros(256, dtype=np.int64)
+    for pair in pairs:
+        mask = read_mask(pair.mask, read_size(pair.image), form)
+        counts += np.bincount(mask.ravel(), minlength=256)
+    return counts[: form.num_classes]
+
+
+def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
+    """Refuse masks that are all 0 and 255: an object drawn as 255 would be ignored, and nothing learnt.
+
+    Raises:
+        UserError: every one of ``pairs`` has only 0 and ``ignore_index``, and some of the latter.
+    """
+    values: set[int] = set()
+    for pair in pairs:
+        values |= set(np.unique(read_mask(pair.mask, read_size(pair.image), form)).tolist())
+    if values == {0, form.ignore_index}:
+        raise UserError(
+            f"The first {len(pairs)} masks (such as {pairs[0].mask}) hold only 0 and {form.ignore_index}. "
+            f"{form.ignore_index} means 'ignore', so nothing could be learnt from them. If 255 was meant to be an "
+            "object, write its class index (1, 2, ...) into the masks instead."
+        )
+
+
+def _read_names(path: Path) -> list[str]:
+    if not path.is_file():
+        known = sorted(each.stem for each in path.parent.glob("*.txt"))
+        raise UserError(
+            f"There is no list {path}. Lists there: {', '.join(known) or 'none'}. Choose one of them as "
+            "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
+        )
+    names = path.read_text(encoding="utf-8").split()
+    if not names:
+        raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path} names {twice!r} more than once. Keep one line of it.")
+    return names
+
+
+def _image_path(folder: Path, name: str) -> Path:
+    files = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    return next((file for file in files if file.is_file()), files[0])
+
+
+@contextmanager
+def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    """Give the whole decoded image; whatever goes wrong with it becomes an error that names the file."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            yield image
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+    return UserError(
+        f"{path} ({size}) cannot be read as a {kind}: {error}. It may be truncated or of another format: "
+        "copy it again from its source, or take its name off the list."
+    )
+
+
+def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat) -> NDArray[np.uint8]:
+    """Turn an RGB mask (H, W, 3) into indices (H, W) by the palette."""
+    packed = _packed(colours)  # (H, W)
+    known = [*range(form.num_classes), form.ignore_index]
+    index_of = dict(zip(_packed(form.palette[known]).tolist(), known, strict=True))
+    values, inverse = np.unique(packed, return_inverse=True)
+    if strange := [value for value in values.tolist() if value not in index_of]:
+        red, green, blue = strange[0] >> 16, strange[0] >> 8 & 255, strange[0] & 255
+        raise UserError(
+            f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
+            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels. Save masks as index "
+            "PNGs (class index per pixel), or give the colours as data.palette; JPEG and resizing blur colours."
+        )
+    indices = np.array([index_of[value] for value in values.tolist()], dtype=np.uint8)
+    return indices[inverse.reshape(packed.shape)]
+
+
+def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pack (..., 3) RGB into one integer each."""
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+def _check_values(path: Path, mask: NDArray[np.generic], form: MaskFormat) -> None:
+    counts = np.bincount(mask.ravel().astype(np.int64).clip(0), minlength=256)
+    allowed = counts[: form.num_classes].sum() + counts[form.ignore_index]
+    if allowed == mask.size and int(mask.min()) >= 0:
+        return
+    values, numbers = np.unique(mask, return_counts=True)
+    strange = [
+        f"{value} ({number} pixels)"
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+        if value != form.ignore_index and not 0 <= value < form.num_classes
+    ]
+    more = f" and {len(strange) - 5} more values" if len(strange) > 5 else ""
+    raise UserError(
+        f"{path} has values that are no class: {', '.join(strange[:5])}{more}. Wanted 0..{form.num_classes - 1}"
+        f" or {form.ignore_index} for 'ignore'. Masks must hold class indices: a mask converted to grey or saved "
+        "with 255 (or 1..255) for its object does not. Write the indices, or list more data.class_names."
+    )

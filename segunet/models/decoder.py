@@ -1,0 +1,69 @@
+"""The U-Net's decoder: from the encoder's maps to one map of fine features."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from segunet.errors import UserError
+from segunet.models.blocks import ConvNormAct, UpBlock
+
+
+class UNetDecoder(nn.Module):
+    """Climb from the coarsest map to the finest: upsample, concatenate the skip, convolve twice.
+
+    Args:
+        encoder_channels: channels of the encoder's maps, finest first.
+        widths: output channels of each step, coarsest step first; one fewer than there are maps.
+        reduced_channels: project each map to so many channels (1x1 convolution) before it is used, finest
+            first; None uses the maps as they are.
+        full_resolution_width: channels of a last step without a skip, from half the input's size to the
+            input's size; None ends at half the input's size.
+        norm: batch normalisation in the decoder's blocks.
+        align_corners: how bilinear upsampling places its samples.
+
+    Raises:
+        UserError: the number of widths or reduced channels does not fit the encoder.
+    """
+
+    def __init__(
+        self,
+        encoder_channels: Sequence[int],
+        widths: Sequence[int],
+        reduced_channels: Sequence[int] | None = None,
+        full_resolution_width: int | None = None,
+        norm: bool = True,
+        align_corners: bool = False,
+    ) -> None:
+        super().__init__()
+        channels = list(reduced_channels or encoder_channels)
+        if len(channels) != len(encoder_channels) or len(widths) != len(channels) - 1:
+            raise UserError(
+                f"The encoder gives {len(encoder_channels)} maps: model.decoder.reduced_channels needs as many "
+                f"entries (or null) and model.decoder.widths one fewer; got {reduced_channels} and {widths}."
+            )
+        self.reduce = nn.ModuleList()
+        if reduced_channels is not None:
+            pairs = zip(encoder_channels, channels, strict=True)
+            self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
+        inputs = [channels[-1], *widths]
+        skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
+        self.steps = nn.ModuleList(
+            UpBlock(below, skip, width, norm, align_corners)
+            for below, skip, width in zip(inputs, skips, widths, strict=False)
+        )
+        self.out_channels = widths[-1]
+        self.to_full_resolution: UpBlock | None = None
+        if full_resolution_width is not None:
+            self.to_full_resolution = UpBlock(widths[-1], 0, full_resolution_width, norm, align_corners)
+            self.out_channels = full_resolution_width
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """Return (N, out_channels, H/2, W/2), or (N, out_channels, H, W) with a full-resolution step."""
+        if self.reduce:
+            maps = [reduce(each) for reduce, each in zip(self.reduce, maps, strict=True)]
+        x = maps[-1]
+        for step, skip in zip(self.steps, maps[-2::-1], strict=True):
+            x = step(x, skip)
+        if self.to_full_resolution is not None:
+            x = self.to_full_resolution(x)
+        return x

@@ -1,0 +1,1 @@
+"""LightningModules: what is done with a network that comes built."""

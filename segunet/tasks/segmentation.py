@@ -1,0 +1,165 @@
+"""Scoring a segmentation network, and training one."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from segunet.data.dataset import Batch
+from segunet.errors import UserError
+from segunet.inference import check_tta, logits_at, predict
+from segunet.losses import LossParts, SegmentationLoss
+from segunet.lr_schedule import WarmupCosine
+from segunet.metrics import Scores, scores_from_confusion
+from segunet.optimizer import OptimizerFactory
+
+
+class ScoringTask(LightningModule):
+    """Score a network on a split: ``trainer.test(task, loader)``, then read ``scores``.
+
+    Args:
+        net: images (N, 3, H, W) uint8 -> logits (N, K, H, W).
+        num_classes: K.
+        ignore_index: mask value that is not scored.
+        tta: test-time augmentation, a key of ``inference.TTA``.
+
+    Raises:
+        UserError: an unknown ``tta``.
+    """
+
+    def __init__(self, net: nn.Module, num_classes: int, ignore_index: int, tta: str = "none") -> None:
+        super().__init__()
+        check_tta(tta)
+        self.net = net
+        self.tta = tta
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False)
+        self.images = SumMetric()
+        self.scores: Scores | None = None
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Predict and count; returns the predictions int64 (N, H', W') for callbacks."""
+        height, width = batch.masks.shape[-2:]
+        predictions = predict(self.net, batch.images, (height, width), self.tta)
+        self.count(predictions, batch)
+        return predictions
+
+    def on_test_epoch_end(self) -> None:
+        """Make the split's scores."""
+        self.gather_scores()
+
+    def count(self, predictions: Tensor, batch: Batch) -> None:
+        """Enter predictions int64 (N, H', W') into the confusion matrix."""
+        self.confusion.update(predictions, batch.masks)
+        self.images.update(len(batch.names))
+
+    def gather_scores(self) -> Scores:
+        """Compute ``scores`` from what was counted, over all processes, and start anew."""
+        confusion = self.confusion.compute().cpu().numpy()
+        self.scores = scores_from_confusion(confusion, int(self.images.compute()))
+        self.confusion.reset()
+        self.images.reset()
+        return self.scores
+
+
+class SegmentationTask(ScoringTask):
+    """Train a network; everything is handed in built.
+
+    Args:
+        net: images (N, 3, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
+        loss: of the logits and the masks.
+        optimizer: makes the optimizer from the net.
+        lr_schedule: of the learning rate, stepped after each optimizer step.
+        class_names: K names, for the log.
+        card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: SegmentationLoss,
+        optimizer: OptimizerFactory,
+        lr_schedule: WarmupCosine,
+        class_names: Sequence[str],
+        card: dict[str, Any],
+    ) -> None:
+        super().__init__(net, len(class_names), loss.ignore_index)
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.class_names = class_names
+        self.card = card
+        self.val_losses = MetricCollection({name: MeanMetric() for name in LossParts._fields})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch.
+
+        Raises:
+            UserError: the loss is not finite; says at which step and on which pictures.
+        """
+        parts: LossParts = self.loss(self.net(batch.images), batch.masks)
+        if not torch.isfinite(parts.total):
+            raise UserError(
+                f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
+                f"the pictures {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
+                "pictures and masks; else lower optimizer.lr, set trainer.gradient_clip_val=1, or use "
+                "trainer.precision=32-true."
+            )
+        self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})
+        self.log_dict(self._learning_rates())
+        return parts.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Score a batch; returns the predictions int64 (N, H', W') for callbacks."""
+        height, width = batch.masks.shape[-2:]
+        logits = logits_at(self.net, batch.images, (height, width))
+        for name, value in self.loss(logits, batch.masks)._asdict().items():
+            self.val_losses[name].update(value, weight=len(batch.names))
+        predictions = logits.argmax(dim=1)
+        self.count(predictions, batch)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's scores."""
+        scores = self.gather_scores()
+        parts = LossParts(**self.val_losses.compute())
+        self.val_losses.reset()
+        values: dict[str, Any] = {**self._named(parts), **scores.headline}
+        for name, iou in zip(self.class_names, scores.iou, strict=True):
+            if not math.isnan(iou):
+                values[f"iou/{name}"] = iou
+        self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Make the optimizer and its per-step schedule over the whole run."""
+        optimizer = self.optimizer(self.net)
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        scheduler = self.lr_schedule.scheduler(optimizer, total_steps, total_steps / steps_per_epoch)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card, and the scores of the last validation."""
+        checkpoint["segunet"] = dict(self.card)
+        if self.scores is not None:
+            checkpoint["segunet"]["scores"] = {
+                "confusion": self.scores.confusion.tolist(),
+                "images": self.scores.images,
+            }
+
+    def _named(self, parts: LossParts) -> dict[str, Tensor]:
+        return {
+            "loss": parts.total,
+            f"loss_{self.loss.pixelwise.label}": parts.pixelwise,
+            "loss_dice": parts.dice,
+        }
+
+    def _learning_rates(self) -> dict[str, float]:
+        groups = self.trainer.optimizers[0].param_groups
+        rates = {group["name"]: group["lr"] for group in groups}
+        return {"lr": rates["decoder"], "lr_encoder": rates.get("encoder", rates["decoder"])}
