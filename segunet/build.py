@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from segunet import __version__
@@ -98,43 +99,40 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    best = ModelCheckpoint(filename="best", monitor="val/miou", mode="max", save_top_k=1, **same_name)
+    best = ModelCheckpoint(
+        filename="best", monitor="val/miou", mode="max", save_on_train_epoch_end=False, **same_name
+    )
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **same_name)
     return [*callbacks, best, last]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
     """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``."""
-    options = dict(cfg.trainer)
-    precision: Any = options.pop("precision")
-    return Trainer(
-        **options,
-        precision=default_precision(options["accelerator"]) if precision == "auto" else precision,
-        callbacks=callbacks,
-        logger=instantiate(cfg.logger, save_dir=str(run_dir)),
-        plugins=[WholeFileCheckpointIO()],
-        default_root_dir=str(run_dir),
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    logger = instantiate(cfg.logger, save_dir=str(run_dir))
+    return _trainer(cfg, callbacks, run_dir, logger=logger, plugins=[WholeFileCheckpointIO()])
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
-    """Build Lightning's trainer for an evaluation."""
-    options = dict(cfg.trainer)
-    precision: Any = options.pop("precision")
-    return Trainer(
-        **options,
-        precision=default_precision(options["accelerator"]) if precision == "auto" else precision,
-        callbacks=callbacks,
-        logger=False,
-        default_root_dir=str(run_dir),
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        enable_checkpointing=False,
-    )
+    """Build Lightning's trainer for an evaluation: nothing is logged or saved by it."""
+    return _trainer(cfg, callbacks, run_dir, logger=False, enable_checkpointing=False)
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **options: Any) -> Trainer:
+    given = dict(cfg.trainer)
+    if given["precision"] == "auto":
+        given["precision"] = default_precision(given["accelerator"])
+    try:
+        return Trainer(
+            **given,
+            **options,
+            callbacks=callbacks,
+            default_root_dir=str(run_dir),
+            use_distributed_sampler=False,  # the data module deals the pictures out
+            enable_progress_bar=False,  # RunProgress and ScoringProgress
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 
 def default_precision(accelerator: str) -> Literal["32-true", "16-mixed", "bf16-mixed"]:

@@ -8,6 +8,17 @@ from rich.console import Console
 
 console = Console()
 
+_NOT_FOR_USERS = (
+    # Loader processes are the user's choice (data.num_workers).
+    ".*does not have many workers.*",
+    # Steps are counted over the whole run, so values are logged all the same.
+    ".*is smaller than the logging interval.*",
+    # A resumed run goes on in its own folder.
+    ".*exists and is not empty.*",
+    # Lightning 2.6 calls an older name of torch's pytree.
+    ".*isinstance.treespec, LeafSpec.*is deprecated.*",
+)
+
 
 class _ConsoleHandler(logging.Handler):
     """Print a record's message as it is, above a progress bar if there is one."""
@@ -30,8 +41,8 @@ def setup_logging() -> None:
         "pytorch_lightning.utilities.rank_zero",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # Lightning's advice about loader workers: the number is the user's choice (data.num_workers).
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in _NOT_FOR_USERS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def log_to_file(path: Path) -> None:

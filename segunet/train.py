@@ -5,7 +5,8 @@ import shlex
 from pathlib import Path
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet import build
 from segunet.commands import command, is_main_process, open_run_dir, planned_run_dir, resumed_config
@@ -16,6 +17,7 @@ from segunet.report import show_report, write_report
 from segunet.terminal import log_to_file
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
+_BEST_MIOU = "best/miou"
 
 
 def train(cfg: DictConfig) -> Path:
@@ -39,11 +41,12 @@ def train(cfg: DictConfig) -> Path:
     trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     open_run_dir(cfg, run_dir)
     log_to_file(run_dir / "train.log")
+    hyperparameters_to_board(cfg, trainer)
     introduce(datamodule, trainer, run_dir)
     checkpoint = run_dir / "checkpoints" / "last.ckpt" if resume else None
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        conclude(run_dir, datamodule)
+        conclude(trainer, run_dir, datamodule)
     return run_dir
 
 
@@ -55,6 +58,13 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> None:
             f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
             f"trainer.max_epochs=N with N above {done}."
         )
+
+
+def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:
+    """Show the config's single values in TensorBoard's HPARAMS page, beside the best mIoU."""
+    if isinstance(trainer.logger, TensorBoardLogger):
+        values = OmegaConf.to_container(cfg, resolve=True)
+        trainer.logger.log_hyperparams({"config": values}, {_BEST_MIOU: 0.0})
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
@@ -71,7 +81,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     )
 
 
-def conclude(run_dir: Path, datamodule: VOCDataModule) -> None:
+def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule) -> None:
     """Show and write the scores of the best checkpoint, and say how to go on."""
     best = run_dir / "checkpoints" / "best.ckpt"
     if not best.is_file():
@@ -82,6 +92,9 @@ def conclude(run_dir: Path, datamodule: VOCDataModule) -> None:
     scores = scores_from_confusion(saved["confusion"], saved["images"])
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
+    for board in trainer.loggers:
+        board.log_metrics({_BEST_MIOU: scores.miou}, trainer.global_step)
+        board.finalize("success")
     logger.info("best epoch: %d; written to %s", content["epoch"] + 1, run_dir)
     logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s", shlex.quote(str(best)))
     logger.info("go on:     python -m segunet.train resume=%s trainer.max_epochs=N", shlex.quote(str(run_dir)))

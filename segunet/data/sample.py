@@ -1,7 +1,7 @@
 """The built-in sample: a folder in VOC's layout with drawn pictures, written once from a seed.
 
-A class is a shape. Hue helps (an object has its class's hue in ``OWN_HUE`` of the cases, a random one
-otherwise) but does not give it away; objects overlap, differ in size and turn, and lie among clutter of the
+A class is a shape. Colour and texture help (an object has its class's hue in ``OWN_HUE`` of the cases, a random
+one otherwise; likewise its texture) but do not give it away; objects overlap, differ in size and turn, and lie among clutter of the
 same colours that belongs to the background.
 """
 
@@ -22,9 +22,10 @@ from segunet.classes import IGNORE_INDEX, voc_palette
 # Whatever changes the pictures must change this, so that an older folder is written anew.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
 OWN_HUE = 0.5
+OWN_TEXTURE = 0.7
 
 _OVERSAMPLING = 3  # drawn so many times larger, then averaged
-_MOST_OBJECTS = 3
+_MOST_OBJECTS = 2
 
 
 def write_sample(root: Path) -> None:
@@ -54,12 +55,12 @@ def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     large = size * _OVERSAMPLING
     canvas = _background(rng, large)
     mask = np.zeros((large, large), dtype=np.uint8)
-    for _ in range(rng.integers(6, 14)):
+    for _ in range(rng.integers(4, 10)):
         _draw_clutter(rng, canvas)
     for _ in range(rng.integers(1, _MOST_OBJECTS + 1)):
         _draw_object(rng, canvas, mask)
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
-    image = image + rng.normal(0, 0.03, image.shape)
+    image = image + rng.normal(0, 0.02, image.shape)
     small = mask[_OVERSAMPLING // 2 :: _OVERSAMPLING, _OVERSAMPLING // 2 :: _OVERSAMPLING].copy()
     small[_border(small)] = IGNORE_INDEX
     return (image.clip(0, 1) * 255).round().astype(np.uint8), small
@@ -121,25 +122,25 @@ def _draw_object(rng: Generator, canvas: NDArray[np.float64], mask: NDArray[np.u
     """Draw one object over what is there, on the canvas (S, S, 3) and the mask (S, S)."""
     size = len(canvas)
     index = int(rng.integers(len(_SHAPES)))
-    turn = rng.uniform(-0.4, 0.4)  # radians
+    turn = rng.uniform(-0.3, 0.3)  # radians
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    radius = size * rng.uniform(0.2, 0.42)
-    centre = rng.uniform(0.2, 0.8, 2) * size
+    radius = size * rng.uniform(0.26, 0.45)
+    centre = rng.uniform(0.25, 0.75, 2) * size
     outlines = [(points @ rotation.T * radius + centre).astype(np.int32) for points in _SHAPES[index][1]()]
     inside = np.zeros((size, size), dtype=np.uint8)
     cv2.fillPoly(inside, outlines, 1)
-    own = rng.uniform() < OWN_HUE
-    hue = (index + rng.uniform(0.0, 0.8)) / len(_SHAPES) if own else rng.uniform()
+    hue = (index + rng.uniform(0.0, 0.8)) / len(_SHAPES) if rng.uniform() < OWN_HUE else rng.uniform()
+    kind = index if rng.uniform() < OWN_TEXTURE else int(rng.integers(len(_SHAPES)))
     where = inside > 0
-    canvas[where] = (_colour(rng, hue) + _stripes(rng, size)[..., None])[where]
+    canvas[where] = (_colour(rng, hue) + _texture(rng, size, kind)[..., None])[where]
     mask[where] = index + 1
 
 
-def _stripes(rng: Generator, size: int) -> NDArray[np.float64]:
-    """Return faint stripes (size, size) of random direction and width, around 0."""
-    angle, wavelength = rng.uniform(0, np.pi), rng.uniform(0.06, 0.3) * size
-    y, x = np.mgrid[:size, :size]
-    return np.asarray(0.08 * np.sin(2 * np.pi * (x * np.cos(angle) + y * np.sin(angle)) / wavelength))
+def _texture(rng: Generator, size: int, kind: int) -> NDArray[np.float64]:
+    """Return a faint pattern (size, size) around 0: one of six, of random phase and width."""
+    y, x = np.mgrid[:size, :size] * (2 * np.pi / (size * rng.uniform(0.08, 0.16))) + rng.uniform(0, 6)
+    waves = (np.zeros_like(x), np.sin(x), np.sin(y), np.sin(x + y), np.sin(x) * np.sin(y), np.sin(x - y))
+    return np.asarray(0.1 * waves[kind])
 
 
 def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -151,7 +152,8 @@ def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def _polygon(*radii: float, phase: float = 0.0) -> NDArray[np.float64]:
     """Return corners (n, 2) around the origin, one a radius, the first one pointing up."""
     angles = phase - np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
-    return np.asarray(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.asarray(np.asarray(radii)[:, None] * directions)
 
 
 def _disc() -> list[NDArray[np.float64]]:

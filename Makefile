@@ -1,0 +1,31 @@
+# make train | test | check | tensorboard. Another Python: make PYTHON=python3.12 train
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export NO_ALBUMENTATIONS_UPDATE := 1
+
+.PHONY: train test check tensorboard
+.DEFAULT_GOAL := train
+
+train: $(VENV)/.installed  ## Train on the built-in sample.
+	$(BIN)/python -m segunet.train
+
+test: $(VENV)/.installed-dev  ## Run the tests.
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev  ## Lint, formatting, types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tensorboard: $(VENV)/.installed  ## Show every run, also while it trains.
+	$(BIN)/tensorboard --logdir outputs
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@

@@ -1,0 +1,58 @@
+"""What the tests share.
+
+``voc_folder`` (one per test, yours to damage): a folder in VOC's layout; classes background, disc, square.
+``run``: a command of segunet, run as its user would type it.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.random import default_rng
+from PIL import Image
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+from tests.commands import Command, make_command
+
+# (height, width) of the pictures of a split, in the list's order.
+VOC_SIZES = {
+    "train": [(64, 64), (72, 80), (80, 64), (64, 80), (70, 66), (64, 64)],
+    "val": [(64, 64), (64, 80), (72, 65), (64, 64)],
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return make_command(monkeypatch, capsys)
+
+
+@pytest.fixture
+def voc_folder(tmp_path: Path) -> Path:
+    """Write 6 training and 4 validation pictures of 64 to 80 pixels, each with both classes and a 255 border."""
+    root = tmp_path / "voc"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for seed, (split, sizes) in enumerate(VOC_SIZES.items()):
+        names = [f"{split}_{number}" for number in range(len(sizes))]
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
+            _write_example(root, name, size, default_rng([seed, number]))
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root
+
+
+def _write_example(root: Path, name: str, size: tuple[int, int], rng: np.random.Generator) -> None:
+    """Draw a bright disc (class 1) and a dark square (class 2), each with a border of ignored pixels."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    image = rng.integers(90, 150, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, dtype=np.uint8)
+    disc = np.hypot(y - rng.integers(16, 24), x - rng.integers(16, 48))
+    square = np.maximum(abs(y - rng.integers(46, 54)), abs(x - rng.integers(12, 52)))
+    for index, distance, brightness in ((1, disc, 160), (2, square, 10)):
+        mask[distance < 12] = IGNORE_INDEX
+        mask[distance < 10] = index
+        inside = distance < 11
+        image[inside] = rng.integers(brightness, brightness + 80, (int(inside.sum()), 3))
+    Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+    indexed = Image.fromarray(mask)
+    indexed.putpalette(voc_palette().tobytes())
+    indexed.save(root / "SegmentationClass" / f"{name}.png")

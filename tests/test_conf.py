@@ -1,0 +1,51 @@
+"""Every file under conf/ composes, and what it describes can be built."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from segunet import build, commands  # noqa: F401 - commands registers the resolvers
+from segunet.paths import CONF_DIR
+
+GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
+TRAIN_CHOICES = [
+    f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))
+] + [f"data={name}" for name in ("sample", "voc2012", "custom")]
+
+
+def composed(root: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(root, list(overrides))
+
+
+def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
+    files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
+    tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
+    assert files - tested == {"train", "evaluate", "data/from_checkpoint", "recipe/sample"}
+
+
+@pytest.mark.parametrize("choice", TRAIN_CHOICES)
+def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
+    own = ["data.root=.", "data.class_names=[a,b]"] if choice == "data=custom" else []
+    cfg = composed("train", choice, *own)
+    cfg.model.encoder.weights = None  # the one thing that needs a network or a file
+    datamodule = build.datamodule_from_config(cfg)
+    task = build.task_from_config(cfg, datamodule)
+    assert task.net.get_submodule("head").out_channels == len(datamodule.class_names)  # type: ignore[union-attr]
+    callbacks = build.callbacks_from_config(cfg, datamodule, tmp_path)
+    assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
+
+
+def test_the_classes_are_written_once() -> None:
+    cfg = composed("train", "data=custom", "data.class_names=[a,b,c]", "data.root=.", "data.ignore_index=7")
+    assert cfg.model.num_classes == 3
+    assert instantiate(cfg.loss).ignore_index == 7
+    assert instantiate(cfg.data.transform) is not None
+
+
+def test_the_evaluation_composes_with_every_data_set() -> None:
+    for data in ("from_checkpoint", "sample", "voc2012"):
+        assert composed("evaluate", f"data={data}").tta == "none"

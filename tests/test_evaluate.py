@@ -1,0 +1,153 @@
+"""Evaluation through the command itself, on what training wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segunet import evaluate, train
+from segunet.build import load_checkpoint
+from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask
+from tests.commands import Command
+from tests.test_train import TINY
+
+
+@pytest.fixture
+def trained(run: Command, voc_folder: Path, tmp_path: Path) -> Path:
+    result = run(train, *TINY, f"data.root={voc_folder}", "trainer.max_epochs=2", f"run_dir={tmp_path / 'train'}")
+    assert result.status == 0, result.error
+    return tmp_path / "train"
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_evaluation_gives_training_s_numbers_to_the_last_digit(run: Command, trained: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        options = [f"data.num_workers={workers}", f"run_dir={tmp_path / str(workers)}", "trainer.accelerator=cpu"]
+        result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *options)
+        assert result.status == 0, result.error
+        assert "mIoU" in result.output
+        assert metrics_of(tmp_path / str(workers)) == metrics_of(trained)
+    for name in ("per_class.csv", "confusion_matrix.png", "image_truth_prediction.png", "config.yaml"):
+        assert (tmp_path / "0" / name).is_file()
+
+
+def test_another_batch_size_changes_next_to_nothing(run: Command, trained: Path, tmp_path: Path) -> None:
+    checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
+    run(evaluate, checkpoint, "data.val_batch_size=1", f"run_dir={tmp_path / 'one'}")
+    for name in ("miou", "pixel_accuracy", "mean_accuracy", "fwiou"):
+        assert metrics_of(tmp_path / "one")[name] == pytest.approx(metrics_of(trained)[name], abs=1e-4)
+
+
+def test_the_numbers_are_those_of_the_saved_predictions(
+    run: Command, trained: Path, voc_folder: Path, tmp_path: Path
+) -> None:
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+    out = tmp_path / "out"
+    run(evaluate, f"checkpoint={checkpoint}", "save_predictions=true", "split=train", f"run_dir={out}")
+    loaded = load_checkpoint(checkpoint)
+    form = MaskFormat(3, 255, loaded.palette)
+    confusion = np.zeros((3, 3), dtype=np.int64)
+    pairs = list_pairs(voc_folder, "train")
+    for pair in pairs:
+        image = read_image(pair.image)
+        truth = read_mask(pair.mask, image.shape[:2], form)
+        with Image.open(out / "predictions" / f"{pair.name}.png") as file:
+            assert file.mode == "P"
+            assert file.getpalette() == loaded.palette.ravel().tolist()
+            prediction = np.asarray(file)
+        with torch.no_grad():
+            logits = loaded.net(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
+        assert (prediction == logits[0].argmax(0).numpy()).mean() > 0.999
+        for t, p in zip(truth[truth != 255], prediction[truth != 255], strict=True):
+            confusion[t, p] += 1
+    assert metrics_of(out)["confusion_matrix"] == confusion.tolist()
+    assert metrics_of(out)["images"] == len(pairs)
+
+
+def test_inference_size_is_kept_in_the_checkpoint(run: Command, voc_folder: Path, tmp_path: Path) -> None:
+    options = [*TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", "inference_size=40"]
+    run(train, *options, f"run_dir={tmp_path / 'train'}")
+    checkpoint = f"checkpoint={tmp_path / 'train/checkpoints/best.ckpt'}"
+    run(evaluate, checkpoint, f"run_dir={tmp_path / 'as_trained'}")
+    run(evaluate, checkpoint, "inference_size=null", f"run_dir={tmp_path / 'own_size'}")
+    assert metrics_of(tmp_path / "as_trained") == metrics_of(tmp_path / "train")
+    assert metrics_of(tmp_path / "own_size")["confusion_matrix"] != metrics_of(tmp_path / "train")["confusion_matrix"]
+
+
+@pytest.mark.parametrize("tta", ["flip", "multiscale"])
+def test_test_time_augmentation_scores_every_picture(run: Command, trained: Path, tmp_path: Path, tta: str) -> None:
+    checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
+    result = run(evaluate, checkpoint, f"tta={tta}", f"run_dir={tmp_path / tta}")
+    assert result.status == 0, result.error
+    assert metrics_of(tmp_path / tta)["images"] == metrics_of(trained)["images"]
+
+
+def test_the_data_set_can_be_given_anew(run: Command, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    voc_folder.rename(moved)
+    checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
+    assert str(voc_folder) in run(evaluate, checkpoint).error
+    assert run(evaluate, checkpoint, f"data.root={moved}", f"run_dir={tmp_path / 'a'}").status == 0
+    given = ["data=custom", f"data.root={moved}", "data.class_names=[background,disc,square]", "data.num_workers=0"]
+    assert run(evaluate, checkpoint, *given, f"run_dir={tmp_path / 'b'}").status == 0
+    assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
+    fewer = run(evaluate, checkpoint, *given[:2], "data.class_names=[background,disc]", f"run_dir={tmp_path / 'c'}")
+    assert "3 classes" in fewer.error
+    assert "2 (" in fewer.error
+    assert not (tmp_path / "c").exists()
+
+
+def test_bad_checkpoints_are_refused_by_name(run: Command, trained: Path, tmp_path: Path) -> None:
+    good = trained / "checkpoints" / "best.ckpt"
+    cut, text, plain = tmp_path / "cut.ckpt", tmp_path / "text.ckpt", tmp_path / "plain.pth"
+    cut.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    text.write_text("no checkpoint")
+    torch.save({"weight": torch.zeros(2)}, plain)
+    for path in (tmp_path / "missing.ckpt", cut, text, plain):
+        result = run(evaluate, f"checkpoint={path}", f"run_dir={tmp_path / 'out'}")
+        assert result.status == 1
+        assert str(path) in result.error
+        assert "Traceback" not in result.error
+    assert "checkpoint=PATH" in run(evaluate).error
+    assert "tta must be" in run(evaluate, f"checkpoint={good}", "tta=unknown").error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    for target in ("os.system", "segunet.build.os.system", "torch.nn.Linear"):
+        content["segunet"]["model"]["encoder"] = {"_target_": target, "command": "true"}
+        torch.save(content, tmp_path / "evil.ckpt")
+        result = run(evaluate, f"checkpoint={tmp_path / 'evil.ckpt'}")
+        assert result.status == 1
+        assert target in result.error
+
+
+@pytest.mark.parametrize("damage", ["truncated picture", "missing mask", "other size", "values"])
+def test_a_broken_folder_is_named(
+    run: Command, trained: Path, voc_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    pair = list_pairs(voc_folder, "val")[0]
+    if damage == "truncated picture":
+        pair.image.write_bytes(pair.image.read_bytes()[:-400])
+    elif damage == "missing mask":
+        pair.mask.unlink()
+    else:
+        size, value = ((10, 10), 0) if damage == "other size" else (Image.open(pair.image).size, 77)
+        Image.new("L", size, value).save(pair.mask)
+    culprit = pair.image if damage == "truncated picture" else pair.mask
+    for workers in (0, 1):
+        out = tmp_path / f"out{workers}"
+        checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
+        result = run(evaluate, checkpoint, f"data.num_workers={workers}", f"run_dir={out}")
+        assert result.status == 1
+        assert str(culprit) in result.error
+        assert "Traceback" not in result.error
+        assert not (out / "metrics.json").exists()

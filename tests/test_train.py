@@ -1,0 +1,225 @@
+"""Training through the command itself, on a tiny folder."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from segunet import train
+from tests.commands import Command
+
+TINY = [
+    "data=custom",
+    "data.class_names=[background,disc,square]",
+    "data.transform.crop_size=64",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "model.encoder.depth=18",
+    "model.encoder.weights=null",
+    "model.decoder.widths=[32,32,16,16]",
+    "model.decoder.reduced_channels=[8,8,16,16,32]",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def tiny(voc_folder: Path) -> list[str]:
+    return [*TINY, f"data.root={voc_folder}"]
+
+
+def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    content = torch.load(checkpoint, weights_only=True)
+    return content["state_dict"]  # type: ignore[no-any-return]
+
+
+def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
+    board = EventAccumulator(str(run_dir / "tensorboard"))
+    board.Reload()
+    return [(event.step, event.value) for event in board.Scalars(tag)]
+
+
+def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    result = run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}")
+    assert result.status == 0, result.output
+    folder = tmp_path / "run"
+    for name in ("config.yaml", "train.log", "metrics.json", "per_class.csv", "confusion_matrix.png"):
+        assert (folder / name).stat().st_size > 0, name
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= metrics["miou"] <= 1
+    assert list(metrics["per_class"]) == ["background", "disc", "square"]
+    assert "segunet.evaluate checkpoint=" in result.output
+    assert result.output.count("images/s") == 2  # a line an epoch
+
+
+def test_tensorboard_shows_losses_rates_scores_and_pictures(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    run(train, *tiny, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", f"run_dir={tmp_path}/run")
+    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    board.Reload()
+    tags: dict[str, Any] = board.Tags()
+    wanted = {"train/loss", "train/loss_ce", "train/loss_dice", "lr", "lr_encoder", "val/loss", "val/miou"}
+    wanted |= {"val/pixel_accuracy", "val/mean_accuracy", "val/fwiou", "val/iou/disc", "best/miou"}
+    assert wanted <= set(tags["scalars"])
+    assert {"val/confusion_matrix", "val/image_truth_prediction/0"} <= set(tags["images"])
+    best = max(value for _, value in scalars(tmp_path / "run", "val/miou"))
+    assert scalars(tmp_path / "run", "best/miou")[-1][1] == pytest.approx(best)
+
+
+def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    for name, workers in (("a", 0), ("b", 2)):
+        run(train, *tiny, "trainer.max_epochs=1", f"data.num_workers={workers}", f"run_dir={tmp_path / name}")
+    first, second = (weights_of(tmp_path / name / "checkpoints" / "last.ckpt") for name in "ab")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    run(train, *tiny, "trainer.max_epochs=1", "seed=1", f"run_dir={tmp_path / 'c'}")
+    third = weights_of(tmp_path / "c" / "checkpoints" / "last.ckpt")
+    assert any(not torch.equal(first[name], third[name]) for name in first)
+
+
+@pytest.mark.parametrize("extra", [[], ["callbacks.freeze_encoder_epochs=2", "callbacks.ema_decay=0.9"]])
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    run: Command, tiny: list[str], tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    overrides = [*tiny, *extra, "trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
+    assert run(train, *overrides, f"run_dir={whole}").status == 0
+    with monkeypatch.context() as patch:  # stop as a pulled plug does, in the middle of the second epoch
+        patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", _stop_in_second_epoch)
+        run(train, *overrides, f"run_dir={cut}")
+    result = run(train, f"resume={cut}")
+    assert result.status == 0, result.output
+    first, second = weights_of(whole / "checkpoints/last.ckpt"), weights_of(cut / "checkpoints/last.ckpt")
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert json.loads((whole / "metrics.json").read_text()) == json.loads((cut / "metrics.json").read_text())
+    rates = dict(scalars(cut, "lr"))  # by step: what was lost with the plug is trained anew
+    assert rates == dict(scalars(whole, "lr"))
+
+
+def _stop_in_second_epoch(_: object, trainer: Any, *__: object) -> None:
+    if trainer.current_epoch == 1:
+        raise KeyboardInterrupt
+
+
+def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = [*tiny, "trainer.max_epochs=2000", f"run_dir={folder}"]
+    process = subprocess.Popen([sys.executable, "-m", "segunet.train", *arguments])
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "checkpoints" / "last.ckpt").is_file():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
+    result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
+    assert result.status == 0, result.output
+    assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == done + 2
+
+
+def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    missing = run(train, f"resume={folder}")
+    assert missing.status == 1
+    assert "last.ckpt" in missing.error
+    run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")
+    assert "all of its 1 epochs" in run(train, f"resume={folder}").error
+    assert "'model=article'" in run(train, f"resume={folder}", "model=article").error
+    assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
+
+
+def test_a_frozen_encoder_does_not_move_and_then_does(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    run(train, *tiny, "trainer.max_epochs=1", "callbacks.freeze_encoder_epochs=1", f"run_dir={tmp_path}/a")
+    run(train, *tiny, "trainer.max_epochs=2", "callbacks.freeze_encoder_epochs=1", f"run_dir={tmp_path}/b")
+    start = {}
+    for folder in "ab":
+        weights = weights_of(tmp_path / folder / "checkpoints" / "last.ckpt")
+        start[folder] = {name: value for name, value in weights.items() if name.startswith("net.encoder.")}
+    assert int(start["a"]["net.encoder.bn1.num_batches_tracked"]) == 0
+    assert torch.equal(start["a"]["net.encoder.bn1.running_mean"], torch.zeros(64))
+    assert not torch.equal(start["a"]["net.encoder.conv1.weight"], start["b"]["net.encoder.conv1.weight"])
+    assert int(start["b"]["net.encoder.bn1.num_batches_tracked"]) > 0
+
+
+def test_ema_validates_the_average_that_it_saves(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    run(train, *tiny, "trainer.max_epochs=2", "callbacks.ema_decay=0.5", f"run_dir={tmp_path}/run")
+    content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    average, current = content["state_dict"], content["current_model_state"]
+    assert any(not torch.equal(average[name], current[name]) for name in average)
+
+
+def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    options = ["optimizer.lr=1e-12", "optimizer.encoder_lr=null", "callbacks.early_stopping_patience=1"]
+    result = run(train, *tiny, *options, "trainer.max_epochs=30", f"run_dir={tmp_path}/run")
+    assert result.status == 0
+    assert result.output.count("images/s") < 30
+
+
+@pytest.mark.parametrize("choice", ["optimizer=adam", "optimizer=sgd", "loss=focal_dice", "loss=ce", "model=article"])
+def test_every_choice_takes_a_step(run: Command, tiny: list[str], tmp_path: Path, choice: str) -> None:
+    overrides = tiny if choice != "model=article" else [*[o for o in tiny if "decoder" not in o], "model=article"]
+    options = [choice, "trainer.max_steps=1", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1"]
+    result = run(train, *overrides, *options, f"run_dir={tmp_path}/run")
+    assert result.status == 0, result.error
+
+
+def test_class_weights_from_the_masks(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    options = ["loss.pixelwise.class_weights=auto", "trainer.max_steps=1", f"run_dir={tmp_path}/run"]
+    result = run(train, *tiny, *options)
+    assert result.status == 0, result.error
+    assert "class weights: background" in result.output
+
+
+BAD = {
+    "data.root=/nowhere/at/all": "/nowhere/at/all",
+    "data.train_split=unknown": "unknown.txt",
+    "data.batch_size=0": "data.batch_size",
+    "data.transform.crop_size=-1": "crop_size",
+    "model.encoder.weights=/nowhere.pth": "/nowhere.pth",
+    "trainer.precision=17": "precision",
+    "optimizer.lr=0": "optimizer.lr",
+    "lr_schedule.warmup=2": "lr_schedule.warmup",
+    "data.class_names=[background,disc]": "no class: 2 (",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_is_one_paragraph_and_leaves_no_folder(
+    run: Command, tiny: list[str], tmp_path: Path, override: str
+) -> None:
+    result = run(train, *tiny, override, f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert BAD[override] in result.error
+    assert result.error.startswith("error: ")
+    assert "Traceback" not in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    result = run(train, *tiny, "loss.dice_weight=inf", f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert "at step 0" in result.error
+    assert "train_" in result.error
+
+
+@pytest.mark.parametrize("wrong", ["data.bacth_size=3", "experiment=unknown", "model=unknown"])
+def test_an_unknown_name_stops_with_a_message(voc_folder: Path, wrong: str) -> None:
+    command = [sys.executable, "-m", "segunet.train", *TINY, f"data.root={voc_folder}", wrong]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert wrong.split("=")[1 if "unknown" in wrong else 0].split(".")[-1] in result.stderr
+    if "unknown" in wrong:
+        assert "Available options" in result.stderr
