@@ -99,9 +99,7 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         "enable_version_counter": False,
         "auto_insert_metric_name": False,
     }
-    best = ModelCheckpoint(
-        filename="best", monitor="val/miou", mode="max", save_on_train_epoch_end=False, **same_name
-    )
+    best = ModelCheckpoint(filename="best", monitor="val/miou", mode="max", save_on_train_epoch_end=False, **same_name)
     last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **same_name)
     return [*callbacks, best, last]
 

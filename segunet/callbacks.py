@@ -1,6 +1,7 @@
 """What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
 
 import logging
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,16 @@ class RunProgress(Callback):
         """Take the bar away."""
         self.bar.stop()
 
-    def on_exception(self, *_: Any) -> None:
-        """Take the bar away."""
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar away and say how to go on."""
         self.bar.stop()
+        run_dir = Path(trainer.default_root_dir)
+        if (run_dir / "checkpoints" / "last.ckpt").is_file():
+            logger.info(
+                "stopped in epoch %d; go on: python -m segunet.train resume=%s",
+                trainer.current_epoch + 1,
+                shlex.quote(str(run_dir)),
+            )
 
 
 class ScoringProgress(Callback):

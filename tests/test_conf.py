@@ -11,9 +11,9 @@ from segunet import build, commands  # noqa: F401 - commands registers the resol
 from segunet.paths import CONF_DIR
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
-TRAIN_CHOICES = [
-    f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))
-] + [f"data={name}" for name in ("sample", "voc2012", "custom")]
+TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
+    f"data={name}" for name in ("sample", "voc2012", "custom")
+]
 
 
 def composed(root: str, *overrides: str) -> DictConfig:

@@ -131,9 +131,7 @@ def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_p
 
 
 @pytest.mark.parametrize("damage", ["truncated picture", "missing mask", "other size", "values"])
-def test_a_broken_folder_is_named(
-    run: Command, trained: Path, voc_folder: Path, tmp_path: Path, damage: str
-) -> None:
+def test_a_broken_folder_is_named(run: Command, trained: Path, voc_folder: Path, tmp_path: Path, damage: str) -> None:
     pair = list_pairs(voc_folder, "val")[0]
     if damage == "truncated picture":
         pair.image.write_bytes(pair.image.read_bytes()[:-400])

@@ -144,8 +144,9 @@ def test_a_scheduler_restored_in_the_middle_goes_on_as_before() -> None:
 @pytest.mark.parametrize("name", ["warmup", "flat", "start_factor", "min_factor"])
 @pytest.mark.parametrize("share", [-0.1, 1.1, math.nan])
 def test_a_share_outside_0_to_1_is_refused_by_name(name: str, share: float) -> None:
+    wrong: dict[str, Any] = {name: share}
     with pytest.raises(UserError, match=rf"lr_schedule\.{name} .*{share}"):
-        instantiate({"_target_": "segunet.lr_schedule.WarmupCosine", name: share})
+        WarmupCosine(**wrong)
 
 
 def test_shares_that_add_up_to_more_than_the_run_give_rates_in_range() -> None:

@@ -1,8 +1,8 @@
 """The built-in sample: a folder in VOC's layout with drawn pictures, written once from a seed.
 
-A class is a shape. Colour and texture help (an object has its class's hue in ``OWN_HUE`` of the cases, a random
-one otherwise; likewise its texture) but do not give it away; objects overlap, differ in size and turn, and lie among clutter of the
-same colours that belongs to the background.
+A class is a shape. Colour and texture help (an object has its class's hue in ``OWN_HUE`` of the cases and its
+texture in ``OWN_TEXTURE``, random ones otherwise) but do not give it away; objects overlap, differ in size and
+turn, and lie among clutter of the same colours that belongs to the background.
 """
 
 import json

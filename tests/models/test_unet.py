@@ -1,0 +1,215 @@
+"""The U-Net: the article's network against its definition, and every model config through one tester."""
+
+from functools import cache, partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hydra import compose, initialize_config_dir
+from torch import Tensor, nn
+
+from segunet import build, commands  # noqa: F401 - commands registers conf's resolvers
+from segunet.models.decoder import UNetDecoder
+from segunet.models.encoder import ResNetEncoder
+from segunet.models.unet import UNet
+from segunet.paths import CONF_DIR
+
+MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+
+
+@cache
+def from_conf(model: str) -> nn.Module:
+    """Build a model config for VOC's 21 classes, from a random start."""
+    overrides = [f"model={model}", "data=voc2012", "model.encoder.weights=null"]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", overrides)
+    torch.manual_seed(0)
+    return build.net_from_config(cfg.model).eval()
+
+
+def small_net(num_maps: int = 5) -> UNet:
+    torch.manual_seed(0)
+    widths, reduced = [16, 16, 8, 8][: num_maps - 1], [4, 4, 8, 8, 8][:num_maps]
+    decoder = partial(UNetDecoder, widths=widths, reduced_channels=reduced)
+    return UNet(ResNetEncoder(18, num_maps), decoder, num_classes=3, mean=MEAN, std=STD).eval()
+
+
+def pictures(height: int, width: int, count: int = 2, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+class ArticleUNet(nn.Module):
+    """The article's network as the field notes describe it, with its code line's names; 21 classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resnet = torchvision.models.resnet50(weights=None)
+        del self.resnet.fc
+        self.resnet.maxpool = nn.MaxPool2d(3, 2, padding=0, ceil_mode=True)
+        for number, (wide, narrow) in enumerate([(192, 64), (512, 128), (1024, 256), (3072, 512)], start=1):
+            step = nn.Module()
+            step.conv1, step.conv2 = nn.Conv2d(wide, narrow, 3, padding=1), nn.Conv2d(narrow, narrow, 3, padding=1)
+            setattr(self, f"up_concat{number}", step)
+        self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
+        convolutions = [nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU()]
+        self.up_conv = nn.Sequential(self.up, *convolutions)
+        self.final = nn.Conv2d(64, 21, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        net, x = self.resnet, images / 255
+        feat1 = net.relu(net.bn1(net.conv1(x)))
+        feat2 = net.layer1(net.maxpool(feat1))
+        feat3 = net.layer2(feat2)
+        feat4 = net.layer3(feat3)
+        x = net.layer4(feat4)
+        for number, skip in ((4, feat4), (3, feat3), (2, feat2), (1, feat1)):
+            step = self.get_submodule(f"up_concat{number}")
+            x = torch.cat([skip, self.up(x)], dim=1)
+            x = step.get_submodule("conv1")(x).relu()
+            x = step.get_submodule("conv2")(x).relu()
+        return self.final(self.up_conv(x))  # type: ignore[no-any-return]
+
+
+def article_names(name: str) -> str:
+    """Translate a parameter's name of the code line to ours."""
+    parts = name.split(".")
+    if parts[0] == "resnet":
+        return ".".join(["encoder", *parts[1:]])
+    if parts[0] == "final":
+        return f"head.{parts[1]}"
+    if parts[0] == "up_conv":
+        return f"decoder.to_full_resolution.conv{(int(parts[1]) + 1) // 2}.0.{parts[2]}"
+    return f"decoder.steps.{4 - int(parts[0][-1])}.{parts[1]}.0.{parts[2]}"
+
+
+def test_the_article_s_network_has_its_number_of_parameters() -> None:
+    assert sum(parameter.numel() for parameter in from_conf("article").parameters()) == 43_934_101
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 128)])
+def test_the_article_s_network_computes_what_its_definition_does(size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    reference = ArticleUNet().eval()
+    with torch.no_grad():
+        for module in reference.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
+                module.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
+            elif isinstance(module, nn.Conv2d) and module.bias is not None:
+                module.bias.uniform_(-0.1, 0.1)
+        net = from_conf("article")
+        before = net.state_dict()
+        translated = {article_names(name): value for name, value in reference.state_dict().items()}
+        net.load_state_dict(translated | {name: before[name] for name in ("mean", "std")})
+        images = pictures(*size)
+        wanted = reference(images.float())
+        assert wanted.shape == (2, 21, *size)
+        assert wanted.std() > 1e-3
+        torch.testing.assert_close(net(images), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("size", [(1, 1), (17, 33), (33, 47), (64, 64)])
+def test_the_logits_have_the_input_s_size(model: str, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        logits = from_conf(model)(pictures(*size))
+    assert logits.shape == (2, 21, *size)
+    assert logits.dtype == torch.float32
+    assert torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bytes_and_floats_give_the_same(model: str) -> None:
+    images = pictures(32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(from_conf(model)(images), from_conf(model)(images.float()))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_batch_of_two_is_two_batches_of_one(model: str) -> None:
+    net, images = from_conf(model), pictures(64, 32)
+    with torch.no_grad():
+        apart = torch.cat([net(images[:1]), net(images[1:])])
+        torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_backward_pass_reaches_every_parameter(model: str) -> None:
+    net = from_conf(model)
+    for module in net.modules():  # a branch of the encoder that starts at zero would hide what is behind it
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    names, parameters = zip(*net.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(net(pictures(64, 64)).square().mean(), parameters)
+    assert [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()] == []
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_mean_and_std_are_in_the_state_dict_and_nothing_else_is_unnamed(model: str) -> None:
+    state = from_conf(model).state_dict()
+    assert {name.split(".")[0] for name in state} == {"mean", "std", "encoder", "decoder", "head"}
+    assert state["mean"].shape == state["std"].shape == (1, 3, 1, 1)
+    assert [name for name, _ in from_conf(model).named_parameters() if name in ("mean", "std")] == []
+
+
+def test_the_picture_is_normalised_by_hand() -> None:
+    net, images = small_net(), pictures(5, 7)
+    came = net.normalize(images)
+    for channel in range(3):
+        wanted = (images[:, channel].double() - MEAN[channel]) / STD[channel]
+        torch.testing.assert_close(came[:, channel].double(), wanted, rtol=1e-5, atol=1e-5)
+    assert came.dtype == torch.float32
+
+
+def test_the_default_network_normalises_as_imagenet_s_weights_want() -> None:
+    # torchvision's transform works on 0..1.
+    transform = torchvision.models.ResNet50_Weights.DEFAULT.transforms()
+    net = from_conf("unet_resnet50")
+    torch.testing.assert_close(net.get_buffer("mean").flatten() / 255, torch.tensor(transform.mean))
+    torch.testing.assert_close(net.get_buffer("std").flatten() / 255, torch.tensor(transform.std))
+
+
+def test_a_new_mean_from_a_state_dict_is_used() -> None:
+    net, images = small_net(), pictures(32, 32)
+    before = net(images)
+    net.load_state_dict(net.state_dict() | {"mean": torch.zeros(1, 3, 1, 1)})
+    assert not torch.allclose(net(images), before)
+
+
+def test_padding_is_the_mean_colour_to_the_right_and_below() -> None:
+    net = small_net()
+    x = net.pad(torch.ones(1, 3, 33, 64))
+    assert x.shape == (1, 3, 64, 64)
+    assert x[..., :33, :].all()
+    assert not x[..., 33:, :].any()
+    assert net.pad(torch.ones(1, 3, 32, 96)).shape == (1, 3, 32, 96)
+
+
+@pytest.mark.parametrize("num_maps", [2, 3, 4])
+def test_a_shallower_encoder_takes_any_size_too(num_maps: int) -> None:
+    net = small_net(num_maps)
+    for size in ((1, 1), (17, 33), (2**num_maps, 2**num_maps)):
+        with torch.no_grad():
+            assert net(pictures(*size)).shape == (2, 3, *size)
+
+
+def test_the_head_has_a_channel_a_class() -> None:
+    assert from_conf("unet_resnet50").get_parameter("head.weight").shape == (21, 48, 1, 1)
+
+
+def test_the_memory_format_changes_nothing() -> None:
+    net, images = small_net(), pictures(33, 47)
+    with torch.no_grad():
+        wanted = net(images)
+        came = net.to(memory_format=torch.channels_last)(images)
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_exported_network_takes_the_same_pictures() -> None:
+    net, images = small_net(), pictures(32, 64)
+    with torch.no_grad():
+        exported = torch.export.export(net, (images,)).module()
+        torch.testing.assert_close(exported(images), net(images))
