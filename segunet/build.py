@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from hydra.utils import get_class, instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from segunet import __version__

@@ -211,13 +211,18 @@ class FreezeEncoder(Callback):
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the encoder, and what of it is ever trained."""
+        assert isinstance(pl_module, ScoringTask)
+        self.encoder = pl_module.net.get_submodule("encoder")
+        self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze or thaw."""
         thawed = trainer.current_epoch >= self.epochs
-        assert isinstance(pl_module, ScoringTask)
-        encoder = pl_module.net.get_submodule("encoder")
-        encoder.requires_grad_(thawed)
-        encoder.train(thawed)
+        for parameter in self.trainable:
+            parameter.requires_grad_(thawed)
+        self.encoder.train(thawed)
 
 
 class EMA(WeightAveraging):
@@ -252,7 +257,10 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` to ``path``."""
         with whole_file(Path(path)) as file:
-            torch.save(checkpoint, file)
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
+                raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
 
 
 def save_png(picture: Picture, path: Path) -> None:

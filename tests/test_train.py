@@ -1,6 +1,7 @@
 """Training through the command itself, on a tiny folder."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -223,3 +224,16 @@ def test_an_unknown_name_stops_with_a_message(voc_folder: Path, wrong: str) -> N
     assert wrong.split("=")[1 if "unknown" in wrong else 0].split(".")[-1] in result.stderr
     if "unknown" in wrong:
         assert "Available options" in result.stderr
+
+
+def test_a_full_disk_ends_the_run_with_a_paragraph_and_no_half_checkpoint(tiny: list[str], tmp_path: Path) -> None:
+    def limit_file_size() -> None:  # a file that grows past it fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "segunet.train", *tiny, f"run_dir={folder}", "trainer.max_epochs=1"]
+    result = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "could not be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list((folder / "checkpoints").iterdir()) == []

@@ -157,7 +157,7 @@ def _polygon(*radii: float, phase: float = 0.0) -> NDArray[np.float64]:
 
 
 def _disc() -> list[NDArray[np.float64]]:
-    return [_polygon(*[0.9] * 60)]
+    return [_polygon(*[0.95] * 60)]
 
 
 def _square() -> list[NDArray[np.float64]]:
@@ -165,11 +165,11 @@ def _square() -> list[NDArray[np.float64]]:
 
 
 def _triangle() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.15] * 3)]
+    return [_polygon(*[1.25] * 3)]
 
 
 def _star() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.15, 0.5] * 5)]
+    return [_polygon(*[1.25, 0.5] * 5)]
 
 
 def _ring() -> list[NDArray[np.float64]]:
@@ -177,7 +177,7 @@ def _ring() -> list[NDArray[np.float64]]:
 
 
 def _cross() -> list[NDArray[np.float64]]:
-    arm, side = 1.05, 0.36
+    arm, side = 1.1, 0.33
     quarter = np.array([[-side, -arm], [side, -arm], [side, -side]])
     turns = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), number) for number in range(4)]
     return [np.concatenate([quarter @ turn.T for turn in turns])]

@@ -8,6 +8,7 @@ names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they 
 import logging
 import pickle
 from pathlib import Path
+from typing import Self
 from urllib.error import URLError
 
 import torch
@@ -30,6 +31,7 @@ class ResNetEncoder(nn.Module):
         weights: ``imagenet`` (torchvision's, downloaded once and cached), the path of a file that holds a
             plain, perhaps partial, torchvision state dict, or None for a random start.
         ceil_pool: max-pool without padding and with the size rounded up, as in the article's code line.
+        frozen_stages: how many of stem, layer1, layer2 ... stay as they are, batch-norm statistics too; 0 is none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
 
@@ -43,6 +45,7 @@ class ResNetEncoder(nn.Module):
         num_maps: int = 5,
         weights: str | None = None,
         ceil_pool: bool = False,
+        frozen_stages: int = 0,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
@@ -50,6 +53,8 @@ class ResNetEncoder(nn.Module):
             raise UserError(f"model.encoder.depth must be one of {DEPTHS}, got {depth}.")
         if not 2 <= num_maps <= 5:
             raise UserError(f"model.encoder.num_maps must be 2 to 5, got {num_maps}.")
+        if not 0 <= frozen_stages <= num_maps:
+            raise UserError(f"model.encoder.frozen_stages must be 0 to num_maps ({num_maps}), got {frozen_stages}.")
         resnet = torchvision.models.get_model(f"resnet{depth}", weights=None, zero_init_residual=zero_init_residual)
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if ceil_pool else resnet.maxpool
@@ -57,11 +62,21 @@ class ResNetEncoder(nn.Module):
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
         self.num_maps = num_maps
+        self._frozen = [nn.ModuleList([self.conv1, self.bn1]), *stages][:frozen_stages]
         expansion = resnet.fc.in_features // 512
         self.channels = [64, *(64 * expansion * 2**i for i in range(num_maps - 1))]
         self.stride = 2**num_maps
         if weights is not None:
             load_encoder_weights(self, weights, depth)
+        for stage in self._frozen:
+            stage.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for stage in self._frozen:
+            stage.eval()
+        return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps, finest first (see the head of this file)."""
@@ -101,8 +116,10 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
 
 
 def _match_report(weights: str, wanted: set[str], matched: set[str], offered: set[str]) -> str:
-    lines = [f"encoder weights {weights}: {len(matched)} of the encoder's {len(wanted)} tensors loaded"]
-    if missing := sorted(name for name in wanted - matched if not name.endswith("num_batches_tracked")):
+    wanted = {name for name in wanted if not name.endswith("num_batches_tracked")}  # files may lack these counters
+    loaded = len(wanted & matched)
+    lines = [f"encoder weights {weights}: {loaded} of the encoder's {len(wanted)} tensors loaded"]
+    if missing := sorted(wanted - matched):
         lines.append(f"  left at random, not in the file: {_abbreviated(missing)}")
     if unused := sorted(offered - matched):
         lines.append(f"  in the file, not used: {_abbreviated(unused)}")

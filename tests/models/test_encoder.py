@@ -267,3 +267,15 @@ def test_an_unknown_depth_is_refused_with_the_choices(depth: int) -> None:
 def test_a_number_of_maps_out_of_range_is_refused(num_maps: int) -> None:
     with pytest.raises(UserError, match=f"num_maps must be 2 to 5, got {num_maps}"):
         ResNetEncoder(depth=18, num_maps=num_maps)
+
+
+def test_frozen_stages_rest_in_training_too() -> None:
+    encoder = ResNetEncoder(18, frozen_stages=2).train()
+    frozen = [encoder.conv1, encoder.bn1, encoder.get_submodule("layer1")]
+    assert not any(p.requires_grad for module in frozen for p in module.parameters())
+    assert all(p.requires_grad for p in encoder.get_submodule("layer2").parameters())
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder(torch.rand(2, 3, 64, 64))[-1].mean().backward()
+    moved = {name for name, value in encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved
+    assert all(name.startswith(("layer2", "layer3", "layer4")) for name in moved)

@@ -4,7 +4,6 @@ from functools import cache, partial
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
@@ -133,7 +132,7 @@ def test_a_batch_of_two_is_two_batches_of_one(model: str) -> None:
     net, images = from_conf(model), pictures(64, 32)
     with torch.no_grad():
         apart = torch.cat([net(images[:1]), net(images[1:])])
-        torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-4 * float(apart.std()))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -205,7 +204,7 @@ def test_the_memory_format_changes_nothing() -> None:
     with torch.no_grad():
         wanted = net(images)
         came = net.to(memory_format=torch.channels_last)(images)
-    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
 
 
 def test_an_exported_network_takes_the_same_pictures() -> None:

@@ -1,0 +1,228 @@
+"""Augmentation: a pure function of its key, with image and mask kept together."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.data.transforms import TrainTransform, resize_long_side
+from segunet.errors import UserError
+
+Pixels = NDArray[np.uint8]
+
+
+def example(height: int = 60, width: int = 90, seed: int = 0) -> tuple[Pixels, Pixels]:
+    """A mask of blocks of classes 0 to 20 and 255, and a picture that shows it in its colours."""
+    blocks = np.random.default_rng(seed).choice([*range(21), IGNORE_INDEX], (height // 10, width // 10))
+    mask = np.kron(blocks, np.ones((10, 10))).astype(np.uint8)
+    return voc_palette()[mask], mask
+
+
+def transform(crop_size: int = 48, ignore_index: int = IGNORE_INDEX, **options: Any) -> TrainTransform:
+    return TrainTransform(crop_size, ignore_index, **options)
+
+
+def test_the_same_key_gives_the_same_pair_whatever_came_before() -> None:
+    pair = example()
+    first, second = transform(), transform()
+    wanted = [first(*pair, (7, 1, index)) for index in range(6)]
+    for index in (3, 0, 5, 3, 1):
+        came = second(*pair, (7, 1, index))
+        assert (came[0] == wanted[index][0]).all()
+        assert (came[1] == wanted[index][1]).all()
+
+
+def test_numpy_s_and_python_s_global_state_do_not_matter() -> None:
+    results = []
+    for seed in (0, 1):
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - the global state is what is tested
+        results.append(transform()(*example(), (0, 0, 0)))
+    assert (results[0][0] == results[1][0]).all()
+    assert (results[0][1] == results[1][1]).all()
+
+
+@pytest.mark.parametrize("changed", [(8, 1, 2), (7, 2, 2), (7, 1, 3), (1, 7, 2), (7, 2, 1)])
+def test_another_seed_epoch_or_index_gives_another_picture(changed: tuple[int, int, int]) -> None:
+    first, second = (transform()(*example(), key)[0] for key in ((7, 1, 2), changed))
+    assert (first != second).any()
+
+
+def test_a_hundred_keys_give_a_hundred_pictures() -> None:
+    drawn = {transform()(*example(), (0, epoch, index))[0].tobytes() for epoch in range(10) for index in range(10)}
+    assert len(drawn) == 100
+
+
+@pytest.mark.parametrize("size", [(10, 10), (40, 200), (200, 40), (48, 48), (30, 48), (150, 150)])
+@pytest.mark.parametrize("base_size", [None, 20, 100])
+def test_the_crop_has_its_size_whatever_the_picture_s(size: tuple[int, int], base_size: int | None) -> None:
+    draw = transform(base_size=base_size)
+    for index in range(8):
+        image, mask = draw(*example(*size), (0, 0, index))
+        assert image.shape == (48, 48, 3)
+        assert mask.shape == (48, 48)
+        assert image.dtype == mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("ignore_index", [255, 7])
+def test_the_padding_of_the_mask_is_ignored_and_that_of_the_picture_black(ignore_index: int) -> None:
+    image, mask = np.full((20, 30, 3), 200, dtype=np.uint8), np.ones((20, 30), dtype=np.uint8)
+    draw = transform(64, ignore_index, scale=(1.0, 1.0), color_jitter=0.0)
+    image, mask = draw(image, mask, (0, 0, 0))
+    inside = image[..., 0] == 200
+    assert inside.sum() == 20 * 30
+    assert (mask[inside] == 1).all()
+    assert (mask[~inside] == ignore_index).all()
+    assert not image[~inside].any()
+
+
+def test_the_padding_goes_to_random_sides() -> None:
+    draw = transform(64, scale=(1.0, 1.0))
+    corners = set()
+    for index in range(20):
+        mask = draw(np.zeros((20, 30, 3), dtype=np.uint8), np.ones((20, 30), dtype=np.uint8), (0, 0, index))[1]
+        corners.add(tuple(np.argwhere(mask == 1)[0]))
+    assert len(corners) > 10
+
+
+@pytest.mark.parametrize("base_size", [None, 31])
+def test_the_mask_s_values_are_the_original_s_and_255(base_size: int | None) -> None:
+    values = [3, 9, 18]
+    image = np.zeros((50, 70, 3), dtype=np.uint8)
+    mask = np.random.default_rng(0).choice(values, (50, 70)).astype(np.uint8)
+    draw = transform(base_size=base_size, scale=(0.3, 3.0))
+    for index in range(40):
+        assert set(np.unique(draw(image, mask, (0, 0, index))[1])) <= {*values, IGNORE_INDEX}
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.5, 2.0)])
+@pytest.mark.parametrize("base_size", [None, 120])
+def test_picture_and_mask_stay_together(scale: tuple[float, float], base_size: int | None) -> None:
+    draw = transform(scale=scale, color_jitter=0.0, base_size=base_size)
+    for index in range(30):
+        image, mask = draw(*example(60, 90, seed=index), (0, 0, index))
+        painted = voc_palette()[mask].astype(int)
+        # Blurred where blocks meet, and black where padded; the rest is the class's colour.
+        same = (abs(image - painted) < 12).all(axis=2) | (mask == IGNORE_INDEX)
+        assert same.mean() > (0.99 if scale == (1.0, 1.0) and base_size is None else 0.65)
+
+
+@pytest.mark.parametrize(("flip", "wanted"), [(0.0, {False}), (1.0, {True}), (0.5, {False, True})])
+def test_flips_are_as_frequent_as_asked(flip: float, wanted: set[bool]) -> None:
+    image, mask = example(40, 40)
+    draw = transform(40, scale=(1.0, 1.0), flip=flip, color_jitter=0.0)
+    flipped = set()
+    for index in range(40):
+        came, came_mask = draw(image, mask, (0, 0, index))
+        mirrored = bool((came == image[:, ::-1]).all())
+        flipped.add(mirrored)
+        assert (came == (image[:, ::-1] if mirrored else image)).all()
+        assert (came_mask == (mask[:, ::-1] if mirrored else mask)).all()
+    assert flipped == wanted
+
+
+def test_a_scale_of_1_and_no_jitter_leave_a_picture_of_the_crop_s_size_as_it_is() -> None:
+    pair = example(60, 60)
+    came = transform(60, scale=(1.0, 1.0), flip=0.0, color_jitter=0.0)(*pair, (0, 0, 0))
+    assert (came[0] == pair[0]).all()
+    assert (came[1] == pair[1]).all()
+
+
+def test_the_scale_jitter_covers_its_range() -> None:
+    """The side of a lone square of class 1, as it comes out, over many draws."""
+    mask = np.zeros((40, 40), dtype=np.uint8)
+    mask[10:30, 10:30] = 1
+    draw = transform(96, scale=(0.5, 2.0))
+    sides = [
+        float(np.sqrt((draw(np.zeros((40, 40, 3), dtype=np.uint8), mask, (0, 0, index))[1] == 1).sum())) / 20
+        for index in range(150)
+    ]
+    assert 0.45 <= min(sides) < 0.65
+    assert 1.8 < max(sides) <= 2.05
+
+
+@pytest.mark.parametrize("size", [(50, 100), (100, 50), (10, 20)])
+def test_the_base_size_is_the_long_side_before_the_jitter(size: tuple[int, int]) -> None:
+    image, mask = np.zeros((*size, 3), dtype=np.uint8), np.ones(size, dtype=np.uint8)
+    came = transform(100, base_size=40, scale=(1.0, 1.0))(image, mask, (0, 0, 0))[1]
+    rows, columns = (np.flatnonzero((came == 1).any(axis=axis)) for axis in (1, 0))
+    assert (len(rows), len(columns)) == ((20, 40) if size[0] < size[1] else (40, 20))
+
+
+def test_colour_jitter_changes_colours_and_never_the_mask() -> None:
+    image, mask = example(50, 50)
+    image = (image // 2 + 60).astype(np.uint8)
+    draw = transform(50, scale=(1.0, 1.0), flip=0.0, color_jitter=0.3)
+    came = [draw(image, mask, (0, 0, index)) for index in range(10)]
+    assert len({each[0].tobytes() for each in came} | {image.tobytes()}) == 11
+    assert all((each[1] == mask).all() for each in came)
+
+
+def test_the_pair_handed_in_is_left_as_it_is() -> None:
+    pair = example()
+    transform()(*pair, (0, 0, 0))
+    assert (pair[0] == example()[0]).all()
+    assert (pair[1] == example()[1]).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"crop_size": 0}, r"crop_size.* got 0"),
+        ({"crop_size": -1}, r"crop_size.* got -1"),
+        ({"base_size": 0}, r"base_size .* and 0"),
+        ({"scale": (0.0, 1.0)}, r"scale must be .* got \[0\.0, 1\.0\]"),
+        ({"scale": (2.0, 1.0)}, r"scale must be"),
+        ({"scale": (1.0,)}, r"scale must be"),
+        ({"scale": (0.5, 1.0, 2.0)}, r"scale must be"),
+        ({"flip": 1.5}, r"flip .* got 1\.5"),
+        ({"flip": -0.1}, r"flip .* got -0\.1"),
+        ({"color_jitter": 2.0}, r"color_jitter must be in 0\.\.1, got .* 2\.0"),
+        ({"color_jitter": -0.5}, r"color_jitter"),
+    ],
+)
+def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        transform(**options)
+
+
+@pytest.mark.parametrize("scale", [(0.01, 0.01), (0.001, 1.0)])
+def test_a_scale_that_leaves_next_to_nothing_still_gives_a_crop(scale: tuple[float, float]) -> None:
+    draw = transform(scale=scale)
+    for index in range(20):
+        assert draw(*example(), (0, 0, index))[0].shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
+def test_pictures_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) -> None:
+    image, mask = np.zeros((*size, 3), dtype=np.uint8), np.ones(size, dtype=np.uint8)
+    for base_size in (None, 100):
+        for index in range(10):
+            assert transform(base_size=base_size)(image, mask, (0, 0, index))[1].shape == (48, 48)
+
+
+@pytest.mark.parametrize(
+    ("size", "long_side", "wanted"),
+    [
+        ((50, 100), 40, (20, 40)),
+        ((100, 50), 40, (40, 20)),
+        ((30, 30), 40, (40, 40)),
+        ((333, 500), 224, (149, 224)),
+        ((1, 500), 10, (1, 10)),
+    ],
+)
+def test_resizing_by_the_long_side_keeps_the_shape(
+    size: tuple[int, int], long_side: int, wanted: tuple[int, int]
+) -> None:
+    came = resize_long_side(np.full((*size, 3), 77, dtype=np.uint8), long_side)
+    assert came.shape == (*wanted, 3)
+    assert came.dtype == np.uint8
+    assert (came == 77).all()
+
+
+def test_resizing_to_its_own_size_changes_nothing() -> None:
+    image = example(60, 90)[0]
+    assert (resize_long_side(image, 90) == image).all()

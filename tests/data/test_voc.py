@@ -1,0 +1,432 @@
+"""Reading a VOC folder: lists, pictures of every mode, masks of every kind, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.data.voc import (
+    MaskFormat,
+    Pair,
+    check_not_binary,
+    count_pixels,
+    find_voc_folder,
+    list_pairs,
+    read_image,
+    read_mask,
+    read_size,
+)
+from segunet.errors import UserError
+
+Pixels = NDArray[np.uint8]
+
+VOC = MaskFormat(21, IGNORE_INDEX, voc_palette())
+THREE = MaskFormat(3, IGNORE_INDEX, voc_palette())
+
+
+def colours(height: int = 24, width: int = 40, seed: int = 0) -> Pixels:
+    """A smooth picture (H, W, 3), different in its four corners, that JPEG keeps to a few levels."""
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def indices(*values: int, height: int = 24, width: int = 40) -> Pixels:
+    """A mask (H, W) that takes the values in turn."""
+    return np.resize(np.array(values, dtype=np.uint8), (height, width))
+
+
+def save_mask(path: Path, mask: NDArray[np.integer]) -> Path:
+    """Save as VOC does: an index PNG with the palette."""
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(voc_palette().tobytes())
+    image.save(path)
+    return path
+
+
+# --- lists ---
+
+
+@pytest.mark.parametrize("below", [".", "VOC2012", "VOCdevkit/VOC2012"])
+def test_the_folder_is_found_below_three_roots(tmp_path: Path, below: str) -> None:
+    (tmp_path / below / "ImageSets" / "Segmentation").mkdir(parents=True)
+    assert find_voc_folder(tmp_path) == tmp_path / below
+
+
+def test_a_root_without_lists_is_refused_with_its_path(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"data\.root is {tmp_path}, which has no ImageSets/Segmentation"):
+        find_voc_folder(tmp_path)
+    with pytest.raises(UserError, match=rf"data\.root is {tmp_path}/nowhere, which does not exist"):
+        find_voc_folder(tmp_path / "nowhere")
+
+
+def test_the_pairs_are_in_the_list_s_order(voc_folder: Path) -> None:
+    names = ["train_3", "train_0", "train_5"]
+    (voc_folder / "ImageSets/Segmentation/some.txt").write_text("\n".join(names))
+    pairs = list_pairs(voc_folder, "some")
+    assert pairs == [
+        Pair(name, voc_folder / f"JPEGImages/{name}.jpg", voc_folder / f"SegmentationClass/{name}.png")
+        for name in names
+    ]
+
+
+def test_blank_lines_and_line_ends_of_windows_do_not_matter(voc_folder: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/some.txt").write_bytes(b"train_3\r\n\r\n  train_0 \r\n")
+    assert [pair.name for pair in list_pairs(voc_folder, "some")] == ["train_3", "train_0"]
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
+def test_pictures_may_be_jpg_jpeg_or_png(voc_folder: Path, suffix: str) -> None:
+    picture = voc_folder / "JPEGImages" / "val_0.jpg"
+    picture.rename(picture.with_suffix(suffix))
+    assert list_pairs(voc_folder, "val")[0].image == picture.with_suffix(suffix)
+
+
+def test_a_list_that_ends_in_aug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:
+    (voc_folder / "SegmentationClass").rename(voc_folder / "SegmentationClassAug")
+    (voc_folder / "ImageSets/Segmentation/val.txt").rename(voc_folder / "ImageSets/Segmentation/valaug.txt")
+    assert list_pairs(voc_folder, "valaug")[0].mask == voc_folder / "SegmentationClassAug" / "val_0.png"
+
+
+def test_a_missing_list_is_refused_with_those_that_are_there(voc_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"no list .*/unknown\.txt\. Lists there: train, val\."):
+        list_pairs(voc_folder, "unknown")
+
+
+@pytest.mark.parametrize("text", ["", "\n \n"])
+def test_an_empty_list_is_refused(voc_folder: Path, text: str) -> None:
+    (voc_folder / "ImageSets/Segmentation/val.txt").write_text(text)
+    with pytest.raises(UserError, match=r"/val\.txt is empty"):
+        list_pairs(voc_folder, "val")
+
+
+def test_a_name_twice_is_refused(voc_folder: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/val.txt").write_text("val_0\nval_1\nval_2\nval_1\n")
+    with pytest.raises(UserError, match=r"/val\.txt names 'val_1' more than once"):
+        list_pairs(voc_folder, "val")
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("picture", "JPEGImages/val_2.jpg"), ("mask", "SegmentationClass/val_2.png")]
+)
+def test_a_missing_file_is_refused_by_name(voc_folder: Path, kind: str, file: str) -> None:
+    (voc_folder / file).unlink()
+    with pytest.raises(UserError, match=rf"/val\.txt names 4 examples, but 1 .* no {kind}; .* {voc_folder}/{file}"):
+        list_pairs(voc_folder, "val")
+
+
+def test_a_list_that_is_no_text_is_refused_by_name(voc_folder: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfev\x00a\x00l\x00")
+    with pytest.raises(UserError, match=r"/val\.txt"):
+        list_pairs(voc_folder, "val")
+
+
+# --- pictures ---
+
+
+def assert_reads_as(path: Path, wanted: Pixels, tolerance: int = 0) -> None:
+    came = read_image(path)
+    assert came.dtype == np.uint8
+    assert came.shape == wanted.shape
+    assert abs(came.astype(int) - wanted).max() <= tolerance
+    assert read_size(path) == came.shape[:2]
+
+
+def test_rgb_pictures(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "rgb.png")
+    assert_reads_as(tmp_path / "rgb.png", colours())
+    Image.fromarray(colours()).save(tmp_path / "rgb.jpg", quality=100, subsampling=0)
+    assert_reads_as(tmp_path / "rgb.jpg", colours(), tolerance=4)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_grey_becomes_three_equal_channels(tmp_path: Path, suffix: str) -> None:
+    grey = colours()[..., 0]
+    Image.fromarray(grey).save(tmp_path / f"grey{suffix}")
+    with Image.open(tmp_path / f"grey{suffix}") as image:
+        assert image.mode == "L"
+    assert_reads_as(tmp_path / f"grey{suffix}", np.repeat(grey[..., None], 3, axis=2), tolerance=4)
+
+
+def test_cmyk_jpeg_becomes_its_colours(tmp_path: Path) -> None:
+    Image.fromarray(colours()).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100, subsampling=0)
+    with Image.open(tmp_path / "cmyk.jpg") as image:
+        assert image.mode == "CMYK"
+    assert_reads_as(tmp_path / "cmyk.jpg", colours(), tolerance=6)
+
+
+def test_alpha_is_dropped(tmp_path: Path) -> None:
+    alpha = np.resize(np.arange(256, dtype=np.uint8), (24, 40, 1))
+    Image.fromarray(np.concatenate([colours(), alpha], axis=2)).save(tmp_path / "rgba.png")
+    assert_reads_as(tmp_path / "rgba.png", colours())
+    grey = colours()[..., :1]
+    Image.fromarray(np.concatenate([grey, alpha], axis=2), mode=None).save(tmp_path / "la.png")
+    assert_reads_as(tmp_path / "la.png", np.repeat(grey, 3, axis=2))
+
+
+@pytest.mark.parametrize("transparent", [False, True])
+def test_palette_pictures_become_their_colours(tmp_path: Path, transparent: bool) -> None:
+    mask = indices(0, 1, 15, 255)
+    image = Image.fromarray(mask)
+    image.putpalette(voc_palette().tobytes())
+    if transparent:
+        image.info["transparency"] = bytes(range(256))
+    image.save(tmp_path / "palette.png")
+    assert_reads_as(tmp_path / "palette.png", voc_palette()[mask])
+
+
+def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
+    bits = indices(0, 1, 1).astype(bool)
+    Image.fromarray(bits).save(tmp_path / "bits.png")
+    assert_reads_as(tmp_path / "bits.png", np.repeat(np.uint8(255) * bits[..., None], 3, axis=2))
+
+
+def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path) -> None:
+    deep = np.linspace(0, 65535, 24 * 40).astype(np.uint16).reshape(24, 40)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    with Image.open(tmp_path / "deep.png") as image:
+        assert image.mode == "I;16"
+    came = read_image(tmp_path / "deep.png")
+    assert came.min() == 0
+    assert came.max() == 255
+    assert abs(came[..., 0].astype(float) - deep / 257).max() <= 1
+    assert_reads_as(tmp_path / "deep.png", np.repeat(came[..., :1], 3, axis=2))
+
+
+# What undoes each EXIF orientation: the transposition of the stored picture that shows it upright.
+UPRIGHT = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_pictures_are_upright_whatever_their_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    stored = Image.fromarray(colours())
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(tmp_path / f"turned{suffix}", exif=exif, quality=100)
+    operation = UPRIGHT[orientation]
+    upright = stored if operation is None else stored.transpose(operation)
+    assert_reads_as(tmp_path / f"turned{suffix}", np.asarray(upright), tolerance=0 if suffix == ".png" else 12)
+
+
+def test_an_exif_orientation_that_means_nothing_is_passed_over(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 77
+    Image.fromarray(colours()).save(tmp_path / "odd.png", exif=exif)
+    assert_reads_as(tmp_path / "odd.png", colours())
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
+def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut{suffix}"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(UserError, match=rf"cut\{suffix} \({path.stat().st_size} bytes\) cannot be read as a picture"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("reader", [read_image, read_size])
+@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\xff\xd8\xff\xe0" + bytes(64)])
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, reader: type, content: bytes) -> None:
+    (tmp_path / "text.jpg").write_bytes(content)
+    with pytest.raises(UserError, match=rf"text\.jpg \({len(content)} bytes\) cannot be read as a picture"):
+        reader(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("reader", [read_image, read_size])
+def test_a_picture_that_is_not_there_is_refused_by_name(tmp_path: Path, reader: type) -> None:
+    with pytest.raises(UserError, match=r"gone\.jpg \(no such file\)"):
+        reader(tmp_path / "gone.jpg")
+
+
+@pytest.mark.parametrize("reader", [read_image, read_size])
+def test_a_picture_too_large_to_be_one_is_refused_by_name(
+    tmp_path: Path, reader: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(colours()).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 3)
+    with pytest.raises(UserError, match=r"bomb\.png .*decompression bomb"):
+        reader(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(("mode", "dtype"), [("F", np.float32), ("I", np.int32)])
+def test_modes_without_a_plain_reading_are_refused_by_name(tmp_path: Path, mode: str, dtype: type) -> None:
+    # A TIFF may come under any of the suffixes: Pillow goes by the content.
+    Image.fromarray(np.full((8, 8), 1000, dtype=dtype)).save(tmp_path / "deep.tif")
+    (tmp_path / "deep.tif").rename(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=rf"deep\.png is a picture of mode {mode}, wanted 8 bits a channel"):
+        read_image(tmp_path / "deep.png")
+
+
+# --- masks ---
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_a_mask_s_values_are_its_indices_not_its_colours(tmp_path: Path, mode: str) -> None:
+    mask = indices(0, 15, 20, 255)
+    if mode == "P":
+        save_mask(tmp_path / "mask.png", mask)
+    else:
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == mode
+        if mode == "P":  # the usual mistake
+            assert set(np.unique(np.asarray(image.convert("L")))) & {147, 220} == {147, 220}
+    came = read_mask(tmp_path / "mask.png", (24, 40), VOC)
+    assert came.dtype == np.uint8
+    assert (came == mask).all()
+
+
+def test_a_palette_of_few_colours_is_read_too(tmp_path: Path) -> None:
+    image = Image.fromarray(indices(0, 1, 2))
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "mask.png", bits=2)
+    assert (read_mask(tmp_path / "mask.png", (24, 40), THREE) == indices(0, 1, 2)).all()
+
+
+def test_a_one_bit_mask_is_0_and_1(tmp_path: Path) -> None:
+    Image.fromarray(indices(0, 1, 1).astype(bool)).save(tmp_path / "mask.png")
+    came = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert came.dtype == np.uint8
+    assert (came == indices(0, 1, 1)).all()
+
+
+def test_a_sixteen_bit_mask_holds_indices(tmp_path: Path) -> None:
+    Image.fromarray(indices(0, 2, 255).astype(np.uint16)).save(tmp_path / "mask.png")
+    came = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert came.dtype == np.uint8
+    assert (came == indices(0, 2, 255)).all()
+
+
+@pytest.mark.parametrize("value", [256, 257, 511, 65535])
+def test_a_sixteen_bit_value_that_is_no_class_is_refused(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.full((8, 8), value, dtype=np.uint16)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=rf"mask\.png has values that are no class: {value} \(64 pixels\)"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+def test_a_negative_value_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), -1, dtype=np.int32)).save(tmp_path / "mask.tif")
+    (tmp_path / "mask.tif").rename(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"no class: -1 \(64 pixels\)"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_colour_mask_is_read_by_the_palette(tmp_path: Path, mode: str) -> None:
+    mask = indices(0, 1, 15, 20, 255)
+    Image.fromarray(voc_palette()[mask]).convert(mode).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png", (24, 40), VOC) == mask).all()
+
+
+def test_a_colour_mask_is_read_by_the_data_set_s_own_palette(tmp_path: Path) -> None:
+    palette = voc_palette()
+    palette[:3] = [[9, 9, 9], [200, 100, 50], [50, 100, 200]]
+    mask = indices(2, 1, 0, 255)
+    Image.fromarray(palette[mask]).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png", (24, 40), MaskFormat(3, IGNORE_INDEX, palette)) == mask).all()
+
+
+def test_an_unknown_colour_is_refused_with_its_count(tmp_path: Path) -> None:
+    picture = voc_palette()[indices(0, 1)]
+    picture[3, 5:9] = (1, 2, 3)
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png .* 1 colours .* \(1, 2, 3\) in 4 pixels.*data\.palette"):
+        read_mask(tmp_path / "mask.png", (24, 40), VOC)
+
+
+def test_a_colour_of_a_class_beyond_the_data_set_s_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(voc_palette()[indices(0, 1, 15)]).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"\(192, 128, 128\)"):
+        read_mask(tmp_path / "mask.png", (24, 40), THREE)
+
+
+def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
+    grey_alpha = np.zeros((8, 8, 2), dtype=np.uint8)
+    Image.fromarray(grey_alpha, mode=None).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png is a mask of mode LA, wanted an index PNG"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", indices(0, 1))
+    with pytest.raises(UserError, match=r"mask\.png is 40 x 24 pixels, its picture 24 x 40"):
+        read_mask(tmp_path / "mask.png", (40, 24), THREE)
+
+
+def test_values_that_are_no_class_are_refused_with_their_counts(tmp_path: Path) -> None:
+    mask = indices(0, 1, 2)
+    mask[0, :7], mask[1, :2] = 3, 254
+    save_mask(tmp_path / "mask.png", mask)
+    with pytest.raises(UserError, match=r"mask\.png has .* 3 \(7 pixels\), 254 \(2 pixels\)\. Wanted 0\.\.2 or 255"):
+        read_mask(tmp_path / "mask.png", (24, 40), THREE)
+
+
+def test_many_wrong_values_are_abbreviated(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", np.arange(60).reshape(6, 10))
+    with pytest.raises(UserError, match=r"7 \(1 pixels\) and 52 more values"):
+        read_mask(tmp_path / "mask.png", (6, 10), THREE)
+
+
+def test_0_and_255_are_refused_as_values_where_255_is_not_ignored(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", indices(0, 255))
+    with pytest.raises(UserError, match=r"255 \(480 pixels\)\. Wanted 0\.\.1 or 7"):
+        read_mask(tmp_path / "mask.png", (24, 40), MaskFormat(2, 7, voc_palette()))
+
+
+@pytest.mark.parametrize("content", [b"", b"no mask"])
+def test_an_unreadable_mask_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mask.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"mask\.png .* cannot be read as a mask"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+# --- several masks ---
+
+
+def pairs_of(folder: Path, *masks: Pixels) -> list[Pair]:
+    pairs = []
+    for number, mask in enumerate(masks):
+        pair = Pair(str(number), folder / f"{number}.jpg", folder / f"{number}_mask.png")
+        Image.fromarray(np.zeros((*mask.shape, 3), dtype=np.uint8)).save(pair.image)
+        save_mask(pair.mask, mask)
+        pairs.append(pair)
+    return pairs
+
+
+def test_pixels_are_counted_per_class_without_the_ignored(tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, indices(0, 0, 0, 2, 255), indices(0, 255, height=3, width=4))
+    assert count_pixels(pairs, THREE).tolist() == [24 * 40 * 3 // 5 + 6, 0, 24 * 40 // 5]
+    assert count_pixels([], THREE).tolist() == [0, 0, 0]
+
+
+def test_masks_of_only_0_and_255_are_refused(tmp_path: Path) -> None:
+    pairs = pairs_of(tmp_path, indices(0, 255), indices(255), indices(0))
+    with pytest.raises(UserError, match=r"first 3 masks \(such as .*0_mask\.png\) hold only 0 and 255.*class index"):
+        check_not_binary(pairs, THREE)
+
+
+@pytest.mark.parametrize("mask", [indices(0, 1, 255), indices(0), indices(1, 2), indices(0, 1)])
+def test_masks_with_a_class_or_without_255_pass(tmp_path: Path, mask: Pixels) -> None:
+    check_not_binary(pairs_of(tmp_path, indices(0), mask), THREE)
+
+
+def test_a_rotated_picture_s_mask_has_the_upright_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pair = Pair("turned", tmp_path / "turned.jpg", save_mask(tmp_path / "mask.png", indices(0, 1, height=40, width=24)))
+    Image.fromarray(colours()).save(pair.image, exif=exif)
+    assert count_pixels([pair], THREE).tolist() == [480, 480, 0]
