@@ -21,6 +21,7 @@ _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distribu
 _NOTHING = object()
 
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
+OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
 
 
@@ -33,7 +34,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
     def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run(cfg: DictConfig) -> None:
             os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-            setup_logging()
+            setup_logging(quiet=not is_main_process())
             try:
                 function(cfg)
             except (UserError, InstantiationException, OmegaConfBaseException) as error:

@@ -27,12 +27,16 @@ class _ConsoleHandler(logging.Handler):
         console.print(self.format(record), soft_wrap=True, highlight=False, markup=False)
 
 
-def setup_logging() -> None:
-    """Show segunet's messages; of the libraries, only what warns, and nothing that a user cannot act on."""
+def setup_logging(quiet: bool = False) -> None:
+    """Show segunet's messages; of the libraries, only what warns, and nothing that a user cannot act on.
+
+    Args:
+        quiet: only segunet's warnings; for all but the first process of a distributed run.
+    """
     root = logging.getLogger("segunet")
     if not root.handlers:
         root.addHandler(_ConsoleHandler())
-    root.setLevel(logging.INFO)
+    root.setLevel(logging.WARNING if quiet else logging.INFO)
     root.propagate = False
     for name in (
         "pytorch_lightning",
@@ -46,5 +50,10 @@ def setup_logging() -> None:
 
 
 def log_to_file(path: Path) -> None:
-    """Append segunet's messages to ``path`` as well."""
-    logging.getLogger("segunet").addHandler(logging.FileHandler(path, encoding="utf-8"))
+    """Append segunet's messages to ``path`` as well, and no longer to an earlier run's file."""
+    root = logging.getLogger("segunet")
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)
+            handler.close()
+    root.addHandler(logging.FileHandler(path, encoding="utf-8"))

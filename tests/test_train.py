@@ -13,7 +13,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segunet import train
+from segunet import commands, train
 from tests.commands import Command
 
 TINY = [
@@ -237,3 +237,14 @@ def test_a_full_disk_ends_the_run_with_a_paragraph_and_no_half_checkpoint(tiny: 
     assert "could not be written" in result.stderr
     assert "Traceback" not in result.stderr
     assert list((folder / "checkpoints").iterdir()) == []
+
+
+def test_each_job_of_a_multirun_has_its_own_folder_and_log(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "OUTPUTS_DIR", tmp_path)
+    result = run(train, "-m", *tiny, "trainer.max_steps=1", "seed=1,2")
+    assert result.status == 0, result.error
+    logs = [path.read_text() for path in sorted(tmp_path.glob("train/*/train.log"))]
+    assert len(logs) == 2
+    assert all(log.count("training on 6 pictures") == 1 for log in logs)

@@ -17,7 +17,15 @@ from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset,
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.sample import write_sample
 from segunet.data.transforms import TrainTransform
-from segunet.data.voc import MaskFormat, Pair, check_not_binary, count_pixels, find_voc_folder, list_pairs
+from segunet.data.voc import (
+    MaskFormat,
+    Pair,
+    check_not_binary,
+    count_pixels,
+    find_voc_folder,
+    list_pairs,
+    voc_folder_in,
+)
 from segunet.errors import UserError
 
 _PEEK = 16  # masks looked at before a run starts
@@ -38,8 +46,8 @@ class VOCDataModule(pl.LightningDataModule):
         num_workers: loader processes; None is one a core, at most 8.
         palette: RGB of each class, for colour masks and pictures; None is VOC's.
         download: fetch VOC2012 (and SBD, for trainaug) into ``root`` where it is not there yet.
-        voc_url: another address of VOC2012's archive.
-        sbd_url: another address of SBD's archive.
+        voc_url, sbd_url: other addresses of the archives; None is torchvision's.
+        voc_md5, sbd_md5: md5 of the archives there, if they were repacked; None is torchvision's.
         inference_size: long side at which validation pictures enter the network; None is their own size.
         seed: of the order and the augmentation.
 
@@ -60,10 +68,10 @@ class VOCDataModule(pl.LightningDataModule):
         num_workers: int | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         download: bool = False,
-        voc_url: str = VOC_URL,
-        voc_md5: str = VOC_MD5,
-        sbd_url: str = SBD_URL,
-        sbd_md5: str = SBD_MD5,
+        voc_url: str | None = None,
+        voc_md5: str | None = None,
+        sbd_url: str | None = None,
+        sbd_md5: str | None = None,
         inference_size: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -81,7 +89,10 @@ class VOCDataModule(pl.LightningDataModule):
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
         self.download = download
-        self.archives = {"voc": (voc_url, voc_md5), "sbd": (sbd_url, sbd_md5)}
+        self.archives = {
+            "voc": (voc_url or VOC_URL, voc_md5 or VOC_MD5),
+            "sbd": (sbd_url or SBD_URL, sbd_md5 or SBD_MD5),
+        }
         self.inference_size = inference_size
         self.seed = seed
         self.train_pairs: list[Pair] = []
@@ -90,7 +101,7 @@ class VOCDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Download what is missing, if asked to; in one process only."""
         if self.download:
-            folder = download_voc2012(self.root, *self.archives["voc"])
+            folder = voc_folder_in(self.root) or download_voc2012(self.root, *self.archives["voc"])
             if self.train_split.endswith("aug"):
                 download_sbd(folder, *self.archives["sbd"])
 
@@ -101,11 +112,7 @@ class VOCDataModule(pl.LightningDataModule):
         if stage != "fit":
             return
         self.train_pairs = list_pairs(folder, self.train_split)
-        if len(self.train_pairs) < self.batch_size:
-            raise UserError(
-                f"data.batch_size is {self.batch_size}, but list {self.train_split!r} of {folder} has only "
-                f"{len(self.train_pairs)} examples, and incomplete batches are dropped. Lower data.batch_size."
-            )
+        self._check_batch_size()
         check_not_binary(self.train_pairs[:_PEEK], self.form)
 
     def class_weights(self) -> list[float]:
@@ -119,6 +126,7 @@ class VOCDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, whole batches only."""
+        self._check_batch_size()
         dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
         world, rank = self._world_and_rank()
         return DataLoader(
@@ -135,6 +143,15 @@ class VOCDataModule(pl.LightningDataModule):
         batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
         dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
         return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
+
+    def _check_batch_size(self) -> None:
+        world, _ = self._world_and_rank()
+        if len(self.train_pairs) < self.batch_size * world:
+            raise UserError(
+                f"data.batch_size is {self.batch_size} in each of {world} process(es), but list {self.train_split!r} "
+                f"of {self.root} has only {len(self.train_pairs)} examples, and incomplete batches are dropped. "
+                "Lower data.batch_size."
+            )
 
     def _world_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

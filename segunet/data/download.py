@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -116,7 +116,7 @@ def fetch(url: str, path: Path, md5: str, option: str) -> None:
     part = _part(path)
     try:
         _download(url, part)
-    except (URLError, ValueError, *DROPPED) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise UserError(
             f"Wanted {path.name} from {url}, but: {error}. This host is often down; what arrived is kept, "
             f"and the same command, run later, goes on from there. {advice}"
@@ -190,8 +190,11 @@ def _extract(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
-    except (tarfile.TarError, EOFError, zlib.error) as error:
-        raise UserError(f"{archive} cannot be unpacked safely: {error}. Delete it; fetch another.") from error
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise UserError(
+            f"{archive} cannot be unpacked safely: {error}. Make room if the disk is full; else delete the archive "
+            "and fetch another."
+        ) from error
 
 
 def _merge(sbd: Path, voc_dir: Path) -> None:

@@ -47,16 +47,20 @@ class MaskFormat:
     palette: NDArray[np.uint8]
 
 
+def voc_folder_in(root: Path) -> Path | None:
+    """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; None if none."""
+    candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
+    return next((each for each in candidates if (each / "ImageSets" / "Segmentation").is_dir()), None)
+
+
 def find_voc_folder(root: Path) -> Path:
-    """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``.
+    """Return :func:`voc_folder_in` of ``root``.
 
     Raises:
         UserError: none of them is there.
     """
-    candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    for folder in candidates:
-        if (folder / "ImageSets" / "Segmentation").is_dir():
-            return folder
+    if folder := voc_folder_in(root):
+        return folder
     state = "which has no" if root.is_dir() else "which does not exist; wanted a folder with"
     raise UserError(
         f"data.root is {root.absolute()}, {state} ImageSets/Segmentation in it, in VOC2012 or in "

@@ -187,6 +187,14 @@ def test_padding_is_the_mean_colour_to_the_right_and_below() -> None:
     assert net.pad(torch.ones(1, 3, 32, 96)).shape == (1, 3, 32, 96)
 
 
+def test_an_odd_picture_is_seen_as_one_that_goes_on_in_the_mean_colour() -> None:
+    net, images = small_net(), pictures(33, 47).float()
+    larger = torch.tensor(MEAN).view(1, 3, 1, 1).repeat(2, 1, 64, 64)
+    larger[..., :33, :47] = images
+    with torch.no_grad():
+        torch.testing.assert_close(net(images), net(larger)[..., :33, :47], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("num_maps", [2, 3, 4])
 def test_a_shallower_encoder_takes_any_size_too(num_maps: int) -> None:
     net = small_net(num_maps)

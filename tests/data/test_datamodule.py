@@ -1,0 +1,240 @@
+"""The loaders and the checks before a run, on a tiny folder and on the written sample."""
+
+import math
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.data import sample
+from segunet.data.datamodule import SampleDataModule, VOCDataModule, full_palette
+from segunet.data.sample import RECIPE, SAMPLE_CLASS_NAMES
+from segunet.data.transforms import TrainTransform
+from segunet.data.voc import read_mask
+from segunet.errors import UserError
+from tests.conftest import VOC_SIZES
+
+CLASS_NAMES = ["background", "disc", "square"]
+
+
+def datamodule(root: Path, setup: str | None = "fit", **changes: Any) -> VOCDataModule:
+    options: dict[str, Any] = {
+        "class_names": CLASS_NAMES,
+        "ignore_index": IGNORE_INDEX,
+        "train_split": "train",
+        "val_split": "val",
+        "transform": TrainTransform(48, IGNORE_INDEX),
+        "batch_size": 2,
+        "val_batch_size": 2,
+        "num_workers": 0,
+    }
+    made = VOCDataModule(str(root), **(options | changes))
+    if setup:
+        made.setup(setup)
+    return made
+
+
+def on_process(made: VOCDataModule, rank: int, world: int) -> VOCDataModule:
+    """Let the data module see the process that Lightning's trainer would tell of."""
+    made.trainer = SimpleNamespace(world_size=world, global_rank=rank)  # type: ignore[assignment]
+    return made
+
+
+@pytest.mark.parametrize("name", ["batch_size", "val_batch_size"])
+@pytest.mark.parametrize("value", [0, -4])
+def test_a_batch_size_below_1_is_refused_by_name(tmp_path: Path, name: str, value: int) -> None:
+    with pytest.raises(UserError, match=rf"data\.{name} must be 1 or more, got {value}"):
+        datamodule(tmp_path, setup=None, **{name: value})
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_an_inference_size_below_1_is_refused(tmp_path: Path, value: int) -> None:
+    with pytest.raises(UserError, match=f"inference_size must .* got {value}"):
+        datamodule(tmp_path, setup=None, inference_size=value)
+
+
+def test_a_negative_number_of_workers_is_refused(voc_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.num_workers"):
+        datamodule(voc_folder, num_workers=-1).train_dataloader()
+
+
+def test_a_batch_larger_than_the_list_is_refused(voc_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.batch_size is 7 .*list .train. .* 6 examples"):
+        datamodule(voc_folder, batch_size=7)
+    assert len(datamodule(voc_folder, batch_size=6).train_dataloader()) == 1
+
+
+def test_a_missing_folder_is_refused_on_setup(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"data\.root is {tmp_path}/nowhere"):
+        datamodule(tmp_path / "nowhere")
+
+
+def test_masks_of_0_and_255_are_refused_before_a_run(voc_folder: Path) -> None:
+    for name, size in enumerate(VOC_SIZES["train"]):
+        mask = np.zeros(size, dtype=np.uint8)
+        mask[:9] = 255
+        Image.fromarray(mask).save(voc_folder / "SegmentationClass" / f"train_{name}.png")
+    with pytest.raises(UserError, match=r"hold only 0 and 255"):
+        datamodule(voc_folder)
+
+
+def test_an_evaluation_needs_no_training_list(voc_folder: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/train.txt").unlink()
+    assert len(datamodule(voc_folder, setup="test").val_dataloader()) == 3
+
+
+def test_a_home_folder_is_written_with_a_tilde(voc_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(voc_folder.parent))
+    assert len(datamodule(Path("~") / voc_folder.name).train_pairs) == 6
+
+
+# --- class weights ---
+
+
+def test_class_weights_are_enet_s_by_hand(voc_folder: Path) -> None:
+    made = datamodule(voc_folder)
+    counts = np.zeros(3)
+    for pair in made.train_pairs:
+        with Image.open(pair.mask) as image:
+            values = np.asarray(image)
+        counts += [(values == index).sum() for index in range(3)]
+    wanted = [1 / math.log(1.02 + count / counts.sum()) for count in counts]
+    assert made.class_weights() == pytest.approx(wanted, abs=1e-4)
+    assert all(isinstance(weight, float) for weight in made.class_weights())
+
+
+def test_an_absent_class_weighs_the_most_and_finitely(voc_folder: Path) -> None:
+    weights = datamodule(voc_folder, class_names=[*CLASS_NAMES, "absent"]).class_weights()
+    assert weights[3] == max(weights) == pytest.approx(1 / math.log(1.02), abs=1e-3)
+
+
+# --- palette ---
+
+
+def test_the_palette_is_voc_s_or_begins_with_the_given_colours() -> None:
+    assert (full_palette(None, 3) == voc_palette()).all()
+    colours = [[1, 2, 3], [255, 0, 0], [0, 0, 142]]
+    palette = full_palette(colours, 3)
+    assert palette.dtype == np.uint8
+    assert palette[:3].tolist() == colours
+    assert (palette[3:] == voc_palette()[3:]).all()
+
+
+@pytest.mark.parametrize(
+    "colours",
+    [
+        [],
+        [[0, 0, 0], [1, 1, 1]],
+        [[0, 0, 0]] * 4,
+        [[0, 0], [1, 1], [2, 2]],
+        [[0, 0, 0], [1, 1, 1], [0, 0, 256]],
+        [[0, 0, 0], [1, 1, 1], [-1, 0, 0]],
+    ],
+)
+def test_a_palette_that_does_not_fit_is_refused(colours: list[list[int]]) -> None:
+    with pytest.raises(UserError, match=r"data\.palette needs one .* each of the 3 classes"):
+        full_palette(colours, 3)
+
+
+@pytest.mark.parametrize("colours", [[[0, 0, 0], [1, 1], [2, 2, 2]], [[0, 0, 0], [0.5, 0.1, 1.0], [2, 2, 2]]])
+def test_a_palette_of_uneven_entries_or_fractions_is_refused(colours: list[list[int]]) -> None:
+    with pytest.raises(UserError, match=r"data\.palette"):
+        full_palette(colours, 3)
+
+
+def test_the_data_set_reads_masks_by_its_palette(voc_folder: Path) -> None:
+    colours = [[10, 10, 10], [200, 0, 0], [0, 200, 0]]
+    made = datamodule(voc_folder, palette=colours)
+    pair, size = made.val_pairs[0], VOC_SIZES["val"][0]
+    indices = np.resize(np.arange(3), size)
+    Image.fromarray(np.array(colours, dtype=np.uint8)[indices]).save(pair.mask)
+    assert (read_mask(pair.mask, size, made.form) == indices).all()
+
+
+# --- loaders ---
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("val_batch_size", [1, 2, 8])
+def test_validation_has_every_picture_once_over_all_processes(
+    voc_folder: Path, world: int, val_batch_size: int
+) -> None:
+    names: list[str] = []
+    for rank in range(world):
+        loader = on_process(datamodule(voc_folder, val_batch_size=val_batch_size), rank, world).val_dataloader()
+        names += [name for batch in loader for name in batch.names]
+    assert sorted(names) == ["val_0", "val_1", "val_2", "val_3"]
+
+
+def test_a_training_batch_is_bytes_with_int64_masks(voc_folder: Path) -> None:
+    batches = list(datamodule(voc_folder, batch_size=4).train_dataloader())
+    assert len(batches) == 1  # the incomplete one is dropped
+    assert (batches[0].images.dtype, batches[0].images.shape) == (torch.uint8, (4, 3, 48, 48))
+    assert (batches[0].masks.dtype, batches[0].masks.shape) == (torch.int64, (4, 48, 48))
+    assert len(set(batches[0].names)) == 4
+    assert set(batches[0].masks.unique().tolist()) <= {0, 1, 2, IGNORE_INDEX}
+
+
+def test_a_validation_batch_keeps_the_masks_own_size(voc_folder: Path) -> None:
+    for batch in datamodule(voc_folder, inference_size=32).val_dataloader():
+        assert max(batch.images.shape[-2:]) == 32
+        for name, mask in zip(batch.names, batch.masks, strict=True):
+            assert mask.shape == VOC_SIZES["val"][int(name[-1])]
+
+
+def test_training_shares_of_two_processes_are_disjoint(voc_folder: Path) -> None:
+    shares = []
+    for rank in (0, 1):
+        loader = on_process(datamodule(voc_folder, batch_size=1), rank, 2).train_dataloader()
+        shares.append({name for batch in loader for name in batch.names})
+    assert not shares[0] & shares[1]
+    assert len(shares[0] | shares[1]) == 6
+
+
+def test_every_process_of_a_training_has_a_batch(voc_folder: Path) -> None:
+    # 6 pictures make one batch of 4 in a single process, and none in each of two.
+    made = on_process(datamodule(voc_folder, setup=None, batch_size=4), 0, 2)
+    with pytest.raises(UserError, match=r"data\.batch_size"):
+        made.setup("fit")
+
+
+def test_the_seed_decides_the_training_pictures(voc_folder: Path) -> None:
+    drawn = [next(iter(datamodule(voc_folder, seed=seed).train_dataloader())).images for seed in (1, 1, 2)]
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(("cores", "wanted"), [(4, 4), (32, 8), (None, 1)])
+def test_there_is_a_worker_a_core_and_at_most_eight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int | None, wanted: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert datamodule(tmp_path, setup=None, num_workers=None).num_workers == wanted
+    assert datamodule(tmp_path, setup=None, num_workers=3).num_workers == 3
+
+
+def test_the_sample_writes_its_folder_and_is_read_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample, "RECIPE", {**RECIPE, "train": 4, "val": 2})
+    made = SampleDataModule(
+        str(tmp_path / "sample"),
+        class_names=SAMPLE_CLASS_NAMES,
+        ignore_index=IGNORE_INDEX,
+        train_split="train",
+        val_split="val",
+        transform=TrainTransform(48, IGNORE_INDEX),
+        batch_size=2,
+        val_batch_size=2,
+        num_workers=0,
+    )
+    made.prepare_data()
+    made.setup("fit")
+    assert len(list(made.train_dataloader())) == 2
+    assert [len(batch.names) for batch in made.val_dataloader()] == [2]

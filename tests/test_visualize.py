@@ -1,0 +1,123 @@
+"""Masks, predictions and confusion matrices as pictures."""
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.classes import IGNORE_INDEX, VOC_CLASS_NAMES, voc_palette
+from segunet.visualize import colour_mask, confusion_picture, overlay, palette_image, stack, strip
+
+PALETTE = voc_palette()
+
+
+def example(height: int = 6, width: int = 9) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return image, rng.choice([0, 1, 15, 20, IGNORE_INDEX], (height, width))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_mask_s_pixels_take_their_classes_colours(dtype: type[np.integer]) -> None:
+    mask = example()[1].astype(dtype)
+    coloured = colour_mask(mask, PALETTE)
+    assert coloured.dtype == np.uint8
+    assert all((coloured[place] == PALETTE[index]).all() for place, index in np.ndenumerate(mask))
+
+
+@pytest.mark.parametrize("opacity", [0.0, 0.25, 0.6, 1.0])
+def test_an_overlay_blends_every_class_but_the_background(opacity: float) -> None:
+    image, mask = example()
+    before = image.copy()
+    came = overlay(image, mask, PALETTE, opacity)
+    assert came.dtype == np.uint8
+    for (y, x), index in np.ndenumerate(mask):
+        blended = (1 - opacity) * image[y, x] + opacity * PALETTE[index]
+        assert came[y, x] == pytest.approx(image[y, x] if index == 0 else blended, abs=0.51)
+    assert (image == before).all()
+
+
+def test_a_strip_is_image_truth_and_prediction_side_by_side() -> None:
+    image, truth = example()
+    prediction = np.full_like(truth, 3)
+    came = strip(image, truth, prediction, PALETTE)
+    assert came.shape == (6, 3 * 9 + 2 * 4, 3)
+    assert came.dtype == np.uint8
+    assert (came[:, :9] == image).all()
+    assert (came[:, 13:22] == overlay(image, truth, PALETTE)).all()
+    assert (came[:, 26:] == overlay(image, prediction, PALETTE)).all()
+    assert (came[:, 9:13] == 255).all()
+    assert (came[:, 22:26] == 255).all()
+
+
+def test_a_strip_of_a_resized_image_has_the_truth_s_size() -> None:
+    truth = np.zeros((40, 60), dtype=np.int64)
+    image = np.full((20, 30, 3), 90, dtype=np.uint8)
+    came = strip(image, truth, truth, PALETTE)
+    assert came.shape == (40, 3 * 60 + 8, 3)
+    assert (came[:, :60] == 90).all()
+
+
+def test_a_stack_puts_pictures_of_any_size_below_each_other() -> None:
+    first, second = np.full((3, 5, 3), 10, dtype=np.uint8), np.full((2, 8, 3), 20, dtype=np.uint8)
+    came = stack([first, second])
+    assert (came[:3, :5] == first).all()
+    places = [top for top in range(len(came) - 1) if (came[top : top + 2, :8] == second).all()]
+    assert len(places) == 1
+    assert places[0] >= 3
+    assert (came == 255).all(axis=2).sum() == came.shape[0] * came.shape[1] - 3 * 5 - 2 * 8
+    assert came.shape[1] == 8
+
+
+def test_a_stack_of_one_holds_it() -> None:
+    picture = np.full((3, 5, 3), 10, dtype=np.uint8)
+    assert (stack([picture])[:3] == picture).all()
+
+
+def test_an_index_picture_survives_a_png_with_its_palette() -> None:
+    mask = np.arange(256).reshape(16, 16)
+    file = io.BytesIO()
+    palette_image(mask, PALETTE).save(file, format="PNG")
+    with Image.open(file) as image:
+        assert image.mode == "P"
+        assert (np.asarray(image) == mask).all()
+        assert image.getpalette() == PALETTE.ravel().tolist()
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 7, 21])
+def test_a_confusion_picture_has_room_for_every_class(num_classes: int) -> None:
+    names = VOC_CLASS_NAMES[:num_classes]
+    picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 5, names)
+    assert picture.dtype == np.uint8
+    assert picture.ndim == 3
+    assert min(picture.shape[:2]) > 34 * num_classes
+    assert (picture != 255).any()
+
+
+def test_a_confusion_picture_shows_rows_as_truth() -> None:
+    names = ["a", "b", "c"]
+    empty = confusion_picture(np.zeros((3, 3), dtype=np.int64), names).astype(int)
+    for row in range(3):
+        matrix = np.zeros((3, 3), dtype=np.int64)
+        matrix[row, 1] = 7
+        changed = np.argwhere((confusion_picture(matrix, names) != empty).any(axis=2))
+        # The row's three cells change, its own column to blue, and no other row does.
+        assert np.ptp(changed[:, 0]) < 34
+        assert 2 * 34 < np.ptp(changed[:, 1]) < 3 * 34
+        top, left = changed.min(axis=0)
+        picture = confusion_picture(matrix, names).astype(int)
+        cells = [picture[top + 2, left + 34 * column + 2] for column in range(3)]
+        assert cells[1][2] - cells[1][0] > 80
+        assert all(cells[column].min() > 240 for column in (0, 2))
+
+
+def test_a_confusion_picture_shows_shares_of_the_row_not_counts() -> None:
+    few, many = (confusion_picture(np.array([[3, 1], [0, 2]]) * factor, ["a", "b"]) for factor in (1, 10**9))
+    assert (few == many).all()
+
+
+def test_long_class_names_fit() -> None:
+    short, long = (confusion_picture(np.eye(2, dtype=np.int64), [name, "b"]) for name in ("a", "a" * 40))
+    assert long.shape[1] > short.shape[1] + 100
