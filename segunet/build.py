@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from segunet import __version__
 from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
+from segunet.files import read_torch_file
 from segunet.tasks.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
@@ -186,14 +186,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable checkpoint: {reason}. Give a .ckpt file "
-            "that segunet.train wrote, such as a run's checkpoints/best.ckpt."
-        ) from error
+    advice = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
+    content: Any = read_torch_file(path, advice)
     if not isinstance(content, dict) or "segunet" not in content or "state_dict" not in content:
         raise UserError(
             f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from segunet.data.dataset import Batch
+from segunet.errors import UserError
 from segunet.files import whole_file
 from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import console
@@ -213,6 +214,12 @@ class FreezeEncoder(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find the encoder, and what of it is ever trained."""
+        finds_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
+        if trainer.world_size > 1 and not finds_unused:
+            raise UserError(
+                "callbacks.freeze_encoder_epochs on several devices leaves parameters without gradients at first: add "
+                "trainer.strategy=ddp_find_unused_parameters_true."
+            )
         assert isinstance(pl_module, ScoringTask)
         self.encoder = pl_module.net.get_submodule("encoder")
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]

@@ -1,11 +1,15 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all; read a PyTorch file without running what is in it."""
 
 import os
+import pickle
+import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import torch
 
 from segunet.errors import UserError
 
@@ -34,4 +38,26 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
             "Make room or give another folder (run_dir=PATH), then go on."
+        ) from error
+
+
+# What torch.load was seen to raise for files that are cut short, damaged, or of another kind.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
+)
+
+
+def read_torch_file(path: Path, advice: str) -> Any:
+    """Return what ``torch.save`` wrote, tensors and plain containers only, on the CPU.
+
+    Raises:
+        UserError: not such a file; ends with ``advice``.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path} ({path.stat().st_size} bytes) is not a readable PyTorch file of plain tensors: {reason}. {advice}"
         ) from error

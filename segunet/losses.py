@@ -63,7 +63,8 @@ def focal(
     ``class_weights`` (K,) multiply a pixel's term; they do not enter its probability p.
     """
     valid = targets >= 0
-    terms = -alpha * (1 - own.exp()) ** gamma * own
+    rest = (-own.expm1()).clamp(min=torch.finfo(own.dtype).eps)  # 1 - p, kept off 0, where gamma < 1 has no slope
+    terms = -alpha * rest**gamma * own
     if class_weights is not None:
         terms = terms * class_weights[targets.clamp(min=0)]
     return terms.sum() / valid.sum().clamp(min=1)

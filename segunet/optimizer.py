@@ -27,7 +27,7 @@ class OptimizerFactory:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or (self.encoder_lr is not None and self.encoder_lr <= 0):
+        if not (self.lr > 0 and (self.encoder_lr is None or self.encoder_lr > 0)):
             raise UserError(f"optimizer.lr and encoder_lr must be above 0, got {self.lr} and {self.encoder_lr}.")
 
     def __call__(self, net: nn.Module) -> Optimizer:

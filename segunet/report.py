@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from rich.markup import escape
 from rich.table import Table
 
 from segunet.files import whole_file
@@ -39,7 +40,7 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
     for heading in ("IoU", "accuracy", "Dice", "pixels"):
         table.add_column(heading, justify="right")
     for name, row in _per_class(scores, class_names).items():
-        table.add_row(name, *(_cell(row[key]) for key in ("iou", "accuracy", "dice")), f"{row['pixels']:,}")
+        table.add_row(escape(name), *(_cell(row[key]) for key in ("iou", "accuracy", "dice")), f"{row['pixels']:,}")
     console.print(table)
     numbers = "  ".join(f"{_HEADLINE[name]} {_cell(value)}" for name, value in scores.headline.items())
     console.print(f"{numbers}  ({scores.images} images)", highlight=False, soft_wrap=True)

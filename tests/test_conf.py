@@ -34,7 +34,7 @@ def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
     cfg.model.encoder.weights = None  # the one thing that needs a network or a file
     datamodule = build.datamodule_from_config(cfg)
     task = build.task_from_config(cfg, datamodule)
-    assert task.net.get_submodule("head").out_channels == len(datamodule.class_names)  # type: ignore[union-attr]
+    assert task.net.get_submodule("head").out_channels == len(datamodule.class_names)
     callbacks = build.callbacks_from_config(cfg, datamodule, tmp_path)
     assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
 

@@ -15,10 +15,10 @@ def test_an_installed_wheel_trains_a_step(voc_folder: Path, tmp_path: Path) -> N
     subprocess.run(build, check=True, capture_output=True)
     wheel = next(tmp_path.glob("segunet-*.whl"))
     venv.create(tmp_path / "venv", with_pip=True)
-    python = tmp_path / "venv" / "bin" / "python"
+    python = str(tmp_path / "venv" / "bin" / "python")
     # torch and the others come from this environment; segunet itself does not: the checkout is not on the path.
     site = next((tmp_path / "venv" / "lib").glob("python*")) / "site-packages"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
     theirs = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(theirs) + "\n")
     elsewhere = tmp_path / "elsewhere"

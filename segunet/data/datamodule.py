@@ -79,6 +79,8 @@ class VOCDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if value <= 0:
                 raise UserError(f"data.{name} must be 1 or more, got {value}.")
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers must be 0 or more, or null for one a core, got {num_workers}.")
         if inference_size is not None and inference_size <= 0:
             raise UserError(f"inference_size must be a number of pixels above 0 or null, got {inference_size}.")
         self.root = Path(root).expanduser()
@@ -182,11 +184,12 @@ def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> N
     palette = voc_palette()
     if colours is None:
         return palette
-    table = np.asarray([list(colour) for colour in colours])
-    if table.shape != (num_classes, 3) or table.min() < 0 or table.max() > 255:
+    table = [list(colour) for colour in colours]
+    fits = all(len(colour) == 3 and all(value in range(256) for value in colour) for colour in table)
+    if len(table) != num_classes or not fits:
         raise UserError(
             f"data.palette needs one [red, green, blue] in 0..255 for each of the {num_classes} classes, got "
-            f"{len(colours)} entries: {[list(colour) for colour in colours][:3]} ... Leave it null for VOC's colours."
+            f"{len(table)} entries: {table[:3]} ... Leave it null for VOC's colours."
         )
     palette[:num_classes] = table
     return palette

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.errors import UserError
 
 # Whatever changes the pictures must change this, so that an older folder is written anew.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
 OWN_HUE = 0.5
-OWN_TEXTURE = 0.7
+OWN_TEXTURE = 0.75
 
 _OVERSAMPLING = 3  # drawn so many times larger, then averaged
 _MOST_OBJECTS = 2
@@ -33,9 +34,17 @@ def write_sample(root: Path) -> None:
 
     Args:
         root: the folder that will hold JPEGImages, SegmentationClass and ImageSets.
+
+    Raises:
+        UserError: ``root`` holds something else.
     """
     if _is_current(root):
         return
+    if root.is_dir() and any(root.iterdir()) and not (root / "sample.json").is_file():
+        raise UserError(
+            f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "
+            "They were left as they are. Choose data=voc2012 or data=custom for a folder of your own."
+        )
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -75,9 +84,11 @@ def _is_current(root: Path) -> bool:
 
 def _move_into_place(draft: Path, root: Path) -> None:
     draft.chmod(0o755)
+    outdated = draft.with_name(f"{draft.name}-outdated")
     if root.exists():
-        root.replace(draft / "outdated")  # goes with the draft
+        root.replace(outdated)
     draft.replace(root)
+    shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _write_split(root: Path, split: str) -> None:
@@ -140,7 +151,7 @@ def _texture(rng: Generator, size: int, kind: int) -> NDArray[np.float64]:
     """Return a faint pattern (size, size) around 0: one of six, of random phase and width."""
     y, x = np.mgrid[:size, :size] * (2 * np.pi / (size * rng.uniform(0.08, 0.16))) + rng.uniform(0, 6)
     waves = (np.zeros_like(x), np.sin(x), np.sin(y), np.sin(x + y), np.sin(x) * np.sin(y), np.sin(x - y))
-    return np.asarray(0.1 * waves[kind])
+    return np.asarray(0.15 * waves[kind])
 
 
 def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:

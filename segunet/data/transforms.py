@@ -1,5 +1,6 @@
 """Augmentation by albumentations, as a pure function of (seed, epoch, index)."""
 
+import math
 from collections.abc import Sequence
 
 import albumentations as A
@@ -44,11 +45,12 @@ class TrainTransform:
             raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {list(scale)}.")
         if not (0 <= flip <= 1 and 0 <= color_jitter <= 1):
             raise UserError(f"data.transform.flip and color_jitter must be in 0..1, got {flip} and {color_jitter}.")
-        resize = [] if base_size is None else [A.LongestMaxSize(base_size, area_for_downscale="image")]
+        self._base_size = base_size
+        least = math.ceil(1 / scale[0])  # so that the scale jitter leaves a pixel
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
             [
-                *resize,
+                A.PadIfNeeded(least, least, fill=0, fill_mask=ignore_index),
                 A.RandomScale((scale[0] - 1, scale[1] - 1), area_for_downscale="image", p=1.0),
                 A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
                 A.RandomCrop(crop_size, crop_size),
@@ -68,13 +70,26 @@ class TrainTransform:
             key: (seed, epoch, index); the same key gives the same pictures in any process.
         """
         self._compose.set_random_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+        if self._base_size is not None:
+            size = size_with_long_side(image, self._base_size)
+            image, mask = resize(image, size), np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
         pair = self._compose(image=image, mask=mask)
         return pair["image"], pair["mask"]
 
 
 def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
     """Resize a picture uint8 (H, W, 3) so that its longer side has ``long_side`` pixels."""
+    return resize(image, size_with_long_side(image, long_side))
+
+
+def size_with_long_side(image: NDArray[np.uint8], long_side: int) -> tuple[int, int]:
+    """Return (width, height) of the same shape as ``image`` (H, W, 3) whose longer one is ``long_side``."""
     height, width = image.shape[:2]
     factor = long_side / max(height, width)
-    size = (max(round(width * factor), 1), max(round(height * factor), 1))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR))
+    return max(round(width * factor), 1), max(round(height * factor), 1)
+
+
+def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a picture uint8 (H, W, 3) to ``size`` (width, height): by area when it shrinks, else bilinearly."""
+    interpolation = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation))

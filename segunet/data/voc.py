@@ -6,6 +6,7 @@
 <folder>/ImageSets/Segmentation/<split>.txt    one name a line
 """
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from segunet.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
+_DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # as Pillow raises
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -106,6 +108,8 @@ def read_image(path: Path) -> NDArray[np.uint8]:
                 f"{path} is a picture of mode {upright.mode}, wanted 8 bits a channel (or 16-bit grey). "
                 "Convert it, for one with Pillow or ImageMagick, and try again."
             )
+        if "transparency" in upright.info:
+            upright = upright.convert("RGBA")  # the palette's transparent entries become alpha
         return np.asarray(upright.convert("RGB"))
 
 
@@ -115,7 +119,7 @@ def read_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, "picture", error) from error
     return (width, height) if sideways else (height, width)
 
@@ -184,7 +188,10 @@ def _read_names(path: Path) -> list[str]:
             f"There is no list {path}. Lists there: {', '.join(known) or 'none'}. Choose one of them as "
             "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
         )
-    names = path.read_text(encoding="utf-8").split()
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error}). Save the list as UTF-8, one name a line.") from error
     if not names:
         raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
     if len(set(names)) < len(names):
@@ -205,7 +212,7 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             image.load()
             yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, kind, error) from error
 
 

@@ -6,7 +6,6 @@ names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they 
 """
 
 import logging
-import pickle
 from pathlib import Path
 from typing import Self
 from urllib.error import URLError
@@ -16,6 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segunet.errors import UserError
+from segunet.files import read_torch_file
 
 logger = logging.getLogger(__name__)
 
@@ -151,14 +151,7 @@ def _read_state_dict(path: Path) -> dict[str, Tensor]:
             f"model.encoder.weights: there is no file {path.absolute()}. Give 'imagenet', the path of a "
             "torchvision ResNet state dict (.pth), or null for a random start."
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} is not a readable PyTorch file of plain tensors ({reason}). Save it again with "
-            "torch.save(model.state_dict(), path)."
-        ) from error
+    content = read_torch_file(path, "Save it again with torch.save(model.state_dict(), path).")
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(
             f"{path} holds a {type(content).__name__}, wanted a plain state dict (tensor name -> tensor). "

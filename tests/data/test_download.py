@@ -19,10 +19,12 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from segunet import train
 from segunet.classes import voc_palette
 from segunet.data import download
 from segunet.data.download import download_sbd, download_voc2012, fetch
 from segunet.errors import UserError
+from tests.commands import Command
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003", "2007_000004"]
 # SBD's own split crosses VOC's: its train holds an image of VOC's val, its val one of VOC's train.
@@ -537,3 +539,32 @@ def test_cut_sbd_archive_is_not_unpacked(server: Server, voc_dir: Path) -> None:
     with pytest.raises(UserError, match="cannot be unpacked safely"):
         download_sbd(voc_dir, *server.serve("benchmark.tgz", body[: len(body) // 2]))
     assert not (voc_dir / "SegmentationClassAug").exists()
+
+
+# --- the command
+
+
+def test_the_command_downloads_trains_and_asks_no_more(
+    run: Command, server: Server, voc: tuple[str, str], sbd: tuple[str, str], tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    options = [
+        *("data=voc2012", f"data.root={root}", "data.download=true", "data.train_split=trainaug"),
+        *(f"data.voc_url={voc[0]}", f"data.voc_md5={voc[1]}", f"data.sbd_url={sbd[0]}", f"data.sbd_md5={sbd[1]}"),
+        *("data.transform.crop_size=64", "data.batch_size=2", "data.num_workers=0", "trainer.max_steps=1"),
+        *("model.encoder.depth=18", "model.encoder.weights=null", "trainer.accelerator=cpu"),
+    ]
+    assert run(train, *options, f"run_dir={tmp_path / 'a'}").status == 0
+    requests = len(server.wanted)
+    assert requests == 2
+    for given in (root, root / "VOCdevkit", root / "VOCdevkit" / "VOC2012"):
+        assert run(train, *options, f"data.root={given}", f"run_dir={tmp_path / given.name}").status == 0
+    assert len(server.wanted) == requests
+
+
+def test_the_command_says_what_to_do_when_the_host_is_down(run: Command, server: Server, tmp_path: Path) -> None:
+    options = ["data=voc2012", f"data.root={tmp_path / 'data'}", "data.download=true"]
+    result = run(train, *options, f"data.voc_url={server.url}/missing", f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert "data.voc_url=" in result.error
+    assert not (tmp_path / "run").exists()
