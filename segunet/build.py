@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
 from segunet import __version__
-from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunProgress, WholeFileCheckpointIO
+from segunet.callbacks import EMA, BestCheckpoint, FreezeEncoder, Pictures, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
 from segunet.files import read_torch_file
@@ -36,7 +36,6 @@ class Checkpoint:
         net: with its trained weights, in evaluation mode, on the CPU.
         class_names: K names.
         palette: uint8 (256, 3).
-        ignore_index: mask value that is no class.
         inference_size: long side at which pictures enter the net; None is their own size.
         data: the data config it was trained with, resolved.
     """
@@ -44,7 +43,6 @@ class Checkpoint:
     net: nn.Module
     class_names: list[str]
     palette: NDArray[np.uint8]
-    ignore_index: int
     inference_size: int | None
     data: dict[str, Any]
 
@@ -61,18 +59,16 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
     return datamodule
 
 
-def task_from_config(cfg: DictConfig, datamodule: VOCDataModule) -> SegmentationTask:
-    """Build what is trained; ``datamodule`` is set up."""
-    net = net_from_config(cfg.model)
+def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
+    """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone."""
+    net = net_from_config(_without_weights(cfg.model) if resumed else cfg.model)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg.compile:
         net.compile()
     loss = cfg.loss.copy()
-    if loss.pixelwise.class_weights == "auto":
-        loss.pixelwise.class_weights = datamodule.class_weights()
-        names = zip(datamodule.class_names, loss.pixelwise.class_weights, strict=True)
-        logger.info("class weights: %s", ", ".join(f"{name} {weight}" for name, weight in names))
+    if (weights := loss.pixelwise.get("class_weights")) is not None:
+        loss.pixelwise.class_weights = _class_weights(weights, datamodule)
     return SegmentationTask(
         net=net,
         loss=instantiate(loss),
@@ -81,6 +77,20 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule) -> Segmentation
         class_names=datamodule.class_names,
         card=_card(cfg, datamodule),
     )
+
+
+def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
+    """Return ``weights``, one number a class, or those of the training masks for "auto"."""
+    if weights == "auto":
+        weights = datamodule.class_weights()
+        names = zip(datamodule.class_names, weights, strict=True)
+        logger.info("class weights: %s", ", ".join(f"{name} {weight}" for name, weight in names))
+    if isinstance(weights, str) or len(weights) != len(datamodule.class_names):
+        raise UserError(
+            f"loss.pixelwise.class_weights must be null, auto, or a list of {len(datamodule.class_names)} numbers, one "
+            f"for each of {', '.join(datamodule.class_names[:3])}, ...; got {weights}."
+        )
+    return list(weights)
 
 
 def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
@@ -94,14 +104,8 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=options.early_stopping_patience))
-    same_name: dict[str, Any] = {
-        "dirpath": checkpoints,
-        "enable_version_counter": False,
-        "auto_insert_metric_name": False,
-    }
-    best = ModelCheckpoint(filename="best", monitor="val/miou", mode="max", save_on_train_epoch_end=False, **same_name)
-    last = ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **same_name)
-    return [*callbacks, best, last]
+    last = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+    return [*callbacks, BestCheckpoint(checkpoints), last]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -148,18 +152,24 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     content = read_checkpoint(path)
     card = content["segunet"]
-    _check_trusted(card["model"], path)
+    _check_trusted([card["model"], card["data"]], path)
     net = net_from_config(OmegaConf.create(card["model"]))
     weights = {
         name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")
     }
-    net.load_state_dict(weights)
-    net.to(memory_format=torch.channels_last).eval()
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path}: its weights do not fit the network that it describes, as segunet {__version__} builds it "
+            f"(it was written by {card['version']}): {error}"
+        ) from error
+    if card["channels_last"]:
+        net.to(memory_format=torch.channels_last)
     return Checkpoint(
-        net=net,
+        net=net.eval(),
         class_names=card["class_names"],
         palette=np.array(card["palette"], dtype=np.uint8),
-        ignore_index=card["ignore_index"],
         inference_size=card["inference_size"],
         data=card["data"],
     )
@@ -188,7 +198,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
     advice = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
     content: Any = read_torch_file(path, advice)
-    if not isinstance(content, dict) or "segunet" not in content or "state_dict" not in content:
+    if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(
             f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
             "can serve as model.encoder.weights of a new training."
@@ -198,39 +208,55 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
     """Return what rebuilds the network, in plain containers."""
-    model = OmegaConf.to_container(cfg.model, resolve=True)
-    assert isinstance(model, dict)
-    if "encoder" in model:
-        model["encoder"]["weights"] = None  # the checkpoint brings its own
     data = OmegaConf.to_container(cfg.data, resolve=True)
     assert isinstance(data, dict)
     data["root"] = str(datamodule.root.absolute())
     return {
         "version": __version__,
-        "model": model,
+        "model": OmegaConf.to_container(_without_weights(cfg.model)),
         "class_names": datamodule.class_names,
         "palette": datamodule.form.palette.tolist(),
-        "ignore_index": datamodule.form.ignore_index,
         "inference_size": cfg.inference_size,
+        "channels_last": cfg.channels_last,
         "data": data,
     }
 
 
-def _check_trusted(model: Any, path: Path) -> None:
-    """Let a checkpoint name only network classes of segunet or of packages that the user trusts."""
+def _without_weights(model: DictConfig) -> DictConfig:
+    """Return a resolved ``model`` config that loads no encoder weights: a checkpoint brings its own."""
+    resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
+    if OmegaConf.select(resolved, "encoder.weights") is not None:
+        resolved.encoder.weights = None
+    assert isinstance(resolved, DictConfig)
+    return resolved
+
+
+def _check_trusted(configs: Any, path: Path) -> None:
+    """Let a checkpoint name only classes of segunet or of packages that the user trusts."""
     trusted = {"segunet", *filter(None, os.environ.get(_TRUSTED_VARIABLE, "").split(","))}
-    for target in _targets(model):
-        package = target.split(".")[0]
-        known = package in trusted and issubclass(get_class(target), nn.Module)
-        if not known or get_class(target).__module__.split(".")[0] not in trusted:
+    for target in _targets(configs):
+        if not _is_class_of(trusted, target):
             raise UserError(
-                f"{path} wants to build {target}, which is not a network of segunet. A checkpoint can name any "
-                f"code; if you trust this one, set the environment variable {_TRUSTED_VARIABLE}={package}."
+                f"{path} wants to build {target}, which is no class of {', '.join(sorted(trusted))}. A checkpoint can "
+                "name any code; if you trust this one, name its package in the environment variable "
+                f"{_TRUSTED_VARIABLE} (several with commas between them)."
             )
 
 
+def _is_class_of(packages: set[str], target: str) -> bool:
+    """Return whether ``target`` is the dotted name of a class that one of the packages defines itself."""
+    if target.split(".")[0] not in packages:
+        return False
+    try:
+        return get_class(target).__module__.split(".")[0] in packages
+    except (ImportError, ValueError):
+        return False
+
+
 def _targets(config: Any) -> list[str]:
-    """Collect every ``_target_`` of a nested config."""
+    """Collect every ``_target_`` of a nested config, and every interpolation, which could make one."""
+    if isinstance(config, str):
+        return [config] if "${" in config else []
     if isinstance(config, list):
         return [target for each in config for target in _targets(each)]
     if not isinstance(config, dict):

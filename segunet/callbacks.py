@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
@@ -185,18 +186,29 @@ class Pictures(Callback):
 
 
 class SavePredictions(Callback):
-    """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette."""
+    """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
+
+    Until all are written the folder is called ``<folder>.part``.
+    """
 
     def __init__(self, folder: Path, palette: Picture) -> None:
         self.folder, self.palette = folder, palette
+        self.draft = folder.with_name(f"{folder.name}.part")
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Write a batch's files."""
         for name, prediction in zip(batch.names, outputs, strict=True):
-            with whole_file(self.folder / f"{name}.png") as file:
+            with whole_file(self.draft / f"{name}.png") as file:
                 palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the folder its name: it is complete."""
+        trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.draft.replace(self.folder)
 
 
 class FreezeEncoder(Callback):
@@ -252,6 +264,24 @@ class EMA(WeightAveraging):
             torch._foreach_lerp_(averaged, current, 1 - decay)
         else:  # batch norm counts its batches in integers
             torch._foreach_copy_(averaged, current)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the checkpoint of the highest ``val/miou`` as best.ckpt, also when the run's folder was moved."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(
+            folder,
+            filename="best",
+            monitor="val/miou",
+            mode="max",
+            save_on_train_epoch_end=False,
+            enable_version_counter=False,
+        )
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up an earlier state; Lightning forgets the best score where the folder has another name."""
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -19,6 +20,7 @@ from segunet.terminal import setup_logging
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
 _NOTHING = object()
+_FROM_CHECKPOINT = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
 
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
@@ -37,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             setup_logging(quiet=not is_main_process())
             try:
                 function(cfg)
-            except (UserError, InstantiationException, OmegaConfBaseException) as error:
+            except (UserError, InstantiationException, OmegaConfBaseException, MisconfigurationException) as error:
                 if os.environ.get("HYDRA_FULL_ERROR") == "1":
                     raise
                 sys.exit(f"error: {_paragraph(error)}")
@@ -63,13 +65,15 @@ def planned_run_dir(cfg: DictConfig, name: str) -> Path:
     """
     if not is_main_process() and _RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[_RUN_DIR_VARIABLE])
+    if not cfg.run_dir and not is_main_process():
+        raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
     if not cfg.run_dir:
         return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
     folder = Path(cfg.run_dir).expanduser().absolute()
     if (folder / "checkpoints").exists():
         raise UserError(
-            f"run_dir={cfg.run_dir} holds a training run already. Go on with it by "
-            f"`python -m segunet.train resume={cfg.run_dir}`, or give another run_dir."
+            f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
+            f"python -m segunet.train resume={cfg.run_dir}"
         )
     return folder
 
@@ -104,13 +108,14 @@ def resumed_config(run_dir: Path) -> DictConfig:
         key, _, value = override.partition("=")
         if key == "resume":
             continue
-        if OmegaConf.select(cfg, key, default=_NOTHING) is _NOTHING or OmegaConf.is_config(OmegaConf.select(cfg, key)):
+        old = OmegaConf.select(cfg, key, default=_NOTHING)
+        if old is _NOTHING or OmegaConf.is_config(old) or key.startswith(_FROM_CHECKPOINT):
             raise UserError(
-                f"resume={run_dir}: a resumed run keeps its config, and {override!r} does not name one of its single "
-                f"values. Change a value (for one trainer.max_epochs=60), or start a new run. See {path}."
+                f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
+                "from its checkpoint. Change another single value of its config (for one trainer.max_epochs=60), or "
+                f"start a new run. See {path}."
             )
         OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    cfg.resume = str(run_dir)
     return cfg
 
 

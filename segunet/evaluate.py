@@ -33,7 +33,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     build.check_classes(checkpoint, datamodule)
     datamodule.prepare_data()
     datamodule.setup("test")
-    task = ScoringTask(checkpoint.net, len(checkpoint.class_names), checkpoint.ignore_index, cfg.tta)
+    task = ScoringTask(checkpoint.net, len(checkpoint.class_names), datamodule.form.ignore_index, cfg.tta)
     run_dir = planned_run_dir(cfg, "evaluate")
     pictures = Pictures(cfg.pictures, checkpoint.palette, checkpoint.class_names, run_dir)
     callbacks: list[pl.Callback] = [ScoringProgress(), pictures]
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> Scores:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     open_run_dir(cfg, run_dir)
-    trainer.test(task, datamodule.val_dataloader(), verbose=False)
+    trainer.test(task, datamodule=datamodule, verbose=False)
     assert task.scores is not None
     if trainer.is_global_zero:
         show_report(task.scores, checkpoint.class_names)
@@ -57,6 +57,8 @@ def with_checkpoint_values(cfg: DictConfig, checkpoint: build.Checkpoint) -> Dic
     if "_target_" not in cfg.data:
         given = {key: value for key, value in cfg.data.items() if value is not None}
         cfg.data = OmegaConf.merge(checkpoint.data, given)
+        if "download" in cfg.data:
+            cfg.data.download = False  # a checkpoint is no reason to fetch anything
     if cfg.split is not None:
         cfg.data.val_split = cfg.split
     if cfg.inference_size == FROM_CHECKPOINT:

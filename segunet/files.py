@@ -41,6 +41,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def remove_drafts(folder: Path) -> None:
+    """Remove what :func:`whole_file` left in ``folder`` when its process was killed."""
+    for draft in folder.glob(".*.*-*"):
+        draft.unlink()
+
+
 # What torch.load was seen to raise for files that are cut short, damaged, or of another kind.
 _UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 from segunet.errors import UserError
 
-# How each kind of test-time augmentation looks at a picture: scales, and whether mirrored too.
-TTA = {
-    "none": ((1.0,), False),
-    "flip": ((1.0,), True),
-    "multiscale": ((0.5, 0.75, 1.0, 1.25, 1.5), True),
+# The scales at which each kind of test-time augmentation looks at a picture and at its mirror image.
+TTA: dict[str, tuple[float, ...]] = {
+    "none": (),
+    "flip": (1.0,),
+    "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5),
 }
 
 
@@ -33,16 +33,14 @@ def predict(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "n
         size: height and width of the prediction.
         tta: a key of :data:`TTA`.
     """
-    scales, mirrored = TTA[tta]
-    if (scales, mirrored) == TTA["none"]:
+    if tta == "none":
         return logits_at(net, images, size).argmax(dim=1)
-    views = []
-    for scale in scales:
+    total = torch.zeros((), device=images.device)
+    for scale in TTA[tta]:
         view = _scaled(images, scale)
-        views.append(logits_at(net, view, size).softmax(dim=1))
-        if mirrored:
-            views.append(logits_at(net, view.flip(-1), size).flip(-1).softmax(dim=1))
-    return torch.stack(views).mean(dim=0).argmax(dim=1)
+        total = total + logits_at(net, view, size).softmax(dim=1)
+        total = total + logits_at(net, view.flip(-1), size).flip(-1).softmax(dim=1)
+    return total.argmax(dim=1)
 
 
 def check_tta(tta: str) -> None:

@@ -11,6 +11,8 @@ console = Console()
 _NOT_FOR_USERS = (
     # Loader processes are the user's choice (data.num_workers).
     ".*does not have many workers.*",
+    # Frozen stages (model.encoder.frozen_stages) are in eval mode on purpose.
+    ".*module.s. in eval mode.*",
     # Steps are counted over the whole run, so values are logged all the same.
     ".*is smaller than the logging interval.*",
     # A resumed run goes on in its own folder.

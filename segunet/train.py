@@ -12,6 +12,7 @@ from segunet import build
 from segunet.commands import command, is_main_process, open_run_dir, planned_run_dir, resumed_config
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
+from segunet.files import remove_drafts
 from segunet.metrics import scores_from_confusion
 from segunet.report import show_report, write_report
 from segunet.terminal import log_to_file
@@ -26,21 +27,26 @@ def train(cfg: DictConfig) -> Path:
     Raises:
         UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
     """
+    epochs_done = 0
     resume = Path(cfg.resume).expanduser().absolute() if cfg.resume else None
     if resume:
         cfg = resumed_config(resume)
-        check_unfinished(cfg, resume)
+        epochs_done = check_unfinished(cfg, resume)
+    check_numbers(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build.datamodule_from_config(cfg)
+    datamodule.first_epoch = epochs_done
     if is_main_process():
         datamodule.prepare_data()
     datamodule.setup("fit")
-    task = build.task_from_config(cfg, datamodule)
+    task = build.task_from_config(cfg, datamodule, resumed=resume is not None)
     run_dir = resume or planned_run_dir(cfg, "train")
     callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
     trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     open_run_dir(cfg, run_dir)
-    log_to_file(run_dir / "train.log")
+    remove_drafts(run_dir / "checkpoints")
+    if is_main_process():
+        log_to_file(run_dir / "train.log")
     hyperparameters_to_board(cfg, trainer)
     introduce(datamodule, trainer, run_dir)
     checkpoint = run_dir / "checkpoints" / "last.ckpt" if resume else None
@@ -50,14 +56,27 @@ def train(cfg: DictConfig) -> Path:
     return run_dir
 
 
-def check_unfinished(cfg: DictConfig, run_dir: Path) -> None:
-    """Raise a UserError if the run in ``run_dir`` has done all of its epochs."""
-    done = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["epoch"] + 1
-    if cfg.trainer.max_epochs is not None and 0 <= cfg.trainer.max_epochs <= done:
+def check_numbers(cfg: DictConfig) -> None:
+    """Raise a UserError for numbers that no run can have."""
+    if cfg.trainer.max_epochs < 1 or cfg.seed < 0:
+        raise UserError(
+            f"trainer.max_epochs must be 1 or more and seed 0 or more, got {cfg.trainer.max_epochs} and {cfg.seed}."
+        )
+
+
+def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
+    """Return how many epochs the run in ``run_dir`` has done.
+
+    Raises:
+        UserError: it has done all of them.
+    """
+    done: int = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["epoch"] + 1
+    if cfg.trainer.max_epochs <= done:
         raise UserError(
             f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
             f"trainer.max_epochs=N with N above {done}."
         )
+    return done
 
 
 def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:

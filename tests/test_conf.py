@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from segunet import build, commands  # noqa: F401 - commands registers the resolvers
+from segunet.classes import VOC_CLASS_NAMES
 from segunet.paths import CONF_DIR
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
@@ -44,6 +45,10 @@ def test_the_classes_are_written_once() -> None:
     assert cfg.model.num_classes == 3
     assert instantiate(cfg.loss).ignore_index == 7
     assert instantiate(cfg.data.transform) is not None
+
+
+def test_voc_s_names_are_those_of_the_config() -> None:
+    assert tuple(composed("train", "data=voc2012").data.class_names) == VOC_CLASS_NAMES
 
 
 def test_the_evaluation_composes_with_every_data_set() -> None:

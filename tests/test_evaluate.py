@@ -120,14 +120,22 @@ def test_bad_checkpoints_are_refused_by_name(run: Command, trained: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["model", "data"])
+def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_path: Path, part: str) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
-    for target in ("os.system", "segunet.build.os.system", "torch.nn.Linear"):
-        content["segunet"]["model"]["encoder"] = {"_target_": target, "command": "true"}
+    for target in (
+        "os.system",
+        "segunet.build.os.system",
+        "segunet.build.nn.Linear",
+        "torch.nn.Linear",
+        "${oc.create:{a: 1}}",
+    ):
+        content["segunet"][part]["extra"] = {"_target_": target, "command": f"touch {tmp_path / 'ran'}"}
         torch.save(content, tmp_path / "evil.ckpt")
         result = run(evaluate, f"checkpoint={tmp_path / 'evil.ckpt'}")
         assert result.status == 1
-        assert target in result.error
+        assert f"wants to build {target}" in result.error
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("damage", ["truncated picture", "missing mask", "other size", "values"])

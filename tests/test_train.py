@@ -85,7 +85,14 @@ def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(
     assert any(not torch.equal(first[name], third[name]) for name in first)
 
 
-@pytest.mark.parametrize("extra", [[], ["callbacks.freeze_encoder_epochs=2", "callbacks.ema_decay=0.9"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [],
+        ["callbacks.freeze_encoder_epochs=2", "callbacks.ema_decay=0.9"],
+        ["data.num_workers=2", "model.encoder.frozen_stages=2"],
+    ],
+)
 def test_a_resumed_run_equals_the_uninterrupted_one(
     run: Command, tiny: list[str], tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,8 +130,10 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
+    (folder / "checkpoints" / ".last.ckpt-half").touch()  # as a kill in the middle of saving leaves
     result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
     assert result.status == 0, result.output
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == done + 2
 
 
@@ -135,7 +144,8 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     assert "last.ckpt" in missing.error
     run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")
     assert "all of its 1 epochs" in run(train, f"resume={folder}").error
-    assert "'model=article'" in run(train, f"resume={folder}", "model=article").error
+    for override in ("model=article", "optimizer.lr=1e-5", "data.nothing=1"):
+        assert repr(override) in run(train, f"resume={folder}", "trainer.max_epochs=2", override).error
     assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
 
 
@@ -190,6 +200,11 @@ BAD = {
     "trainer.precision=17": "precision",
     "optimizer.lr=0": "optimizer.lr",
     "lr_schedule.warmup=2": "lr_schedule.warmup",
+    "trainer.max_epochs=-1": "trainer.max_epochs",
+    "seed=-1": "seed",
+    "data.class_names=background": "data.class_names",
+    "data.class_names=[background,disc,disc]": "data.class_names",
+    "loss.pixelwise.class_weights=[1,2]": "class_weights",
     "data.class_names=[background,disc]": "no class: 2 (",
 }
 
@@ -248,3 +263,22 @@ def test_each_job_of_a_multirun_has_its_own_folder_and_log(
     logs = [path.read_text() for path in sorted(tmp_path.glob("train/*/train.log"))]
     assert len(logs) == 2
     assert all(log.count("training on 6 pictures") == 1 for log in logs)
+
+
+def test_a_moved_run_goes_on_and_keeps_its_best(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'old'}")
+    (tmp_path / "old").rename(tmp_path / "new")
+    result = run(train, f"resume={tmp_path / 'new'}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    scores = [value for _, value in scalars(tmp_path / "new", "val/miou")]
+    metrics = json.loads((tmp_path / "new" / "metrics.json").read_text())
+    assert metrics["miou"] == pytest.approx(max(scores))
+
+
+def test_two_processes_score_each_picture_once_and_talk_once(tiny: list[str], tmp_path: Path) -> None:
+    options = ["data.batch_size=1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "segunet.train", *tiny, *options, f"run_dir={tmp_path / 'run'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 4
+    assert result.stdout.count("epoch 1/1") == 1

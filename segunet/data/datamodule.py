@@ -18,6 +18,7 @@ from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_s
 from segunet.data.sample import write_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import (
+    SBD_SPLIT,
     MaskFormat,
     Pair,
     check_not_binary,
@@ -38,7 +39,7 @@ class VOCDataModule(pl.LightningDataModule):
         root: the folder that holds VOCdevkit, VOCdevkit itself, or the folder with JPEGImages.
         class_names: name of class 0, 1, ...
         ignore_index: mask value that is no class.
-        train_split: list to train on; one that ends in "aug" takes its masks from SegmentationClassAug.
+        train_split: list to train on; trainaug takes its masks from SegmentationClassAug.
         val_split: list to validate on.
         transform: augmentation of the training pictures.
         batch_size: pictures a training batch.
@@ -79,6 +80,11 @@ class VOCDataModule(pl.LightningDataModule):
         for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
             if value <= 0:
                 raise UserError(f"data.{name} must be 1 or more, got {value}.")
+        if isinstance(class_names, str) or len(set(class_names)) < max(len(class_names), 1):
+            raise UserError(
+                "data.class_names must be a list of different names, such as [background,road,car], got "
+                f"{class_names!s}."
+            )
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers must be 0 or more, or null for one a core, got {num_workers}.")
         if inference_size is not None and inference_size <= 0:
@@ -97,6 +103,7 @@ class VOCDataModule(pl.LightningDataModule):
         }
         self.inference_size = inference_size
         self.seed = seed
+        self.first_epoch = 0  # of a resumed run: how many epochs it has done
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
 
@@ -104,13 +111,14 @@ class VOCDataModule(pl.LightningDataModule):
         """Download what is missing, if asked to; in one process only."""
         if self.download:
             folder = voc_folder_in(self.root) or download_voc2012(self.root, *self.archives["voc"])
-            if self.train_split.endswith("aug"):
+            if self.train_split == SBD_SPLIT:
                 download_sbd(folder, *self.archives["sbd"])
 
     def setup(self, stage: str) -> None:
         """Read the lists and see that the files are there; ``stage`` is Lightning's."""
         folder = find_voc_folder(self.root)
         self.val_pairs = list_pairs(folder, self.val_split)
+        check_not_binary(self.val_pairs[:_PEEK], self.form)
         if stage != "fit":
             return
         self.train_pairs = list_pairs(folder, self.train_split)
@@ -131,10 +139,13 @@ class VOCDataModule(pl.LightningDataModule):
         self._check_batch_size()
         dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
         world, rank = self._world_and_rank()
+        sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)
+        # Lightning tells the sampler each epoch's number, but only after worker processes have begun on the first.
+        sampler.set_epoch(self.first_epoch)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed),
+            sampler=sampler,
             drop_last=True,
             **self._worker_options(),
         )
@@ -145,6 +156,10 @@ class VOCDataModule(pl.LightningDataModule):
         batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
         dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
         return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The validation loader, for an evaluation."""
+        return self.val_dataloader()
 
     def _check_batch_size(self) -> None:
         world, _ = self._world_and_rank()

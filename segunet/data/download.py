@@ -25,17 +25,13 @@ from urllib.request import Request, urlopen
 import numpy as np
 from PIL import Image
 from rich.progress import track, wrap_file
+from scipy.io import loadmat
 from torchvision.datasets.sbd import SBDataset
 from torchvision.datasets.utils import check_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from segunet.classes import voc_palette
 from segunet.errors import UserError
-
-try:
-    from scipy.io import loadmat
-except ImportError:
-    loadmat = None
 
 VOC_URL, VOC_MD5, VOC_ARCHIVE = (str(DATASET_YEAR_DICT["2012"][key]) for key in ("url", "md5", "filename"))
 SBD_URL, SBD_MD5, SBD_ARCHIVE = str(SBDataset.url), str(SBDataset.md5), str(SBDataset.filename)
@@ -79,13 +75,11 @@ def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
     list is there already, nothing is done.
 
     Raises:
-        UserError: scipy is missing, ``voc_dir`` is not complete, or the archive cannot be had or unpacked, or
+        UserError: ``voc_dir`` is not complete, or the archive cannot be had or unpacked, or
             is not the right one.
     """
     if (voc_dir / VOC_LISTS / "trainaug.txt").is_file():
         return
-    if loadmat is None:
-        raise UserError("SBD's masks are MATLAB files; reading them needs scipy: pip install 'segunet[sbd]'.")
     if not _has_lists(voc_dir / VOC_LISTS):
         raise UserError(f"SBD is added to VOC2012, but {voc_dir / VOC_LISTS} lacks train.txt or val.txt.")
     archive = voc_dir.parent / SBD_ARCHIVE

@@ -2,7 +2,7 @@
 
 <folder>/JPEGImages/<name>.jpg
 <folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
-<folder>/SegmentationClassAug/<name>.png       the masks of lists whose name ends in "aug"
+<folder>/SegmentationClassAug/<name>.png       the masks of the list trainaug: VOC's and SBD's
 <folder>/ImageSets/Segmentation/<split>.txt    one name a line
 """
 
@@ -19,6 +19,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from segunet.errors import UserError
 
+SBD_SPLIT = "trainaug"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
@@ -79,7 +80,7 @@ def list_pairs(folder: Path, split: str) -> list[Pair]:
     """
     path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     names = _read_names(path)
-    masks = folder / ("SegmentationClassAug" if split.endswith("aug") else "SegmentationClass")
+    masks = folder / ("SegmentationClassAug" if split == SBD_SPLIT else "SegmentationClass")
     pairs = [Pair(name, _image_path(folder, name), masks / f"{name}.png") for name in names]
     for kind, files in (("picture", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
         if missing := [file for file in files if not file.is_file()]:

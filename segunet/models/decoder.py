@@ -45,11 +45,11 @@ class UNetDecoder(nn.Module):
         if reduced_channels is not None:
             pairs = zip(encoder_channels, channels, strict=True)
             self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
-        inputs = [channels[-1], *widths]
+        inputs = [channels[-1], *widths[:-1]]
         skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
         self.steps = nn.ModuleList(
             UpBlock(below, skip, width, norm, align_corners)
-            for below, skip, width in zip(inputs, skips, widths, strict=False)
+            for below, skip, width in zip(inputs, skips, widths, strict=True)
         )
         self.out_channels = widths[-1]
         self.to_full_resolution: UpBlock | None = None

@@ -6,6 +6,7 @@ names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they 
 """
 
 import logging
+import sys
 from pathlib import Path
 from typing import Self
 from urllib.error import URLError
@@ -69,7 +70,7 @@ class ResNetEncoder(nn.Module):
         if weights is not None:
             load_encoder_weights(self, weights, depth)
         for stage in self._frozen:
-            stage.requires_grad_(False)
+            stage.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; frozen stages stay in evaluation mode."""
@@ -134,7 +135,7 @@ def _abbreviated(names: list[str], most: int = 4) -> str:
 def _imagenet_state_dict(depth: int) -> dict[str, Tensor]:
     weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
     try:
-        state_dict: dict[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        state_dict: dict[str, Tensor] = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
             f"model.encoder.weights=imagenet: torchvision's {weights} could not be fetched from {weights.url} "

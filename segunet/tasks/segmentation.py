@@ -107,7 +107,7 @@ class SegmentationTask(ScoringTask):
             raise UserError(
                 f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
                 f"the pictures {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
-                "pictures and masks; else lower optimizer.lr, set trainer.gradient_clip_val=1, or use "
+                "pictures and masks; else start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
                 "trainer.precision=32-true."
             )
         self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})

@@ -512,15 +512,6 @@ def test_sbd_list_comes_last(
     assert server.wanted == [None]
 
 
-def test_sbd_without_scipy(
-    server: Server, voc_dir: Path, sbd: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(download, "loadmat", None)
-    with pytest.raises(UserError, match=r"pip install 'segunet\[sbd\]'"):
-        download_sbd(voc_dir, *sbd)
-    assert server.wanted == []
-
-
 def test_sbd_needs_voc_first(server: Server, sbd: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="VOC2012"):
         download_sbd(tmp_path / "VOC2012", *sbd)

@@ -270,7 +270,7 @@ def test_a_number_of_maps_out_of_range_is_refused(num_maps: int) -> None:
 
 
 def test_frozen_stages_rest_in_training_too() -> None:
-    encoder = ResNetEncoder(18, frozen_stages=2).train()
+    encoder = ResNetEncoder(18, frozen_stages=2)
     frozen = [encoder.conv1, encoder.bn1, encoder.get_submodule("layer1")]
     assert not any(p.requires_grad for module in frozen for p in module.parameters())
     assert all(p.requires_grad for p in encoder.get_submodule("layer2").parameters())
