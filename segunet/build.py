@@ -13,11 +13,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from segunet import __version__
-from segunet.callbacks import EMA, BestCheckpoint, FreezeEncoder, Pictures, RunProgress, WholeFileCheckpointIO
+from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
 from segunet.files import read_torch_file
@@ -104,8 +104,9 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=options.early_stopping_patience))
-    last = ModelCheckpoint(checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
-    return [*callbacks, BestCheckpoint(checkpoints), last]
+    best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
+    last = RunCheckpoint(checkpoints, "last", save_on_train_epoch_end=True)
+    return [*callbacks, best, last]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:

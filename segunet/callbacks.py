@@ -266,18 +266,11 @@ class EMA(WeightAveraging):
             torch._foreach_copy_(averaged, current)
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keep the checkpoint of the highest ``val/miou`` as best.ckpt, also when the run's folder was moved."""
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of one fixed name in the run's folder, which may have been moved since."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(
-            folder,
-            filename="best",
-            monitor="val/miou",
-            mode="max",
-            save_on_train_epoch_end=False,
-            enable_version_counter=False,
-        )
+    def __init__(self, folder: Path, filename: str, **options: Any) -> None:
+        super().__init__(folder, filename=filename, enable_version_counter=False, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up an earlier state; Lightning forgets the best score where the folder has another name."""

@@ -144,7 +144,7 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     assert "last.ckpt" in missing.error
     run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")
     assert "all of its 1 epochs" in run(train, f"resume={folder}").error
-    for override in ("model=article", "optimizer.lr=1e-5", "data.nothing=1"):
+    for override in ("model=article", "optimizer.lr=1e-5"):
         assert repr(override) in run(train, f"resume={folder}", "trainer.max_epochs=2", override).error
     assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
 

@@ -84,10 +84,10 @@ def test_pictures_may_be_jpg_jpeg_or_png(voc_folder: Path, suffix: str) -> None:
     assert list_pairs(voc_folder, "val")[0].image == picture.with_suffix(suffix)
 
 
-def test_a_list_that_ends_in_aug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:
+def test_trainaug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:
     (voc_folder / "SegmentationClass").rename(voc_folder / "SegmentationClassAug")
-    (voc_folder / "ImageSets/Segmentation/val.txt").rename(voc_folder / "ImageSets/Segmentation/valaug.txt")
-    assert list_pairs(voc_folder, "valaug")[0].mask == voc_folder / "SegmentationClassAug" / "val_0.png"
+    (voc_folder / "ImageSets/Segmentation/val.txt").rename(voc_folder / "ImageSets/Segmentation/trainaug.txt")
+    assert list_pairs(voc_folder, "trainaug")[0].mask == voc_folder / "SegmentationClassAug" / "val_0.png"
 
 
 def test_a_missing_list_is_refused_with_those_that_are_there(voc_folder: Path) -> None:

@@ -174,7 +174,7 @@ def test_a_file_that_is_not_there_is_refused_with_its_whole_path(
 @pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 8])
 def test_a_file_that_is_no_torch_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "garbage.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"garbage\.pth is not a readable PyTorch file"):
+    with pytest.raises(UserError, match=r"garbage\.pth \(\d+ bytes\) is not a readable PyTorch file"):
         ResNetEncoder(depth=18, weights=str(tmp_path / "garbage.pth"))
 
 
@@ -182,7 +182,7 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "cut.pth"
     resnet18_state(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"cut\.pth is not a readable PyTorch file"):
+    with pytest.raises(UserError, match=r"cut\.pth \(\d+ bytes\) is not a readable PyTorch file"):
         ResNetEncoder(depth=18, weights=str(path))
 
 
@@ -193,7 +193,7 @@ def test_a_file_cut_anywhere_is_refused_by_name(tmp_path: Path, zipped: bool) ->
     content = path.read_bytes()
     for length in range(0, len(content), 7):
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=r"cut\.pth is not a readable PyTorch file"):
+        with pytest.raises(UserError, match=r"cut\.pth \(\d+ bytes\) is not a readable PyTorch file"):
             load_encoder_weights(torch.nn.ModuleDict({"bn1": torch.nn.BatchNorm2d(64)}), str(path), depth=18)
 
 
@@ -209,14 +209,14 @@ class Evil:
 
 def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path) -> None:
     torch.save({"conv1.weight": Evil(tmp_path / "touched")}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"evil\.pth is not a readable PyTorch file of plain tensors"):
+    with pytest.raises(UserError, match=r"evil\.pth \(\d+ bytes\) is not a readable PyTorch file of plain tensors"):
         ResNetEncoder(depth=18, weights=str(tmp_path / "evil.pth"))
     assert not (tmp_path / "touched").exists()
 
 
 def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18(weights=None), tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"model\.pth is not a readable .*state_dict"):
+    with pytest.raises(UserError, match=r"model\.pth \(\d+ bytes\) is not a readable .*state_dict"):
         ResNetEncoder(depth=18, weights=str(tmp_path / "model.pth"))
 
 
