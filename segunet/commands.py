@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from segunet.errors import UserError
 from segunet.files import whole_file
@@ -121,6 +121,8 @@ def resumed_config(run_dir: Path) -> DictConfig:
 
 def _paragraph(error: BaseException) -> str:
     """Return the text of the UserError behind ``error`` if there is one, else of ``error``."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value of its own: give it on the command line as {error.full_key}=VALUE."
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):

@@ -13,8 +13,6 @@ _NOT_FOR_USERS = (
     ".*does not have many workers.*",
     # Frozen stages (model.encoder.frozen_stages) are in eval mode on purpose.
     ".*module.s. in eval mode.*",
-    # Steps are counted over the whole run, so values are logged all the same.
-    ".*is smaller than the logging interval.*",
     # A resumed run goes on in its own folder.
     ".*exists and is not empty.*",
     # Lightning 2.6 calls an older name of torch's pytree.

@@ -61,7 +61,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
 
 
 def test_tensorboard_shows_losses_rates_scores_and_pictures(run: Command, tiny: list[str], tmp_path: Path) -> None:
-    run(train, *tiny, "trainer.max_epochs=2", "trainer.log_every_n_steps=1", f"run_dir={tmp_path}/run")
+    run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path}/run")
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
     tags: dict[str, Any] = board.Tags()
@@ -97,7 +97,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     run: Command, tiny: list[str], tmp_path: Path, extra: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    overrides = [*tiny, *extra, "trainer.max_epochs=4", "trainer.log_every_n_steps=1"]
+    overrides = [*tiny, *extra, "trainer.max_epochs=4"]
     assert run(train, *overrides, f"run_dir={whole}").status == 0
     with monkeypatch.context() as patch:  # stop as a pulled plug does, in the middle of the second epoch
         patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", _stop_in_second_epoch)
@@ -219,6 +219,12 @@ def test_bad_input_is_one_paragraph_and_leaves_no_folder(
     assert result.error.startswith("error: ")
     assert "Traceback" not in result.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_setting_without_a_value_is_asked_for(run: Command) -> None:
+    result = run(train, "data=custom", "data.class_names=[a,b]")
+    assert result.status == 1
+    assert "data.root=VALUE" in result.error
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(

@@ -204,7 +204,7 @@ def test_a_shallower_encoder_takes_any_size_too(num_maps: int) -> None:
 
 
 def test_the_head_has_a_channel_a_class() -> None:
-    assert from_conf("unet_resnet50").get_parameter("head.weight").shape == (21, 48, 1, 1)
+    assert from_conf("unet_resnet50").get_parameter("head.weight").shape == (21, 32, 1, 1)
 
 
 def test_the_memory_format_changes_nothing() -> None:
