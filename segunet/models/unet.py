@@ -56,4 +56,5 @@ class UNet(nn.Module):
         """Pad right and below with zeros to the next multiple of the encoder's stride."""
         height, width = x.shape[-2:]
         stride = self.encoder.stride
-        return F.pad(x, (0, -width % stride, 0, -height % stride))
+        # Not -width % stride: torch.compile's inductor knows no remainder of a negative symbolic size.
+        return F.pad(x, (0, (stride - width % stride) % stride, 0, (stride - height % stride) % stride))
