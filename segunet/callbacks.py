@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from lightning_fabric.plugins import TorchCheckpointIO
-from PIL import Image
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.files import whole_file
+from segunet.files import save_png, whole_file
 from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import console
 from segunet.visualize import Picture, confusion_picture, palette_image, stack, strip
@@ -291,9 +290,3 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
             except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
                 raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
-
-
-def save_png(picture: Picture, path: Path) -> None:
-    """Write a picture uint8 (H, W, 3)."""
-    with whole_file(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")

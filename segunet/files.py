@@ -9,7 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from segunet.errors import UserError
 
@@ -39,6 +42,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
             "Make room or give another folder (run_dir=PATH), then go on."
         ) from error
+
+
+def save_png(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture uint8 (H, W, 3), whole or not at all."""
+    with whole_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
 
 
 def remove_drafts(folder: Path) -> None:

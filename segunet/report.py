@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.files import whole_file
+from segunet.files import save_png, whole_file
 from segunet.metrics import Scores
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
@@ -29,8 +28,7 @@ def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> No
     """Write metrics.json, per_class.csv and confusion_matrix.png into ``folder``."""
     _write(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
     _write(folder / "per_class.csv", _per_class_csv(scores, class_names))
-    with whole_file(folder / "confusion_matrix.png") as file:
-        Image.fromarray(confusion_picture(scores.confusion, class_names)).save(file, format="PNG")
+    save_png(confusion_picture(scores.confusion, class_names), folder / "confusion_matrix.png")
 
 
 def show_report(scores: Scores, class_names: Sequence[str]) -> None:
