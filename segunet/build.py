@@ -16,12 +16,12 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
-from segunet import __version__
 from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
 from segunet.files import read_torch_file
 from segunet.tasks.segmentation import SegmentationTask
+from segunet.version import __version__
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     build.check_classes(checkpoint, datamodule)
     datamodule.prepare_data()
     datamodule.setup("test")
-    task = ScoringTask(checkpoint.net, len(checkpoint.class_names), datamodule.form.ignore_index, cfg.tta)
+    num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
+    task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
     run_dir = planned_run_dir(cfg, "evaluate")
     pictures = Pictures(cfg.pictures, checkpoint.palette, checkpoint.class_names, run_dir)
     callbacks: list[pl.Callback] = [ScoringProgress(), pictures]

@@ -4,12 +4,14 @@ The matrix counts pixels, int64 (K, K): row = truth, column = prediction; ignore
 (``torchmetrics.classification.MulticlassConfusionMatrix`` gathers it, across processes too).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,9 @@ class Scores:
         confusion: int64 (K, K), truth by prediction, pixels.
         iou, accuracy, dice: float (K,), 0..1, per class; NaN where undefined.
         pixel_accuracy, mean_accuracy, miou, fwiou: 0..1; NaN where no pixel counts.
+        image_miou: of each picture, by its name: the mean IoU, 0..1, of the classes in its truth or prediction;
+            NaN where no pixel counts.
+        boundary_iou: float (K,), 0..1, see :mod:`segunet.boundary`; None if it was not asked for.
     """
 
     images: int
@@ -32,6 +37,13 @@ class Scores:
     mean_accuracy: float
     miou: float
     fwiou: float
+    image_miou: Mapping[str, float] = field(default_factory=dict)
+    boundary_iou: NDArray[np.float64] | None = None
+
+    @property
+    def mean_image_miou(self) -> float:
+        """The mean of ``image_miou``; NaN if there is none."""
+        return mean_of_defined(np.array(list(self.image_miou.values())))
 
     @property
     def headline(self) -> dict[str, float]:
@@ -44,7 +56,12 @@ class Scores:
         }
 
 
-def scores_from_confusion(confusion: NDArray[np.integer[Any]] | Sequence[Sequence[int]], images: int) -> Scores:
+def scores_from_confusion(
+    confusion: NDArray[np.integer[Any]] | Sequence[Sequence[int]],
+    images: int,
+    image_miou: Mapping[str, float] | None = None,
+    boundary_iou: NDArray[np.float64] | None = None,
+) -> Scores:
     """Compute the scores of a confusion matrix (K, K) over ``images`` pictures (Long et al. 2015, section 5).
 
     IoU_c = n_cc / (t_c + p_c - n_cc), accuracy_c = n_cc / t_c, Dice_c = 2 n_cc / (t_c + p_c), with t_c the
@@ -54,28 +71,50 @@ def scores_from_confusion(confusion: NDArray[np.integer[Any]] | Sequence[Sequenc
     matrix = np.asarray(confusion, dtype=np.int64)
     hit = np.diag(matrix)
     truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-    iou = _ratio(hit, truth + predicted - hit)
-    accuracy = _ratio(hit, truth)
+    iou = ratio(hit, truth + predicted - hit)
+    accuracy = ratio(hit, truth)
     return Scores(
         images=images,
         confusion=matrix,
         iou=iou,
         accuracy=accuracy,
-        dice=_ratio(2 * hit, truth + predicted),
-        pixel_accuracy=float(_ratio(hit.sum(), truth.sum())),
-        mean_accuracy=_mean_of_defined(accuracy),
-        miou=_mean_of_defined(iou),
-        fwiou=float(_ratio(np.nansum(truth * iou), truth.sum())),
+        dice=ratio(2 * hit, truth + predicted),
+        pixel_accuracy=float(ratio(hit.sum(), truth.sum())),
+        mean_accuracy=mean_of_defined(accuracy),
+        miou=mean_of_defined(iou),
+        fwiou=float(ratio(np.nansum(truth * iou), truth.sum())),
+        image_miou=image_miou or {},
+        boundary_iou=boundary_iou,
     )
 
 
-def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    """Divide; 0 / 0 is NaN."""
+def image_miou(predictions: Tensor, masks: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """Return float (N,): of each picture the mean IoU of the classes in its truth or prediction.
+
+    Args:
+        predictions: int64 (N, H, W), 0..num_classes-1.
+        masks: int64 (N, H, W), 0..num_classes-1 or ``ignore_index``.
+        num_classes: K.
+        ignore_index: pixels that do not count; a picture without others is NaN.
+    """
+    counted = masks != ignore_index
+    cells = (masks.where(counted, 0) * num_classes + predictions).flatten(1)  # (N, HW): 0..K*K-1
+    cells = torch.arange(len(masks), device=masks.device)[:, None] * num_classes**2 + cells
+    counts = torch.bincount(cells[counted.flatten(1)], minlength=len(masks) * num_classes**2)
+    confusion = counts.view(len(masks), num_classes, num_classes)  # (N, truth, prediction)
+    hit = confusion.diagonal(dim1=1, dim2=2)
+    iou = hit / (confusion.sum(dim=1) + confusion.sum(dim=2) - hit)  # (N, K); 0 / 0 is NaN
+    return iou.nanmean(dim=1)
+
+
+def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
+    """Divide element by element; 0 / 0 is NaN."""
     result = np.full(np.shape(whole), np.nan)
     np.divide(part, whole, out=result, where=np.asarray(whole) > 0)
     return result
 
 
-def _mean_of_defined(values: NDArray[np.float64]) -> float:
+def mean_of_defined(values: NDArray[np.float64]) -> float:
+    """Return the mean of the values that are not NaN; NaN if all are."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if defined.size else float("nan")

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segunet.files import save_png, whole_file
-from segunet.metrics import Scores
+from segunet.metrics import Scores, mean_of_defined
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
 
@@ -21,13 +21,28 @@ _HEADLINE = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
     "fwiou": "FWIoU",
+    "mean_image_miou": "mean of the images' mIoU",
+    "boundary_miou": "boundary mIoU",
 }
 
 
+def headline(scores: Scores) -> dict[str, float]:
+    """Return the single numbers by name, in the order in which they are shown: those that were computed."""
+    numbers = dict(scores.headline)
+    if scores.image_miou:
+        numbers["mean_image_miou"] = scores.mean_image_miou
+    if scores.boundary_iou is not None:
+        numbers["boundary_miou"] = mean_of_defined(scores.boundary_iou)
+    return numbers
+
+
 def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> None:
-    """Write metrics.json, per_class.csv and confusion_matrix.png into ``folder``."""
+    """Write metrics.json, per_class.csv, confusion_matrix.png and, if known, per_image.csv into ``folder``."""
     _write(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_class.csv", _per_class_csv(scores, class_names))
+    _write(folder / "per_class.csv", _csv(["class", *_per_class_headings(scores)], _per_class(scores, class_names)))
+    if scores.image_miou:
+        rows = {name: {"miou": value} for name, value in scores.image_miou.items()}
+        _write(folder / "per_image.csv", _csv(["image", "miou"], rows))
     save_png(confusion_picture(scores.confusion, class_names), folder / "confusion_matrix.png")
 
 
@@ -35,19 +50,19 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
     """Print the per-class table and the headline numbers."""
     table = Table()
     table.add_column("class")
-    for heading in ("IoU", "accuracy", "Dice", "pixels"):
+    for heading in _per_class_headings(scores).values():
         table.add_column(heading, justify="right")
     for name, row in _per_class(scores, class_names).items():
-        table.add_row(escape(name), *(_cell(row[key]) for key in ("iou", "accuracy", "dice")), f"{row['pixels']:,}")
+        table.add_row(escape(name), *(_cell(value) for value in row.values()))
     console.print(table)
-    numbers = "  ".join(f"{_HEADLINE[name]} {_cell(value)}" for name, value in scores.headline.items())
+    numbers = "  ".join(f"{_HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
     console.print(f"{numbers}  ({scores.images} images)", highlight=False, soft_wrap=True)
 
 
 def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
     """Return what metrics.json holds; an undefined number (NaN) is None."""
     return {
-        **{name: _or_none(value) for name, value in scores.headline.items()},
+        **{name: _or_none(value) for name, value in headline(scores).items()},
         "images": scores.images,
         "confusion_matrix": scores.confusion.tolist(),
         "per_class": {
@@ -57,24 +72,28 @@ def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    pixels = scores.confusion.sum(axis=1)
+def _per_class_headings(scores: Scores) -> dict[str, str]:
+    """Return the per-class numbers' names and how a table calls them."""
+    headings = {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice", "pixels": "pixels"}
+    return headings if scores.boundary_iou is None else {**headings, "boundary_iou": "boundary IoU"}
+
+
+def _per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    columns = {"iou": scores.iou, "accuracy": scores.accuracy, "dice": scores.dice}
+    columns["pixels"] = scores.confusion.sum(axis=1)
+    if scores.boundary_iou is not None:
+        columns["boundary_iou"] = scores.boundary_iou
     return {
-        name: {
-            "iou": float(scores.iou[index]),
-            "accuracy": float(scores.accuracy[index]),
-            "dice": float(scores.dice[index]),
-            "pixels": int(pixels[index]),
-        }
-        for index, name in enumerate(class_names)
+        name: {key: column[index].item() for key, column in columns.items()} for index, name in enumerate(class_names)
     }
 
 
-def _per_class_csv(scores: Scores, class_names: Sequence[str]) -> str:
+def _csv(headings: Sequence[str], rows: Mapping[str, Mapping[str, float | int]]) -> str:
+    """Return a table as CSV text: a row's name, then its numbers; an undefined one is empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "iou", "accuracy", "dice", "pixels"])
-    for name, row in _per_class(scores, class_names).items():
+    writer.writerow(headings)
+    for name, row in rows.items():
         writer.writerow([name, *("" if _or_none(value) is None else value for value in row.values())])
     return text.getvalue()
 
@@ -83,7 +102,9 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _cell(value: float) -> str:
+def _cell(value: float | int) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 

@@ -108,7 +108,7 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule) -> N
         return
     content = build.read_checkpoint(best)
     saved = content["segunet"]["scores"]
-    scores = scores_from_confusion(saved["confusion"], saved["images"])
+    scores = scores_from_confusion(saved["confusion"], saved["images"], saved.get("image_miou"))
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
     for board in trainer.loggers:

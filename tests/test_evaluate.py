@@ -1,5 +1,6 @@
 """Evaluation through the command itself, on what training wrote."""
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import torch
 from PIL import Image
 
 from segunet import evaluate, train
+from segunet.boundary import boundary_counts
 from segunet.build import load_checkpoint
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask, read_size
+from segunet.metrics import image_miou
 from tests.commands import Command
 from tests.test_train import TINY
 
@@ -157,3 +160,28 @@ def test_a_broken_folder_is_named(run: Command, trained: Path, voc_folder: Path,
         assert str(culprit) in result.error
         assert "Traceback" not in result.error
         assert not (out / "metrics.json").exists()
+
+
+def test_the_contours_and_each_picture_are_scored(
+    run: Command, trained: Path, voc_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = ["boundary_iou=true", "save_predictions=true", f"run_dir={out}"]
+    result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *options)
+    assert "boundary mIoU" in result.output
+    counts, of_image = np.zeros((2, 3), dtype=np.int64), {}
+    for pair in list_pairs(voc_folder, "val"):
+        truth, prediction = (
+            np.asarray(Image.open(pair.mask)),
+            np.asarray(Image.open(out / f"predictions/{pair.name}.png")),
+        )
+        counts += boundary_counts(prediction, truth, 3, 255)
+        predicted, true = (torch.from_numpy(each[None].astype(np.int64)) for each in (prediction, truth))
+        of_image[pair.name] = image_miou(predicted, true, 3, 255).item()
+    metrics = metrics_of(out)
+    assert [row["boundary_iou"] for row in metrics["per_class"].values()] == (counts[0] / counts[1]).tolist()
+    assert metrics["boundary_miou"] == (counts[0] / counts[1]).mean()
+    assert metrics["mean_image_miou"] == pytest.approx(np.mean(list(of_image.values())))
+    with (out / "per_image.csv").open() as file:
+        rows = {row["image"]: float(row["miou"]) for row in csv.DictReader(file)}
+    assert rows == of_image

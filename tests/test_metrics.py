@@ -11,7 +11,7 @@ from torchmetrics.segmentation import MeanIoU
 
 from segunet.classes import IGNORE_INDEX
 from segunet.data.dataset import Batch
-from segunet.metrics import Scores, scores_from_confusion
+from segunet.metrics import Scores, image_miou, scores_from_confusion
 from segunet.tasks.segmentation import ScoringTask
 
 Mask = NDArray[np.int64]
@@ -162,3 +162,18 @@ def test_the_headline_has_four_numbers_in_this_order() -> None:
     scores = scores_from_confusion([[5, 0, 5], [0, 0, 2], [0, 1, 7]], images=1)
     assert list(scores.headline) == ["miou", "pixel_accuracy", "mean_accuracy", "fwiou"]
     assert all(scores.headline[name] == getattr(scores, name) for name in scores.headline)
+
+
+def test_each_picture_s_mean_is_that_of_the_picture_alone() -> None:
+    truth, prediction = random_masks(5, seed=3)
+    truth[1] = IGNORE_INDEX
+    means = image_miou(torch.from_numpy(prediction), torch.from_numpy(truth), 5, IGNORE_INDEX)
+    assert means[0] == pytest.approx(scores_by_loop(truth[0], prediction[0], 5)["miou"])
+    assert means[1].isnan()
+    assert means[2] == pytest.approx(scores_by_loop(truth[2], prediction[2], 5)["miou"])
+
+
+def test_pictures_without_a_score_do_not_count_in_the_mean() -> None:
+    scores = scores_from_confusion(np.eye(2, dtype=np.int64), 3, {"a": 0.5, "b": math.nan, "c": 1.0})
+    assert scores.mean_image_miou == 0.75
+    assert math.isnan(scores_from_confusion(np.eye(2, dtype=np.int64), 1).mean_image_miou)

@@ -7,16 +7,17 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torchmetrics import MeanMetric, MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from segunet.boundary import BoundaryIoU
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
 from segunet.inference import check_tta, logits_at, predict
 from segunet.losses import LossParts, SegmentationLoss
 from segunet.lr_schedule import WarmupCosine
-from segunet.metrics import Scores, scores_from_confusion
+from segunet.metrics import Scores, image_miou, scores_from_confusion
 from segunet.optimizer import OptimizerFactory
 
 
@@ -28,17 +29,22 @@ class ScoringTask(LightningModule):
         num_classes: K.
         ignore_index: mask value that is not scored.
         tta: test-time augmentation, a key of ``inference.TTA``.
+        boundary_iou: whether to compute it too; it takes time.
 
     Raises:
         UserError: an unknown ``tta``.
     """
 
-    def __init__(self, net: nn.Module, num_classes: int, ignore_index: int, tta: str = "none") -> None:
+    def __init__(
+        self, net: nn.Module, num_classes: int, ignore_index: int, tta: str = "none", boundary_iou: bool = False
+    ) -> None:
         super().__init__()
         check_tta(tta)
         self.net = net
-        self.tta = tta
+        self.num_classes, self.ignore_index, self.tta = num_classes, ignore_index, tta
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False)
+        self.boundary = BoundaryIoU(num_classes, ignore_index) if boundary_iou else None
+        self.image_mious: list[tuple[Sequence[str], Tensor]] = []  # names and float (N,) of each batch
         self.images = SumMetric()
         self.scores: Scores | None = None
 
@@ -54,17 +60,36 @@ class ScoringTask(LightningModule):
         self.gather_scores()
 
     def count(self, predictions: Tensor, batch: Batch) -> None:
-        """Enter predictions int64 (N, H', W') into the confusion matrix."""
+        """Enter predictions int64 (N, H', W') into the confusion matrix and the like."""
         self.confusion.update(predictions, batch.masks)
+        if self.boundary is not None:
+            self.boundary.update(predictions, batch.masks)
+        means = image_miou(predictions, batch.masks, self.num_classes, self.ignore_index)
+        self.image_mious.append((batch.names, means))
         self.images.update(len(batch.names))
 
     def gather_scores(self) -> Scores:
         """Compute ``scores`` from what was counted, over all processes, and start anew."""
-        confusion = self.confusion.compute().cpu().numpy()
-        self.scores = scores_from_confusion(confusion, int(self.images.compute()))
-        self.confusion.reset()
-        self.images.reset()
+        self.scores = scores_from_confusion(
+            self.confusion.compute().cpu().numpy(),
+            int(self.images.compute()),
+            self._gathered_image_miou(),
+            self.boundary.compute() if self.boundary is not None else None,
+        )
+        for metric in (self.confusion, self.images, self.boundary):
+            if metric is not None:
+                metric.reset()
         return self.scores
+
+    def _gathered_image_miou(self) -> dict[str, float]:
+        """Return each picture's mean IoU, over all processes, by name; forget them."""
+        own = [pair for names, values in self.image_mious for pair in zip(names, values.tolist(), strict=True)]
+        self.image_mious.clear()
+        everyone = [own]
+        if distributed.is_available() and distributed.is_initialized():
+            everyone = [own] * distributed.get_world_size()
+            distributed.all_gather_object(everyone, own)
+        return dict(sorted(pair for each in everyone for pair in each))
 
 
 class SegmentationTask(ScoringTask):
@@ -150,6 +175,7 @@ class SegmentationTask(ScoringTask):
             checkpoint["segunet"]["scores"] = {
                 "confusion": self.scores.confusion.tolist(),
                 "images": self.scores.images,
+                "image_miou": dict(self.scores.image_miou),
             }
 
     def _named(self, parts: LossParts) -> dict[str, Tensor]:

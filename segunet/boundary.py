@@ -1,0 +1,84 @@
+"""Boundary IoU (Cheng et al. 2021, "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation").
+
+Of a class with pixels G in the truth and P in the prediction, with G_d and P_d those of them that are within d
+pixels of their own contour: |G_d and P_d| / |G_d or P_d|, eq. (3); d is 2 % of the picture's diagonal. The
+pixels are summed over the split before they are divided, as for the IoU.
+"""
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import Metric
+
+from segunet.metrics import ratio
+
+DILATION = 0.02  # of the diagonal
+
+
+class BoundaryIoU(Metric):
+    """Sums intersections and unions of the classes' boundaries over a split, across processes too.
+
+    Args:
+        num_classes: K.
+        ignore_index: mask value of pixels that do not count.
+    """
+
+    intersections: Tensor
+    unions: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        super().__init__()
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        for name in ("intersections", "unions"):
+            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, masks: Tensor) -> None:
+        """Add pictures: predictions and masks int64 (N, H, W)."""
+        for prediction, mask in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
+            counts = boundary_counts(prediction, mask, self.num_classes, self.ignore_index)
+            intersections, unions = torch.from_numpy(counts).to(self.unions.device)
+            self.intersections += intersections
+            self.unions += unions
+
+    def compute(self) -> NDArray[np.float64]:
+        """Return each class's boundary IoU, float (K,), 0..1; NaN for a class in neither truth nor prediction."""
+        return ratio(self.intersections.cpu().numpy(), self.unions.cpu().numpy())
+
+
+def boundary_counts(
+    prediction: NDArray[np.integer[Any]], mask: NDArray[np.integer[Any]], num_classes: int, ignore_index: int
+) -> NDArray[np.int64]:
+    """Return the pixels of each class in both boundaries, and in either one: int64 (2, K).
+
+    Ignored pixels belong to no class in the truth nor in the prediction, so that a right prediction has the
+    truth's contours there too.
+
+    Args:
+        prediction: (H, W), 0..num_classes-1.
+        mask: (H, W), 0..num_classes-1 or ``ignore_index``.
+        num_classes: K.
+        ignore_index: mask value of pixels that do not count.
+    """
+    prediction = np.where(mask == ignore_index, ignore_index, prediction)
+    distance = max(round(DILATION * math.hypot(*mask.shape)), 1)
+    counts = np.zeros((2, num_classes), dtype=np.int64)
+    for index in np.union1d(mask, prediction):
+        if index != ignore_index:
+            truth, predicted = boundary(mask == index, distance), boundary(prediction == index, distance)
+            counts[:, index] = np.count_nonzero(truth & predicted), np.count_nonzero(truth | predicted)
+    return counts
+
+
+def boundary(region: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
+    """Return the pixels of ``region`` (H, W) at most ``distance`` pixels from one outside it or off the picture.
+
+    Distances are counted with diagonal steps, as by erosions with a 3 x 3 square.
+    """
+    kernel = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
+    inner = cv2.erode(region.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    return np.logical_and(region, inner == 0)

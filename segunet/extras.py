@@ -1,0 +1,21 @@
+"""Packages that only some commands need: imported when one of these is used."""
+
+import importlib
+from typing import Any
+
+from segunet.errors import UserError
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import ``module``, which the extra ``segunet[extra]`` installs.
+
+    Raises:
+        UserError: it is not installed; says how to.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"This needs the package {module.split('.')[0]}, which cannot be imported ({error}). "
+            f"Install it: pip install 'segunet[{extra}]' (in a checkout: pip install -e '.[{extra}]')."
+        ) from error

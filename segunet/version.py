@@ -1,0 +1,3 @@
+"""The version of segunet, once for all."""
+
+__version__ = "0.1.0"
