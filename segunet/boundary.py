@@ -81,4 +81,4 @@ def boundary(region: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     """
     kernel = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
     inner = cv2.erode(region.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    return np.logical_and(region, inner == 0)
+    return np.asarray(region & (inner == 0))

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from hydra.utils import get_class, instantiate
+from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,7 @@ from torch import nn
 from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
+from segunet.exported import READERS, read_exported
 from segunet.files import read_torch_file
 from segunet.tasks.segmentation import SegmentationTask
 from segunet.version import __version__
@@ -26,6 +28,7 @@ from segunet.version import __version__
 logger = logging.getLogger(__name__)
 
 _TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"
+_FROM_CHECKPOINT = "checkpoint"
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,14 @@ def net_from_config(model: DictConfig) -> nn.Module:
 
 
 def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
-    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``."""
-    datamodule: VOCDataModule = instantiate(cfg.data, seed=cfg.seed, inference_size=cfg.inference_size)
+    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, if there is one."""
+    datamodule: VOCDataModule = instantiate(cfg.data, seed=cfg.seed, inference_size=cfg.get("inference_size"))
     return datamodule
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
     """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone."""
-    net = net_from_config(_without_weights(cfg.model) if resumed else cfg.model)
+    net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
     if cfg.compile:
@@ -75,7 +78,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         optimizer=instantiate(cfg.optimizer),
         lr_schedule=instantiate(cfg.lr_schedule),
         class_names=datamodule.class_names,
-        card=_card(cfg, datamodule),
+        card=card(cfg, datamodule),
     )
 
 
@@ -138,6 +141,19 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
         raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 
+def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
+    """Build what puts a network on one device in a precision, outside a trainer.
+
+    Raises:
+        UserError: a setting that Lightning does not know, or a device that is not there.
+    """
+    chosen: Any = default_precision(accelerator) if precision == "auto" else precision
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"accelerator={accelerator} precision={precision}: Lightning says: {error}") from error
+
+
 def default_precision(accelerator: str) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
     """Mixed precision on a CUDA GPU (bf16 where it has it), float32 elsewhere."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
@@ -146,11 +162,18 @@ def default_precision(accelerator: str) -> Literal["32-true", "16-mixed", "bf16-
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Rebuild the network of a segunet checkpoint.
+    """Rebuild the network of a segunet checkpoint; one that segunet.export wrote is run as it is.
+
+    Args:
+        path: a .ckpt file, or one with a suffix of ``exported.READERS``.
 
     Raises:
-        UserError: no file, no checkpoint, not segunet's, or a model class that is not trusted.
+        UserError: no file, no checkpoint, not segunet's, or a class that is not trusted.
     """
+    if path.suffix in READERS:
+        net, card = read_exported(path)
+        _check_trusted(card["data"], path)
+        return _with_card(net, card)
     content = read_checkpoint(path)
     card = content["segunet"]
     _check_trusted([card["model"], card["data"]], path)
@@ -167,6 +190,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
     if card["channels_last"]:
         net.to(memory_format=torch.channels_last)
+    return _with_card(net, card)
+
+
+def _with_card(net: nn.Module, card: dict[str, Any]) -> Checkpoint:
     return Checkpoint(
         net=net.eval(),
         class_names=card["class_names"],
@@ -174,6 +201,22 @@ def load_checkpoint(path: Path) -> Checkpoint:
         inference_size=card["inference_size"],
         data=card["data"],
     )
+
+
+def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:
+    """Fill in from the checkpoint what ``cfg`` leaves to it: the data set, the split, the inference size."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    if "_target_" not in cfg.data:
+        given = {key: value for key, value in cfg.data.items() if value is not None}
+        cfg.data = OmegaConf.merge(checkpoint.data, given)
+        if "download" in cfg.data:
+            cfg.data.download = False  # a checkpoint is no reason to fetch anything
+    if cfg.split is not None:
+        cfg.data.val_split = cfg.split
+    if cfg.inference_size == _FROM_CHECKPOINT:
+        cfg.inference_size = checkpoint.inference_size
+    return cfg
 
 
 def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
@@ -202,19 +245,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(
             f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
-            "can serve as model.encoder.weights of a new training."
+            "can serve as model.encoder.weights of a new training; segunet.convert makes a checkpoint of another "
+            "project's."
         )
     return content
 
 
-def _card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
     """Return what rebuilds the network, in plain containers."""
     data = OmegaConf.to_container(cfg.data, resolve=True)
     assert isinstance(data, dict)
     data["root"] = str(datamodule.root.absolute())
     return {
         "version": __version__,
-        "model": OmegaConf.to_container(_without_weights(cfg.model)),
+        "model": OmegaConf.to_container(without_weights(cfg.model)),
         "class_names": datamodule.class_names,
         "palette": datamodule.form.palette.tolist(),
         "inference_size": cfg.inference_size,
@@ -223,7 +267,7 @@ def _card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
     }
 
 
-def _without_weights(model: DictConfig) -> DictConfig:
+def without_weights(model: DictConfig) -> DictConfig:
     """Return a resolved ``model`` config that loads no encoder weights: a checkpoint brings its own."""
     resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
     if OmegaConf.select(resolved, "encoder.weights") is not None:

@@ -1,6 +1,7 @@
 """What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from datetime import datetime
@@ -9,9 +10,11 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pytorch_lightning import Trainer
 
 from segunet.errors import UserError
 from segunet.files import whole_file
@@ -27,21 +30,26 @@ OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace
 OmegaConf.register_new_resolver("length", len, replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Make a function of a config a command line program, configured by ``conf/<config_name>.yaml``.
 
-    A UserError ends it with exit status 1 and the error's paragraph; HYDRA_FULL_ERROR=1 shows the traceback.
+    A UserError ends it with exit status 1 and the error's paragraph; HYDRA_FULL_ERROR=1 shows the traceback. In a
+    sweep (-m) it ends that run alone. What the function returns is what a sweep can maximise.
     """
 
-    def decorate(function: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def run(cfg: DictConfig) -> None:
+    def decorate(function: Callable[[DictConfig], float | None]) -> Callable[[], None]:
+        def run(cfg: DictConfig) -> float | None:
             os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
             setup_logging(quiet=not is_main_process())
             try:
-                function(cfg)
+                return function(cfg)
+            except KeyboardInterrupt:
+                sys.exit(128 + signal.SIGINT)
             except (UserError, InstantiationException, OmegaConfBaseException, MisconfigurationException) as error:
-                if os.environ.get("HYDRA_FULL_ERROR") == "1":
+                if full_errors():
                     raise
+                if in_sweep():
+                    raise UserError(_paragraph(error)) from error
                 sys.exit(f"error: {_paragraph(error)}")
 
         program: Callable[[], None] = hydra.main(
@@ -57,14 +65,37 @@ def is_main_process() -> bool:
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+def full_errors() -> bool:
+    """Return whether errors are to be shown with their traceback."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+
+def in_sweep() -> bool:
+    """Return whether this run is one of a sweep (-m)."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def check_one_process(trainer: Trainer) -> None:
+    """Raise a UserError where a run of a sweep would start other processes, each of which would start the sweep."""
+    if in_sweep() and trainer.world_size > 1:
+        raise UserError(
+            f"In a sweep (-m) each run takes one device, not {trainer.world_size}: set trainer.devices=1, or start the "
+            "runs one by one without -m."
+        )
+
+
 def planned_run_dir(cfg: DictConfig, name: str) -> Path:
     """Return where this run will write: ``cfg.run_dir``, or a new folder below outputs/<name>/; makes nothing.
+
+    A run of a sweep writes to its own folder below the sweep's.
 
     Raises:
         UserError: ``cfg.run_dir`` holds a training run.
     """
     if not is_main_process() and _RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[_RUN_DIR_VARIABLE])
+    if in_sweep():
+        return Path(HydraConfig.get().runtime.output_dir)
     if not cfg.run_dir and not is_main_process():
         raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
     if not cfg.run_dir:

@@ -1,22 +1,24 @@
 """Score a checkpoint: ``python -m segunet.evaluate checkpoint=PATH [key=value] ...``."""
 
 import logging
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from segunet import build
 from segunet.callbacks import Pictures, SavePredictions, ScoringProgress
-from segunet.commands import command, open_run_dir, planned_run_dir
+from segunet.commands import check_one_process, command, open_run_dir, planned_run_dir
+from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
+from segunet.examples import examples
 from segunet.metrics import Scores
 from segunet.report import show_report, write_report
+from segunet.report_page import PAGE, Report, command_line, duration, facts, write_page
 from segunet.tasks.segmentation import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
-
-FROM_CHECKPOINT = "checkpoint"
 
 
 def evaluate(cfg: DictConfig) -> Scores:
@@ -25,10 +27,11 @@ def evaluate(cfg: DictConfig) -> Scores:
     Raises:
         UserError: whatever the user can mend; nothing is written before checkpoint and data are seen to be sound.
     """
+    started = time.monotonic()
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
     checkpoint = build.load_checkpoint(Path(cfg.checkpoint).expanduser())
-    cfg = with_checkpoint_values(cfg, checkpoint)
+    cfg = build.with_checkpoint_values(cfg, checkpoint)
     datamodule = build.datamodule_from_config(cfg)
     build.check_classes(checkpoint, datamodule)
     datamodule.prepare_data()
@@ -41,6 +44,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     if cfg.save_predictions:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
+    check_one_process(trainer)
     open_run_dir(cfg, run_dir)
     trainer.test(task, datamodule=datamodule, verbose=False)
     assert task.scores is not None
@@ -48,29 +52,41 @@ def evaluate(cfg: DictConfig) -> Scores:
         show_report(task.scores, checkpoint.class_names)
         write_report(task.scores, checkpoint.class_names, run_dir)
         logger.info("written to %s", run_dir)
+        report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task.scores, time.monotonic() - started)
+        write_page(report, run_dir / PAGE)
+        logger.info("report: %s", run_dir / PAGE)
     return task.scores
 
 
-def with_checkpoint_values(cfg: DictConfig, checkpoint: build.Checkpoint) -> DictConfig:
-    """Fill in from the checkpoint what ``cfg`` leaves to it: the data set, the split, the inference size."""
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    if "_target_" not in cfg.data:
-        given = {key: value for key, value in cfg.data.items() if value is not None}
-        cfg.data = OmegaConf.merge(checkpoint.data, given)
-        if "download" in cfg.data:
-            cfg.data.download = False  # a checkpoint is no reason to fetch anything
-    if cfg.split is not None:
-        cfg.data.val_split = cfg.split
-    if cfg.inference_size == FROM_CHECKPOINT:
-        cfg.inference_size = checkpoint.inference_size
-    return cfg
+def report_of(
+    cfg: DictConfig,
+    trainer: pl.Trainer,
+    run_dir: Path,
+    datamodule: VOCDataModule,
+    checkpoint: build.Checkpoint,
+    scores: Scores,
+    seconds: float,
+) -> Report:
+    """Gather what the page tells of an evaluation."""
+    augmentation = "" if cfg.tta == "none" else f", with test-time augmentation ({cfg.tta})"
+    return Report(
+        kind="Evaluation",
+        name=run_dir.name,
+        subject=f"{cfg.checkpoint}, on the {scores.images} images of {datamodule.val_split}{augmentation}",
+        scores=scores,
+        class_names=checkpoint.class_names,
+        palette=checkpoint.palette,
+        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, checkpoint.palette, cfg.tta),
+        facts=facts(trainer, datamodule, duration(seconds)),
+        command=command_line(),
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+    )
 
 
 @command("evaluate")
-def main(cfg: DictConfig) -> None:
-    """Run the command."""
-    evaluate(cfg)
+def main(cfg: DictConfig) -> float | None:
+    """Run the command; a sweep can maximise the mIoU."""
+    return evaluate(cfg).miou
 
 
 if __name__ == "__main__":

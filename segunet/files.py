@@ -40,7 +40,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
-            "Make room or give another folder (run_dir=PATH), then go on."
+            "Make room or give another folder, then go on."
         ) from error
 
 
@@ -72,7 +72,14 @@ def read_torch_file(path: Path, advice: str) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
         raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is not a readable PyTorch file of plain tensors: {reason}. {advice}"
+            f"{path} ({size}) is not a readable PyTorch file of plain tensors: {_reason(error)}. {advice}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the telling line of torch's message, without its advice to trust the file."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
+    return line.split(" Please use")[0].strip().rstrip(".")

@@ -22,25 +22,28 @@ def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
     return logits
 
 
-def predict(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
-    """Return the class of each pixel, int64 (N, *size).
-
-    With test-time augmentation the class probabilities are averaged over the views.
+def class_scores(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
+    """Return float (N, K, *size): logits, or with test-time augmentation the views' summed class probabilities.
 
     Args:
         net: in evaluation mode.
         images: uint8 (N, 3, H, W) RGB.
-        size: height and width of the prediction.
+        size: height and width of the scores.
         tta: a key of :data:`TTA`.
     """
     if tta == "none":
-        return logits_at(net, images, size).argmax(dim=1)
+        return logits_at(net, images, size)
     total = torch.zeros((), device=images.device)
     for scale in TTA[tta]:
         view = _scaled(images, scale)
         total = total + logits_at(net, view, size).softmax(dim=1)
         total = total + logits_at(net, view.flip(-1), size).flip(-1).softmax(dim=1)
-    return total.argmax(dim=1)
+    return total
+
+
+def predict(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
+    """Return the class of each pixel, int64 (N, *size), of :func:`class_scores`."""
+    return class_scores(net, images, size, tta).argmax(dim=1)
 
 
 def check_tta(tta: str) -> None:

@@ -16,7 +16,7 @@ from segunet.metrics import Scores, mean_of_defined
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
 
-_HEADLINE = {
+HEADLINE = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
@@ -39,7 +39,7 @@ def headline(scores: Scores) -> dict[str, float]:
 def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> None:
     """Write metrics.json, per_class.csv, confusion_matrix.png and, if known, per_image.csv into ``folder``."""
     _write(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_class.csv", _csv(["class", *_per_class_headings(scores)], _per_class(scores, class_names)))
+    _write(folder / "per_class.csv", _csv(["class", *per_class_headings(scores)], per_class(scores, class_names)))
     if scores.image_miou:
         rows = {name: {"miou": value} for name, value in scores.image_miou.items()}
         _write(folder / "per_image.csv", _csv(["image", "miou"], rows))
@@ -50,12 +50,12 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
     """Print the per-class table and the headline numbers."""
     table = Table()
     table.add_column("class")
-    for heading in _per_class_headings(scores).values():
+    for heading in per_class_headings(scores).values():
         table.add_column(heading, justify="right")
-    for name, row in _per_class(scores, class_names).items():
+    for name, row in per_class(scores, class_names).items():
         table.add_row(escape(name), *(_cell(value) for value in row.values()))
     console.print(table)
-    numbers = "  ".join(f"{_HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
+    numbers = "  ".join(f"{HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
     console.print(f"{numbers}  ({scores.images} images)", highlight=False, soft_wrap=True)
 
 
@@ -67,18 +67,19 @@ def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
         "confusion_matrix": scores.confusion.tolist(),
         "per_class": {
             name: {key: _or_none(value) for key, value in row.items()}
-            for name, row in _per_class(scores, class_names).items()
+            for name, row in per_class(scores, class_names).items()
         },
     }
 
 
-def _per_class_headings(scores: Scores) -> dict[str, str]:
+def per_class_headings(scores: Scores) -> dict[str, str]:
     """Return the per-class numbers' names and how a table calls them."""
     headings = {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice", "pixels": "pixels"}
     return headings if scores.boundary_iou is None else {**headings, "boundary_iou": "boundary IoU"}
 
 
-def _per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
+def per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
+    """Return each class's numbers by name, in the order of :func:`per_class_headings`; NaN where undefined."""
     columns = {"iou": scores.iou, "accuracy": scores.accuracy, "dice": scores.dice}
     columns["pixels"] = scores.confusion.sum(axis=1)
     if scores.boundary_iou is not None:

@@ -51,9 +51,14 @@ def setup_logging(quiet: bool = False) -> None:
 
 def log_to_file(path: Path) -> None:
     """Append segunet's messages to ``path`` as well, and no longer to an earlier run's file."""
+    close_log_files()
+    logging.getLogger("segunet").addHandler(logging.FileHandler(path, encoding="utf-8"))
+
+
+def close_log_files() -> None:
+    """Write no more to the files of :func:`log_to_file`."""
     root = logging.getLogger("segunet")
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler):
             root.removeHandler(handler)
             handler.close()
-    root.addHandler(logging.FileHandler(path, encoding="utf-8"))

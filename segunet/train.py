@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -9,12 +10,23 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet import build
-from segunet.commands import command, is_main_process, open_run_dir, planned_run_dir, resumed_config
+from segunet.commands import (
+    check_one_process,
+    command,
+    is_main_process,
+    open_run_dir,
+    planned_run_dir,
+    resumed_config,
+)
+from segunet.comparison import read_scores
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
+from segunet.examples import examples
 from segunet.files import remove_drafts
-from segunet.metrics import scores_from_confusion
+from segunet.history import read_history
+from segunet.metrics import Scores, scores_from_confusion
 from segunet.report import show_report, write_report
+from segunet.report_page import PAGE, Report, command_line, duration, facts, write_page
 from segunet.terminal import log_to_file
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
@@ -27,7 +39,7 @@ def train(cfg: DictConfig) -> Path:
     Raises:
         UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
     """
-    epochs_done = 0
+    started, epochs_done = time.monotonic(), 0
     resume = Path(cfg.resume).expanduser().absolute() if cfg.resume else None
     if resume:
         cfg = resumed_config(resume)
@@ -43,6 +55,7 @@ def train(cfg: DictConfig) -> Path:
     run_dir = resume or planned_run_dir(cfg, "train")
     callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
     trainer = build.trainer_from_config(cfg, callbacks, run_dir)
+    check_one_process(trainer)
     open_run_dir(cfg, run_dir)
     remove_drafts(run_dir / "checkpoints")
     if is_main_process():
@@ -52,7 +65,7 @@ def train(cfg: DictConfig) -> Path:
     checkpoint = run_dir / "checkpoints" / "last.ckpt" if resume else None
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
-        conclude(trainer, run_dir, datamodule)
+        conclude(trainer, run_dir, datamodule, started)
     return run_dir
 
 
@@ -100,7 +113,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     )
 
 
-def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule) -> None:
+def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, started: float) -> None:
     """Show and write the scores of the best checkpoint, and say how to go on."""
     best = run_dir / "checkpoints" / "best.ckpt"
     if not best.is_file():
@@ -118,12 +131,39 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule) -> N
     logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s", shlex.quote(str(best)))
     logger.info("go on:     python -m segunet.train resume=%s trainer.max_epochs=N", shlex.quote(str(run_dir)))
     logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
+    report = report_of(trainer, run_dir, datamodule, scores, content["epoch"] + 1, time.monotonic() - started)
+    write_page(report, run_dir / PAGE)
+    logger.info("report:    %s", run_dir / PAGE)
+
+
+def report_of(
+    trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, scores: Scores, best_epoch: int, seconds: float
+) -> Report:
+    """Gather what the page tells of a finished run, whose best checkpoint has ``scores``."""
+    net = build.load_checkpoint(run_dir / "checkpoints" / "best.ckpt").net
+    palette = datamodule.form.palette
+    board = trainer.logger
+    return Report(
+        kind="Training",
+        name=run_dir.name,
+        subject=f"Best checkpoint, after epoch {best_epoch} of {trainer.current_epoch}, on the {scores.images} images "
+        f"of {datamodule.val_split}",
+        scores=scores,
+        class_names=datamodule.class_names,
+        palette=palette,
+        examples=examples(scores.image_miou, net, trainer, datamodule, palette),
+        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else "")),
+        command=command_line(),
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},
+        best_epoch=best_epoch,
+    )
 
 
 @command("train")
-def main(cfg: DictConfig) -> None:
-    """Run the command."""
-    train(cfg)
+def main(cfg: DictConfig) -> float | None:
+    """Run the command; a sweep can maximise the best mIoU."""
+    return read_scores(train(cfg)).get("miou")
 
 
 if __name__ == "__main__":

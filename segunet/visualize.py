@@ -6,11 +6,15 @@ Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index;
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Picture = NDArray[np.uint8]
+
+_WRONG, _IGNORED = (220, 20, 20), (128, 128, 128)
+LEAST_LEGEND = 160  # pixels, so that a name fits beside its colour
 
 
 def colour_mask(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
@@ -20,18 +24,35 @@ def colour_mask(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
 
 def overlay(image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, opacity: float = 0.6) -> Picture:
     """Return the image with every class but 0 laid over it in its colour, (H, W, 3)."""
-    blended = (1 - opacity) * image + opacity * colour_mask(mask, palette)
-    return np.where((mask > 0)[..., None], blended.round().astype(np.uint8), image)
+    blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, palette), opacity, 0)
+    return np.where((mask > 0)[..., None], blended, image)
+
+
+def differences(
+    image: Picture, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], ignore_index: int
+) -> Picture:
+    """Return the image in pale grey, red where the prediction is not the truth, even grey where that is ignored."""
+    pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
+    red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
+    picture = np.where((prediction != truth)[..., None], red, pale)
+    picture[truth == ignore_index] = _IGNORED
+    return picture
+
+
+def at_size_of(mask: NDArray[np.integer[Any]], image: Picture) -> Picture:
+    """Return the image (h, w, 3) at the mask's size, (H, W, 3), resized bilinearly if that is another one."""
+    height, width = mask.shape
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def strip(
     image: Picture, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], palette: Picture
 ) -> Picture:
     """Return image | truth | prediction side by side, (H, 3W + 2 gaps, 3), at the truth's size (H, W)."""
-    height, width = truth.shape
-    if image.shape[:2] != (height, width):
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    gap = np.full((height, 4, 3), 255, dtype=np.uint8)
+    image = at_size_of(truth, image)
+    gap = np.full((len(truth), 4, 3), 255, dtype=np.uint8)
     return np.concatenate(
         [image, gap, overlay(image, truth, palette), gap, overlay(image, prediction, palette)], axis=1
     )
@@ -45,6 +66,54 @@ def stack(strips: Sequence[Picture]) -> Picture:
         canvas[top : top + len(each), : each.shape[1]] = each
         top += len(each) + 4
     return canvas
+
+
+def legend(
+    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: Picture, width: int, text_size: int = 14
+) -> Picture:
+    """Name the classes that have a share of a picture, largest first, beside their colours: uint8 (h, width, 3).
+
+    Class 0 has an empty box, as :func:`overlay` leaves it uncoloured.
+
+    Args:
+        class_names: K names.
+        shares: (K,), 0..1.
+        palette: uint8 (256, 3).
+        width: of the legend, in pixels; entries that do not fit into a line begin the next one.
+        text_size: in pixels.
+    """
+    font, line, box = ImageFont.load_default(size=text_size), 2 * text_size, text_size
+    found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
+    entries = [(index, f"{class_names[index]} {_percent(shares[index])}") for index in found]
+    places, x, y = [], text_size, 0
+    for index, text in entries:
+        right = x + box + text_size // 2 + int(font.getlength(text)) + text_size
+        if right > width and x > text_size:
+            right, x, y = right - x + text_size, text_size, y + line
+        places.append((x, y, index, text))
+        x = right
+    canvas = Image.new("RGB", (width, y + line), "white")
+    draw = ImageDraw.Draw(canvas)
+    for x, y, index, text in places:
+        corners = (x, y + line // 2 - box // 2, x + box, y + line // 2 + box // 2)
+        draw.rectangle(corners, fill=tuple(palette[index].tolist()) if index else "white", outline="black")
+        draw.text((x + box + text_size // 2, y + line // 2), text, fill="black", font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.float64]:
+    """Return each class's share of the mask's pixels, (K,), 0..1."""
+    return np.array([np.count_nonzero(mask == index) for index in range(num_classes)]) / mask.size
+
+
+def overlay_with_legend(
+    image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, class_names: Sequence[str]
+) -> Picture:
+    """Return :func:`overlay` with the :func:`legend` of the classes found below it, (H + h, max(W, 160), 3)."""
+    shares = class_shares(mask, len(class_names))
+    text_size = max(13, max(mask.shape) // 60)
+    below = legend(class_names, shares, palette, max(mask.shape[1], LEAST_LEGEND), text_size)
+    return stack([overlay(image, mask, palette), below])
 
 
 def palette_image(mask: NDArray[np.integer[Any]], palette: Picture) -> Image.Image:
@@ -74,6 +143,10 @@ def confusion_picture(confusion: NDArray[np.integer[Any]], class_names: Sequence
             ink = "white" if share > 0.5 else "black"
             draw.text((x + cell // 2, y + cell // 2), f"{100 * share:.0f}", fill=ink, font=font, anchor="mm")
     return np.asarray(canvas)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
 
 
 def _names_band(names: Sequence[str], cell: int, font: Any) -> Image.Image:

@@ -19,6 +19,20 @@ class Result:
 
 Command = Callable[..., Result]
 
+# A network small enough to be trained in seconds, for the folder that the fixture ``voc_folder`` writes.
+TINY = [
+    "data=custom",
+    "data.class_names=[background,disc,square]",
+    "data.transform.crop_size=64",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "model.encoder.depth=18",
+    "model.encoder.weights=null",
+    "model.decoder.widths=[32,32,16,16]",
+    "model.decoder.reduced_channels=[8,8,16,16,32]",
+    "trainer.accelerator=cpu",
+]
+
 
 def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Return a function that runs ``module.main`` with overrides."""

@@ -1,9 +1,11 @@
 """What the tests share.
 
 ``voc_folder`` (one per test, yours to damage): a folder in VOC's layout; classes background, disc, square.
+``trained`` (one for all tests, to be read only): the folder of a run on such a folder, which is ``trained / "voc"``.
 ``run``: a command of segunet, run as its user would type it.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
+from segunet import train
 from segunet.classes import IGNORE_INDEX, voc_palette
-from tests.commands import Command, make_command
+from tests.commands import TINY, Command, make_command
 
 # (height, width) of the pictures of a split, in the list's order.
 VOC_SIZES = {
@@ -29,7 +32,23 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def voc_folder(tmp_path: Path) -> Path:
     """Write 6 training and 4 validation pictures of 64 to 80 pixels, each with both classes and a 255 border."""
-    root = tmp_path / "voc"
+    _write_voc_folder(tmp_path / "voc")
+    return tmp_path / "voc"
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train for two epochs."""
+    folder = tmp_path_factory.mktemp("trained")
+    _write_voc_folder(folder / "voc")
+    overrides = [*TINY, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *overrides])
+        train.main()
+    return folder
+
+
+def _write_voc_folder(root: Path) -> None:
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
     for seed, (split, sizes) in enumerate(VOC_SIZES.items()):
@@ -37,7 +56,6 @@ def voc_folder(tmp_path: Path) -> Path:
         for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
             _write_example(root, name, size, default_rng([seed, number]))
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
-    return root
 
 
 def _write_example(root: Path, name: str, size: tuple[int, int], rng: np.random.Generator) -> None:

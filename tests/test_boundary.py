@@ -25,7 +25,7 @@ def by_distances(prediction: NDArray[np.int64], mask: NDArray[np.int64], index: 
 
 def blobs(seed: int, size: tuple[int, int]) -> NDArray[np.int64]:
     noise = ndimage.gaussian_filter(default_rng(seed).normal(size=(K, *size)), (0, 6, 6))
-    return noise.argmax(axis=0)
+    return np.asarray(noise.argmax(axis=0))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (20, 300), (5, 3), (1, 1)])

@@ -15,15 +15,7 @@ from segunet.boundary import boundary_counts
 from segunet.build import load_checkpoint
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask, read_size
 from segunet.metrics import image_miou
-from tests.commands import Command
-from tests.test_train import TINY
-
-
-@pytest.fixture
-def trained(run: Command, voc_folder: Path, tmp_path: Path) -> Path:
-    result = run(train, *TINY, f"data.root={voc_folder}", "trainer.max_epochs=2", f"run_dir={tmp_path / 'train'}")
-    assert result.status == 0, result.error
-    return tmp_path / "train"
+from tests.commands import TINY, Command
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -93,12 +85,18 @@ def test_test_time_augmentation_scores_every_picture(run: Command, trained: Path
 
 
 def test_the_data_set_can_be_given_anew(run: Command, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "moved"
-    voc_folder.rename(moved)
-    checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
-    assert str(voc_folder) in run(evaluate, checkpoint).error
-    assert run(evaluate, checkpoint, f"data.root={moved}", f"run_dir={tmp_path / 'a'}").status == 0
-    given = ["data=custom", f"data.root={moved}", "data.class_names=[background,disc,square]", "data.num_workers=0"]
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["segunet"]["data"]["root"] = str(tmp_path / "gone")
+    torch.save(content, tmp_path / "best.ckpt")
+    checkpoint = f"checkpoint={tmp_path / 'best.ckpt'}"
+    assert str(tmp_path / "gone") in run(evaluate, checkpoint).error
+    assert run(evaluate, checkpoint, f"data.root={voc_folder}", f"run_dir={tmp_path / 'a'}").status == 0
+    given = [
+        "data=custom",
+        f"data.root={voc_folder}",
+        "data.class_names=[background,disc,square]",
+        "data.num_workers=0",
+    ]
     assert run(evaluate, checkpoint, *given, f"run_dir={tmp_path / 'b'}").status == 0
     assert metrics_of(tmp_path / "a") == metrics_of(tmp_path / "b")
     fewer = run(evaluate, checkpoint, *given[:2], "data.class_names=[background,disc]", f"run_dir={tmp_path / 'c'}")
@@ -155,7 +153,8 @@ def test_a_broken_folder_is_named(run: Command, trained: Path, voc_folder: Path,
     for workers in (0, 1):
         out = tmp_path / f"out{workers}"
         checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
-        result = run(evaluate, checkpoint, f"data.num_workers={workers}", f"run_dir={out}")
+        options = [f"data.root={voc_folder}", f"data.num_workers={workers}", f"run_dir={out}"]
+        result = run(evaluate, checkpoint, *options)
         assert result.status == 1
         assert str(culprit) in result.error
         assert "Traceback" not in result.error

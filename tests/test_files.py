@@ -6,9 +6,10 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
 
 from segunet.errors import UserError
-from segunet.files import whole_file
+from segunet.files import read_torch_file, whole_file
 
 
 def write(path: Path, content: bytes) -> None:
@@ -108,3 +109,12 @@ def test_a_user_error_of_the_body_is_passed_on_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^mine$"):
         write_half(tmp_path / "file.bin", UserError("mine"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_with_code_in_it_is_refused_with_the_code_s_name_and_no_advice_to_trust_it(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
+    with pytest.raises(UserError) as error:
+        read_torch_file(tmp_path / "model.pt", "Give another.")
+    assert "Unsupported global: GLOBAL torch.nn.modules.linear.Linear" in str(error.value)
+    assert "weights_only" not in str(error.value)
+    assert "\x1b" not in str(error.value)

@@ -14,20 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segunet import commands, train
-from tests.commands import Command
-
-TINY = [
-    "data=custom",
-    "data.class_names=[background,disc,square]",
-    "data.transform.crop_size=64",
-    "data.batch_size=2",
-    "data.num_workers=0",
-    "model.encoder.depth=18",
-    "model.encoder.weights=null",
-    "model.decoder.widths=[32,32,16,16]",
-    "model.decoder.reduced_channels=[8,8,16,16,32]",
-    "trainer.accelerator=cpu",
-]
+from tests.commands import TINY, Command
 
 
 @pytest.fixture
@@ -266,7 +253,7 @@ def test_each_job_of_a_multirun_has_its_own_folder_and_log(
     monkeypatch.setattr(commands, "OUTPUTS_DIR", tmp_path)
     result = run(train, "-m", *tiny, "trainer.max_steps=1", "seed=1,2")
     assert result.status == 0, result.error
-    logs = [path.read_text() for path in sorted(tmp_path.glob("train/*/train.log"))]
+    logs = [path.read_text() for path in sorted(tmp_path.glob("multirun/*/*/train.log"))]
     assert len(logs) == 2
     assert all(log.count("training on 6 pictures") == 1 for log in logs)
 

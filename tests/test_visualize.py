@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.classes import IGNORE_INDEX, VOC_CLASS_NAMES, voc_palette
-from segunet.visualize import colour_mask, confusion_picture, overlay, palette_image, stack, strip
+from segunet.visualize import (
+    at_size_of,
+    colour_mask,
+    confusion_picture,
+    differences,
+    overlay,
+    palette_image,
+    stack,
+    strip,
+)
 
 PALETTE = voc_palette()
 
@@ -52,12 +61,34 @@ def test_a_strip_is_image_truth_and_prediction_side_by_side() -> None:
     assert (came[:, 22:26] == 255).all()
 
 
+def test_an_image_is_brought_to_its_mask_s_size() -> None:
+    image, mask = np.full((20, 30, 3), 90, dtype=np.uint8), np.zeros((40, 50), dtype=np.int64)
+    assert at_size_of(mask, image).shape == (40, 50, 3)
+    assert at_size_of(mask[:20, :30], image) is image
+
+
 def test_a_strip_of_a_resized_image_has_the_truth_s_size() -> None:
     truth = np.zeros((40, 60), dtype=np.int64)
     image = np.full((20, 30, 3), 90, dtype=np.uint8)
     came = strip(image, truth, truth, PALETTE)
     assert came.shape == (40, 3 * 60 + 8, 3)
     assert (came[:, :60] == 90).all()
+
+
+def test_differences_are_red_the_rest_grey_and_what_is_ignored_even() -> None:
+    image, truth = example(height=12, width=15)
+    prediction = np.random.default_rng(1).choice([0, 1, 15, 20], truth.shape)
+    before = image.copy()
+    came = differences(image, truth, prediction, IGNORE_INDEX).astype(int)
+    red, green, blue = np.moveaxis(came, -1, 0)
+    ignored, wrong = truth == IGNORE_INDEX, (truth != prediction) & (truth != IGNORE_INDEX)
+    assert min(ignored.sum(), wrong.sum(), (~ignored & ~wrong).sum()) > 10
+    assert (red - green)[wrong].min() > 100
+    assert (green == blue).all()
+    assert (red == green)[~wrong].all()
+    assert len(np.unique(came[ignored])) == 1
+    assert len(np.unique(red[~ignored & ~wrong])) > 10  # the image can be seen
+    assert (image == before).all()
 
 
 def test_a_stack_puts_pictures_of_any_size_below_each_other() -> None:

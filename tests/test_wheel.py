@@ -5,7 +5,7 @@ import sys
 import venv
 from pathlib import Path
 
-from tests.test_train import TINY
+from tests.commands import TINY
 
 PROJECT = Path(__file__).parent.parent
 

@@ -16,20 +16,19 @@ from segunet.classes import voc_palette
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.sample import write_sample
-from segunet.data.transforms import TrainTransform
+from segunet.data.transforms import TrainTransform, check_inference_size
 from segunet.data.voc import (
     SBD_SPLIT,
     MaskFormat,
     Pair,
     check_not_binary,
     count_pixels,
+    enet_weights,
     find_voc_folder,
     list_pairs,
     voc_folder_in,
 )
 from segunet.errors import UserError
-
-_PEEK = 16  # masks looked at before a run starts
 
 
 class VOCDataModule(pl.LightningDataModule):
@@ -85,10 +84,11 @@ class VOCDataModule(pl.LightningDataModule):
                 "data.class_names must be a list of different names, such as [background,road,car], got "
                 f"{class_names!s}."
             )
+        if not 0 <= ignore_index <= 255:
+            raise UserError(f"data.ignore_index must be in 0..255, got {ignore_index}. Where no pixel is ignored: 255.")
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers must be 0 or more, or null for one a core, got {num_workers}.")
-        if inference_size is not None and inference_size <= 0:
-            raise UserError(f"inference_size must be a number of pixels above 0 or null, got {inference_size}.")
+        check_inference_size(inference_size)
         self.root = Path(root).expanduser()
         self.class_names = list(class_names)
         self.form = MaskFormat(len(self.class_names), ignore_index, full_palette(palette, len(class_names)))
@@ -118,25 +118,20 @@ class VOCDataModule(pl.LightningDataModule):
         """Read the lists and see that the files are there; ``stage`` is Lightning's."""
         folder = find_voc_folder(self.root)
         self.val_pairs = list_pairs(folder, self.val_split)
-        check_not_binary(self.val_pairs[:_PEEK], self.form)
+        check_not_binary(self.val_pairs, self.form)
         if stage != "fit":
             return
         self.train_pairs = list_pairs(folder, self.train_split)
-        self._check_batch_size()
-        check_not_binary(self.train_pairs[:_PEEK], self.form)
+        self.check_batch_size()
+        check_not_binary(self.train_pairs, self.form)
 
     def class_weights(self) -> list[float]:
-        """Return 1 / ln(1.02 + share of the pixels) of each class over the training masks.
-
-        Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an
-        absent one. Reads every mask of the training list.
-        """
-        counts = count_pixels(self.train_pairs, self.form)
-        return (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()  # type: ignore[no-any-return]
+        """Return :func:`segunet.data.voc.enet_weights` of the training masks; reads every one of them."""
+        return enet_weights(count_pixels(self.train_pairs, self.form))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, whole batches only."""
-        self._check_batch_size()
+        self.check_batch_size()
         dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
         world, rank = self._world_and_rank()
         sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)
@@ -161,7 +156,8 @@ class VOCDataModule(pl.LightningDataModule):
         """The validation loader, for an evaluation."""
         return self.val_dataloader()
 
-    def _check_batch_size(self) -> None:
+    def check_batch_size(self) -> None:
+        """Raise a UserError if the training list is too short for one batch in each process."""
         world, _ = self._world_and_rank()
         if len(self.train_pairs) < self.batch_size * world:
             raise UserError(

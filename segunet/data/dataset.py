@@ -90,5 +90,5 @@ def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[
 
 def as_batch(image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str) -> Batch:
     """Make tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> int64 (H', W')."""
-    channels_first = np.ascontiguousarray(image.transpose(2, 0, 1))
+    channels_first = np.array(image.transpose(2, 0, 1), order="C")
     return Batch(torch.from_numpy(channels_first), torch.from_numpy(mask.astype(np.int64)), name)

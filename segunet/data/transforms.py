@@ -77,6 +77,12 @@ class TrainTransform:
         return pair["image"], pair["mask"]
 
 
+def check_inference_size(inference_size: object) -> None:
+    """Raise a UserError unless ``inference_size`` is None or pixels above 0."""
+    if inference_size is not None and not (isinstance(inference_size, int) and inference_size > 0):
+        raise UserError(f"inference_size must be a number of pixels above 0 or null, got {inference_size}.")
+
+
 def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
     """Resize a picture uint8 (H, W, 3) so that its longer side has ``long_side`` pixels."""
     return resize(image, size_with_long_side(image, long_side))

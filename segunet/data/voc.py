@@ -7,11 +7,12 @@
 """
 
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,15 @@ from PIL import ExifTags, Image, ImageOps
 from segunet.errors import UserError
 
 SBD_SPLIT = "trainaug"
+IMAGE_FOLDER = "JPEGImages"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
+PEEK = 16  # masks looked at before a run starts
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 _DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # as Pillow raises
+# Aerial and microscope pictures have more than Pillow takes for an attack (89 million pixels).
+Image.MAX_IMAGE_PIXELS = 1_000_000_000
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
@@ -51,9 +57,16 @@ class MaskFormat:
 
 
 def voc_folder_in(root: Path) -> Path | None:
-    """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; None if none."""
+    """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; None if none.
+
+    Raises:
+        UserError: no permission to look.
+    """
     candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
-    return next((each for each in candidates if (each / "ImageSets" / "Segmentation").is_dir()), None)
+    try:
+        return next((each for each in candidates if (each / "ImageSets" / "Segmentation").is_dir()), None)
+    except PermissionError as error:
+        raise UserError(f"data.root is {root.absolute()}, and {error}. Ask for permission to read it.") from error
 
 
 def find_voc_folder(root: Path) -> Path:
@@ -78,17 +91,62 @@ def list_pairs(folder: Path, split: str) -> list[Pair]:
     Raises:
         UserError: no list, an empty one, a name twice, or a name without its picture or mask.
     """
-    path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-    names = _read_names(path)
-    masks = folder / ("SegmentationClassAug" if split == SBD_SPLIT else "SegmentationClass")
-    pairs = [Pair(name, _image_path(folder, name), masks / f"{name}.png") for name in names]
+    path = list_path(folder, split)
+    names = read_names(path)
+    if repeated := repeated_names(names):
+        raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one line of it.")
+    pairs = named_pairs(folder, split, names)
     for kind, files in (("picture", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
-        if missing := [file for file in files if not file.is_file()]:
+        if missing := [file for file in files if not is_file(file)]:
             raise UserError(
                 f"{path} names {len(names)} examples, but {len(missing)} of them have no {kind}; the first one "
                 f"missing is {missing[0]}. Put the files there or take the names off the list."
             )
     return pairs
+
+
+def list_path(folder: Path, split: str) -> Path:
+    """Return the file of a split's names."""
+    return folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+
+
+def mask_folder(folder: Path, split: str) -> Path:
+    """Return where a split's masks are."""
+    return folder / ("SegmentationClassAug" if split == SBD_SPLIT else "SegmentationClass")
+
+
+def read_names(path: Path) -> list[str]:
+    """Return the names on a list, in its order; a name may be there more than once.
+
+    Raises:
+        UserError: no list, an empty one, or one that is no UTF-8 text.
+    """
+    if not is_file(path):
+        known = sorted(each.stem for each in path.parent.glob("*.txt"))
+        raise UserError(
+            f"There is no list {path}. Lists there: {', '.join(known) or 'none'}. Choose one of them as "
+            "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
+        )
+    try:
+        names = path.read_text(encoding="utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path} cannot be read as UTF-8 text ({error}). Save the list as UTF-8, one name a line."
+        ) from error
+    if not names:
+        raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
+    return names
+
+
+def repeated_names(names: Sequence[str]) -> dict[str, int]:
+    """Return the names that are there more than once, and how many times."""
+    return {name: times for name, times in Counter(names).items() if times > 1}
+
+
+def named_pairs(folder: Path, split: str, names: Sequence[str]) -> list[Pair]:
+    """Return the pair of each name of ``split``; its files may be missing."""
+    masks = mask_folder(folder, split)
+    return [Pair(name, _image_path(folder, name), masks / f"{name}.png") for name in names]
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:
@@ -99,19 +157,28 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         UserError: unreadable, truncated, or of a mode that has no plain reading (32-bit, float).
     """
-    with _opened(path, "picture") as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I;16"):
-            grey = (np.asarray(upright, dtype=np.uint16) // 257).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        if upright.mode not in _EIGHT_BIT_MODES:
-            raise UserError(
-                f"{path} is a picture of mode {upright.mode}, wanted 8 bits a channel (or 16-bit grey). "
-                "Convert it, for one with Pillow or ImageMagick, and try again."
-            )
-        if "transparency" in upright.info:
-            upright = upright.convert("RGBA")  # the palette's transparent entries become alpha
-        return np.asarray(upright.convert("RGB"))
+    with opened(path, "picture") as image:
+        return as_rgb(image, str(path))
+
+
+def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
+    """Convert a Pillow image, turned upright in place, to uint8 (H, W, 3) as :func:`read_image` says.
+
+    Raises:
+        UserError: a mode that has no plain reading; calls the picture ``name``.
+    """
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode not in _EIGHT_BIT_MODES:
+        raise UserError(
+            f"{name} is a picture of mode {image.mode}, wanted 8 bits a channel (or 16-bit grey). "
+            "Convert it, for one with Pillow or ImageMagick, and try again."
+        )
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # the palette's transparent entries become alpha
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -136,23 +203,10 @@ def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np
     Raises:
         UserError: unreadable, of another size, or with values or colours that mean nothing.
     """
-    with _opened(path, "mask") as image:
-        if image.mode in ("RGB", "RGBA"):
-            mask = _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
-        elif image.mode in _INDEX_MODES:
-            mask = np.asarray(image)  # a palette image gives its indices, not its colours
-        else:
-            raise UserError(
-                f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
-                "are class indices). Save it as one."
-            )
-    if mask.shape != size:
-        raise UserError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]} (upright, if "
-            "the picture carries an EXIF rotation). A mask needs its picture's size: make it again, and do not "
-            "resize it with interpolation."
-        )
-    _check_values(path, mask, form)
+    with opened(path, "mask") as image:
+        mask = mask_values(path, image, form)
+    check_size(path, mask, size)
+    check_values(path, mask, form)
     return mask.astype(np.uint8)
 
 
@@ -165,50 +219,56 @@ def count_pixels(pairs: Sequence[Pair], form: MaskFormat) -> NDArray[np.int64]:
     return counts[: form.num_classes]
 
 
+def enet_weights(counts: NDArray[np.int64]) -> list[float]:
+    """Return 1 / ln(1.02 + share of the pixels) of each class; ``counts`` are its pixels, int64 (num_classes,).
+
+    Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one.
+    """
+    return (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()  # type: ignore[no-any-return]
+
+
 def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
     """Refuse masks that are all 0 and 255: an object drawn as 255 would be ignored, and nothing learnt.
 
     Raises:
-        UserError: every one of ``pairs`` has only 0 and ``ignore_index``, and some of the latter.
+        UserError: the first 16 of ``pairs`` have only 0 and ``ignore_index``, and some of the latter.
     """
     values: set[int] = set()
-    for pair in pairs:
+    for pair in pairs[:PEEK]:
         values |= set(np.unique(read_mask(pair.mask, read_size(pair.image), form)).tolist())
-    if values == {0, form.ignore_index}:
+    if is_binary(values, form):
         raise UserError(
-            f"The first {len(pairs)} masks (such as {pairs[0].mask}) hold only 0 and {form.ignore_index}. "
+            f"The first {min(len(pairs), PEEK)} masks (such as {pairs[0].mask}) hold only 0 and {form.ignore_index}. "
             f"{form.ignore_index} means 'ignore', so nothing could be learnt from them. If 255 was meant to be an "
             "object, write its class index (1, 2, ...) into the masks instead."
         )
 
 
-def _read_names(path: Path) -> list[str]:
-    if not path.is_file():
-        known = sorted(each.stem for each in path.parent.glob("*.txt"))
-        raise UserError(
-            f"There is no list {path}. Lists there: {', '.join(known) or 'none'}. Choose one of them as "
-            "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
-        )
-    try:
-        names = path.read_text(encoding="utf-8-sig").split()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error}). Save the list as UTF-8, one name a line.") from error
-    if not names:
-        raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise UserError(f"{path} names {twice!r} more than once. Keep one line of it.")
-    return names
+def is_binary(values: set[int], form: MaskFormat) -> bool:
+    """Return whether masks that hold these values alone were most likely meant as 0/255."""
+    return values == {0, form.ignore_index}
 
 
 def _image_path(folder: Path, name: str) -> Path:
     files = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
-    return next((file for file in files if file.is_file()), files[0])
+    return next((file for file in files if is_file(file)), files[0])
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; False also where its folder is closed to us or its name is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 @contextmanager
-def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
-    """Give the whole decoded image; whatever goes wrong with it becomes an error that names the file."""
+def opened(path: Path, kind: str) -> Iterator[Image.Image]:
+    """Give the whole decoded file; ``kind`` is "picture" or "mask".
+
+    Raises:
+        UserError: whatever goes wrong with the file.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -217,8 +277,34 @@ def _opened(path: Path, kind: str) -> Iterator[Image.Image]:
         raise _unreadable(path, kind, error) from error
 
 
+def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.integer[Any]]:
+    """Return the values (H, W) of the opened mask, whatever they are; colours as their indices.
+
+    Raises:
+        UserError: colours that are not in the palette, or a mode without indices.
+    """
+    if image.mode in COLOUR_MODES:
+        return _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
+    if image.mode in _INDEX_MODES:
+        return np.asarray(image)  # a palette image gives its indices, not its colours
+    raise UserError(
+        f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
+        "are class indices). Save it as one."
+    )
+
+
+def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
+    """Raise a UserError unless the mask is as large as its picture, ``size`` = (H, W)."""
+    if mask.shape != size:
+        raise UserError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]} (upright, if "
+            "the picture carries an EXIF rotation). A mask needs its picture's size: make it again, and do not "
+            "resize it with interpolation."
+        )
+
+
 def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+    size = f"{path.stat().st_size} bytes" if is_file(path) else "no such file"
     return UserError(
         f"{path} ({size}) cannot be read as a {kind}: {error}. It may be truncated or of another format: "
         "copy it again from its source, or take its name off the list."
@@ -248,8 +334,9 @@ def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     return np.asarray(red << 16 | green << 8 | blue)
 
 
-def _check_values(path: Path, mask: NDArray[np.generic], form: MaskFormat) -> None:
-    counts = np.bincount(mask.ravel().astype(np.int64).clip(0), minlength=256)
+def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -> None:
+    """Raise a UserError unless every pixel of the mask (H, W) is a class or the ignore index."""
+    counts = np.bincount(mask.ravel().astype(np.int64).clip(0, 256), minlength=256)
     allowed = counts[: form.num_classes].sum() + counts[form.ignore_index]
     if allowed == mask.size and int(mask.min()) >= 0:
         return

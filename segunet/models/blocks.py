@@ -29,6 +29,7 @@ class UpBlock(nn.Module):
         out_channels: channels of the result.
         norm: batch normalisation after each convolution.
         align_corners: how bilinear upsampling places its samples.
+        upsampling: bilinear or nearest.
     """
 
     def __init__(
@@ -38,15 +39,17 @@ class UpBlock(nn.Module):
         out_channels: int,
         norm: bool = True,
         align_corners: bool = False,
+        upsampling: str = "bilinear",
     ) -> None:
         super().__init__()
-        self.align_corners = align_corners
+        self.upsampling = upsampling
+        self.align_corners = align_corners if upsampling == "bilinear" else None
         self.conv1 = ConvNormAct(skip_channels + in_channels, out_channels, norm=norm)
         self.conv2 = ConvNormAct(out_channels, out_channels, norm=norm)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """Return (N, out_channels, 2H, 2W) from ``x`` (N, in_channels, H, W) and ``skip`` at twice its size."""
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
+        x = F.interpolate(x, scale_factor=2.0, mode=self.upsampling, align_corners=self.align_corners)
         if skip is not None:
             x = torch.cat([skip, x], dim=1)  # (N, skip + in, 2H, 2W)
         x = self.conv1(x)  # (N, out, 2H, 2W)

@@ -20,9 +20,10 @@ class UNetDecoder(nn.Module):
             input's size; None ends at half the input's size.
         norm: batch normalisation in the decoder's blocks.
         align_corners: how bilinear upsampling places its samples.
+        upsampling: bilinear or nearest.
 
     Raises:
-        UserError: the number of widths or reduced channels does not fit the encoder.
+        UserError: the number of widths or reduced channels does not fit the encoder; an unknown upsampling.
     """
 
     def __init__(
@@ -33,8 +34,11 @@ class UNetDecoder(nn.Module):
         full_resolution_width: int | None = None,
         norm: bool = True,
         align_corners: bool = False,
+        upsampling: str = "bilinear",
     ) -> None:
         super().__init__()
+        if upsampling not in ("bilinear", "nearest"):
+            raise UserError(f"model.decoder.upsampling must be bilinear or nearest, got {upsampling!r}.")
         channels = list(reduced_channels or encoder_channels)
         if len(channels) != len(encoder_channels) or len(widths) != len(channels) - 1:
             raise UserError(
@@ -48,14 +52,15 @@ class UNetDecoder(nn.Module):
         inputs = [channels[-1], *widths[:-1]]
         skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
         self.steps = nn.ModuleList(
-            UpBlock(below, skip, width, norm, align_corners)
+            UpBlock(below, skip, width, norm, align_corners, upsampling)
             for below, skip, width in zip(inputs, skips, widths, strict=True)
         )
         self.out_channels = widths[-1]
         self.to_full_resolution: UpBlock | None = None
         if full_resolution_width is not None:
-            self.to_full_resolution = UpBlock(widths[-1], 0, full_resolution_width, norm, align_corners)
-            self.out_channels = full_resolution_width
+            width = full_resolution_width
+            self.to_full_resolution = UpBlock(widths[-1], 0, width, norm, align_corners, upsampling)
+            self.out_channels = width
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return (N, out_channels, H/2, W/2), or (N, out_channels, H, W) with a full-resolution step."""

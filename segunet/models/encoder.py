@@ -121,13 +121,14 @@ def _match_report(weights: str, wanted: set[str], matched: set[str], offered: se
     loaded = len(wanted & matched)
     lines = [f"encoder weights {weights}: {loaded} of the encoder's {len(wanted)} tensors loaded"]
     if missing := sorted(wanted - matched):
-        lines.append(f"  left at random, not in the file: {_abbreviated(missing)}")
+        lines.append(f"  left at random, not in the file: {abbreviated(missing)}")
     if unused := sorted(offered - matched):
-        lines.append(f"  in the file, not used: {_abbreviated(unused)}")
+        lines.append(f"  in the file, not used: {abbreviated(unused)}")
     return "\n".join(lines)
 
 
-def _abbreviated(names: list[str], most: int = 4) -> str:
+def abbreviated(names: list[str], most: int = 4) -> str:
+    """Return the first of ``names`` and how many more there are."""
     more = f" ... and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segunet.errors import UserError
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 
@@ -19,6 +20,10 @@ class UNet(nn.Module):
         num_classes: channels of the logits.
         mean: per channel, subtracted from the picture, in its units of 0..255.
         std: per channel, what the picture is divided by after that.
+        head_kernel_size: of the last convolution, from the decoder's map to the logits; odd.
+
+    Raises:
+        UserError: an even kernel size; not three numbers as mean and std, those of std above 0.
     """
 
     mean: Tensor
@@ -31,13 +36,22 @@ class UNet(nn.Module):
         num_classes: int,
         mean: Sequence[float],
         std: Sequence[float],
+        head_kernel_size: int = 1,
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        if head_kernel_size % 2 == 0:
+            raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
+        if not len(mean) == len(std) == 3 or min(std) <= 0:
+            raise UserError(
+                "model.mean and model.std must be three numbers each, for red, green and blue in 0..255, those of std "
+                f"above 0; got {mean} and {std}."
+            )
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.encoder = encoder
         self.decoder = decoder(encoder.channels)
-        self.head = nn.Conv2d(self.decoder.out_channels, num_classes, kernel_size=1)
+        padding = head_kernel_size // 2
+        self.head = nn.Conv2d(self.decoder.out_channels, num_classes, head_kernel_size, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float logits (N, num_classes, H, W) of ``images`` (N, 3, H, W), RGB, uint8 or float 0..255."""
@@ -56,5 +70,6 @@ class UNet(nn.Module):
         """Pad right and below with zeros to the next multiple of the encoder's stride."""
         height, width = x.shape[-2:]
         stride = self.encoder.stride
-        # Not -width % stride: torch.compile's inductor knows no remainder of a negative symbolic size.
-        return F.pad(x, (0, (stride - width % stride) % stride, 0, (stride - height % stride) % stride))
+        # Whole numbers of strides by division alone: what torch.compile and torch.export can follow for any size.
+        right, below = ((side + stride - 1) // stride * stride - side for side in (width, height))
+        return F.pad(x, (0, right, 0, below))

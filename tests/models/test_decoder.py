@@ -39,16 +39,23 @@ def test_any_number_of_maps_fits(count: int) -> None:
     assert decoder(random_maps(channels)).shape == (2, 9, 32, 48)
 
 
-@pytest.mark.parametrize("align_corners", [True, False])
-def test_a_step_is_upsample_concatenate_convolve_convolve(align_corners: bool) -> None:
+@pytest.mark.parametrize(("upsampling", "align_corners"), [("bilinear", True), ("bilinear", False), ("nearest", None)])
+def test_a_step_is_upsample_concatenate_convolve_convolve(upsampling: str, align_corners: bool | None) -> None:
     torch.manual_seed(0)
-    block = UpBlock(5, 3, 4, norm=False, align_corners=align_corners)
+    block = UpBlock(5, 3, 4, norm=False, align_corners=bool(align_corners), upsampling=upsampling)
     skip, below = random_maps([3, 5], 8, 12)
     weights = list(block.parameters())
-    x = F.interpolate(below, size=(8, 12), mode="bilinear", align_corners=align_corners)
+    x = F.interpolate(below, size=(8, 12), mode=upsampling, align_corners=align_corners)
     x = F.conv2d(torch.cat([skip, x], dim=1), weights[0], weights[1], padding=1).relu()
     wanted = F.conv2d(x, weights[2], weights[3], padding=1).relu()
     torch.testing.assert_close(block(below, skip), wanted)
+
+
+def test_every_step_upsamples_as_it_is_told() -> None:
+    decoder = UNetDecoder(CHANNELS, [10, 9, 7], full_resolution_width=6, upsampling="nearest")
+    assert [each.upsampling for each in decoder.modules() if isinstance(each, UpBlock)] == ["nearest"] * 4
+    with pytest.raises(UserError, match=r"model\.decoder\.upsampling must be bilinear or nearest, got 'cubic'"):
+        UNetDecoder(CHANNELS, [10, 9, 7], upsampling="cubic")
 
 
 def test_the_coarsest_map_enters_first_and_the_finest_last() -> None:

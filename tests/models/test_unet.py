@@ -1,14 +1,17 @@
 """The U-Net: the article's network against its definition, and every model config through one tester."""
 
 from functools import cache, partial
+from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 import torchvision
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
 from segunet import build, commands  # noqa: F401 - commands registers conf's resolvers
+from segunet.errors import UserError
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.unet import UNet
@@ -110,6 +113,11 @@ def test_the_article_s_network_computes_what_its_definition_does(size: tuple[int
         torch.testing.assert_close(net(images), wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_smp_s_network_has_its_number_of_parameters() -> None:
+    theirs = smp.Unet("resnet50", encoder_weights=None, classes=21)
+    assert sum(p.numel() for p in from_conf("smp").parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (33, 47), (64, 64)])
 def test_the_logits_have_the_input_s_size(model: str, size: tuple[int, int]) -> None:
@@ -205,6 +213,26 @@ def test_a_shallower_encoder_takes_any_size_too(num_maps: int) -> None:
 
 def test_the_head_has_a_channel_a_class() -> None:
     assert from_conf("unet_resnet50").get_parameter("head.weight").shape == (21, 32, 1, 1)
+    assert from_conf("smp").get_parameter("head.weight").shape == (21, 16, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"head_kernel_size": 2}, "head_kernel_size must be an odd number, got 2"),
+        ({"mean": [0.5]}, r"three numbers each.*got \[0\.5\]"),
+        ({"std": [1.0, 0.0, 1.0]}, "above 0"),
+    ],
+)
+def test_settings_that_no_network_can_have_are_refused(setting: dict[str, Any], message: str) -> None:
+    decoder = partial(UNetDecoder, widths=[8])
+    with pytest.raises(UserError, match=message):
+        UNet(ResNetEncoder(18, 2), decoder, **{"num_classes": 3, "mean": MEAN, "std": STD, **setting})
+
+
+def test_whole_numbers_as_mean_do_not_cut_pictures_off() -> None:
+    net = UNet(ResNetEncoder(18, 2), partial(UNetDecoder, widths=[8]), num_classes=3, mean=[1, 2, 3], std=[1, 1, 1])
+    torch.testing.assert_close(net.normalize(torch.full((1, 3, 1, 1), 9.5)).flatten(), torch.tensor([8.5, 7.5, 6.5]))
 
 
 def test_the_memory_format_changes_nothing() -> None:

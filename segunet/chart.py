@@ -1,0 +1,168 @@
+"""Line charts over a run's epochs as SVG geometry: points in, ticks and path data out; a template draws them."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segunet.history import Points
+
+_MOST_POINTS = 300  # of a path: more are finer than a pixel
+_MOST_MARKS = 30
+_WINDOW = 1 / 15  # of a series, that its moving average spans
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line to be drawn.
+
+    Attributes:
+        label: its name.
+        points: (epoch, value), one at the least, by rising epoch.
+        noisy: draw its moving average, and the values themselves faintly behind it.
+    """
+
+    label: str
+    points: Points
+    noisy: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series as SVG path data, and (x, y, what it says) of its points where these are few."""
+
+    label: str
+    path: str
+    faint_path: str
+    marks: list[tuple[float, float, str]]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """What a template needs to draw a chart.
+
+    Attributes:
+        title: what it shows.
+        summary: the same for who cannot see it.
+        unit: by what power of ten the numbers at the y axis are to be multiplied, if by any.
+        x_ticks, y_ticks: (place, text).
+        lines: one a series.
+        best: where a vertical line marks the best epoch; None for none.
+        width, height, left, right, top, bottom: of the drawing, and the plot's edges in it. A unit is a pixel on a
+            desktop, a little less on a phone.
+    """
+
+    width: ClassVar[int] = 360
+    height: ClassVar[int] = 220
+    left: ClassVar[int] = 42
+    right: ClassVar[int] = 346
+    top: ClassVar[int] = 20
+    bottom: ClassVar[int] = 184
+
+    title: str
+    summary: str
+    unit: str
+    x_ticks: list[tuple[float, str]]
+    y_ticks: list[tuple[float, str]]
+    lines: list[Line]
+    best: float | None
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The plot's axes: x from 0 to ``epochs``, y from ``low`` to ``high``."""
+
+    epochs: float
+    low: float
+    high: float
+
+    def x(self, epoch: float) -> float:
+        return round(Chart.left + epoch / self.epochs * (Chart.right - Chart.left), 1)
+
+    def y(self, value: float) -> float:
+        up = (value - self.low) / (self.high - self.low)
+        return round(Chart.bottom - up * (Chart.bottom - Chart.top), 1)
+
+    def path(self, points: NDArray[np.float64]) -> str:
+        return "M" + " ".join(f"{self.x(epoch)},{self.y(value)}" for epoch, value in points.tolist())
+
+
+def line_chart(
+    title: str, series: Sequence[Series], epochs: float, best: float | None = None, bottom: float | None = None
+) -> Chart:
+    """Lay out one series or more.
+
+    Args:
+        title: what they show.
+        series: the lines.
+        epochs: at which the x axis ends; it begins at 0.
+        best: an epoch to mark.
+        bottom: the value at which the y axis begins; None is the round number below the least value.
+    """
+    values = [value for each in series for _, value in each.points]
+    y_ticks = ticks(min(values) if bottom is None else bottom, max(values), most=6)
+    frame = _Frame(epochs, y_ticks[0], y_ticks[-1])
+    exponent = math.floor(math.log10(y_ticks[-1])) if 0 < y_ticks[-1] < 0.01 else 0
+    return Chart(
+        title=title,
+        summary=f"{title} by epoch. " + " ".join(_summary(each) for each in series),
+        unit="\N{MULTIPLICATION SIGN} 10" + str(exponent).translate(_SUPERSCRIPTS) if exponent else "",
+        x_ticks=[(frame.x(epoch), f"{epoch:g}") for epoch in ticks(0, epochs, most=8, whole=True) if epoch <= epochs],
+        y_ticks=[(frame.y(value), f"{value / 10**exponent:g}") for value in y_ticks],
+        lines=[_line(each, frame) for each in series],
+        best=None if best is None else frame.x(best),
+    )
+
+
+def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float]:
+    """Return round numbers from ``low`` or just below to ``high`` or just above, 1, 2 or 5 times a power of ten apart.
+
+    Args:
+        low: where they begin.
+        high: where they end, low or more.
+        most: how many numbers at the most, 3 or more.
+        whole: whether they have to be whole.
+    """
+    power = 0 if whole else math.floor(math.log10((high - low) or abs(high) or 1)) - 1
+    steps = (factor * 10.0**exponent for exponent in itertools.count(power) for factor in (1, 2, 5))
+    spans = ((step, math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))) for step in steps)
+    step, first, last = next(each for each in spans if each[2] - each[1] < most)
+    return [float(f"{number * step:.10g}") for number in range(first, max(last, first + 1) + 1)]
+
+
+def _line(series: Series, frame: _Frame) -> Line:
+    points = _thinned(np.array(series.points))
+    marked = series.points if len(series.points) <= _MOST_MARKS and not series.noisy else []
+    return Line(
+        label=series.label,
+        path=frame.path(_averaged(points) if series.noisy else points),
+        faint_path=frame.path(points) if series.noisy else "",
+        marks=[(frame.x(epoch), frame.y(value), _said(series, (epoch, value))) for epoch, value in marked],
+    )
+
+
+def _summary(series: Series) -> str:
+    first, last = series.points[0], series.points[-1]
+    return f"{_said(series, first)}; {_said(series, last)}."
+
+
+def _said(series: Series, point: tuple[float, float]) -> str:
+    return f"{series.label} {point[1]:.4g} at epoch {point[0]:.4g}"
+
+
+def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (N, 2) or, where these are too many, the means of runs of equal length."""
+    parts = np.array_split(points, min(len(points), _MOST_POINTS))
+    return np.array([part.mean(axis=0) for part in parts])
+
+
+def _averaged(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (N, 2) with the moving average of their values; at the ends, of as many as there are."""
+    window = np.ones(min(2 * round(_WINDOW * len(points) / 2) + 1, len(points)))
+    counts = np.convolve(np.ones(len(points)), window, mode="same")
+    return np.column_stack([points[:, 0], np.convolve(points[:, 1], window, mode="same") / counts])

@@ -1,0 +1,120 @@
+"""Find what is wrong with a data set: ``python -m segunet.check_data [data=NAME] [key=value] ...``."""
+
+import logging
+import shlex
+import time
+from functools import partial
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from segunet import build
+from segunet.ahead import map_ahead
+from segunet.callbacks import progress_bar
+from segunet.commands import command, open_run_dir, planned_run_dir
+from segunet.contact_sheet import contact_sheet
+from segunet.data.check import Survey, examine, read_split
+from segunet.data.datamodule import VOCDataModule
+from segunet.data.findings import KINDS, Finding
+from segunet.data.voc import find_voc_folder
+from segunet.data_report import show_balance, show_findings, show_pictures, write_findings
+from segunet.errors import UserError
+from segunet.files import save_png
+
+logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
+
+_WAITING = 64  # examples that wait to be taken up, or to be read
+
+
+def check_data(cfg: DictConfig) -> Survey:
+    """Examine both lists of ``cfg.data``, tell what was found, and write it.
+
+    Raises:
+        UserError: a folder or a list that cannot be read at all; at the end, if there are errors.
+    """
+    if "_target_" not in cfg.data:
+        raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
+    if cfg.pictures < 0:
+        raise UserError(f"pictures must be 0 or more, got {cfg.pictures}.")
+    datamodule = build.datamodule_from_config(cfg)
+    datamodule.prepare_data()
+    survey = new_survey(datamodule)
+    run_dir = planned_run_dir(cfg, "check_data")
+    open_run_dir(cfg, run_dir)
+    read_examples(survey, datamodule.num_workers)
+    check_batch_size(survey, datamodule)
+    survey.conclude()
+    write_findings(survey, run_dir)
+    if cfg.pictures:
+        save_png(contact_sheet(survey, cfg.pictures, cfg.seed), run_dir / "overlays.png")
+    show_findings(survey)
+    show_pictures(survey)
+    show_balance(survey)
+    conclude(survey, run_dir)
+    return survey
+
+
+def new_survey(datamodule: VOCDataModule) -> Survey:
+    """Read the lists, and nothing else yet."""
+    folder = find_voc_folder(datamodule.root)
+    splits = [read_split(folder, role, getattr(datamodule, f"{role}_split")) for role in ("train", "val")]
+    return Survey(folder, splits, datamodule.form, datamodule.class_names)
+
+
+def read_examples(survey: Survey, num_workers: int) -> None:
+    """Examine every example of both lists, as many at a time as there are workers."""
+    examples = [(split, pair) for split in survey.splits for pair in split.pairs]
+    began = time.monotonic()
+    with progress_bar() as bar:
+        task = bar.add_task("reading", total=len(examples))
+        pairs = (pair for _, pair in examples)
+        results = map_ahead(partial(examine, form=survey.form), pairs, max(num_workers, 1), _WAITING)
+        for (split, _), seen in zip(examples, results, strict=True):
+            survey.add(split, seen)
+            bar.advance(task)
+    seconds = time.monotonic() - began
+    train, val = (len(split.pairs) for split in survey.splits)
+    logger.info("%s: %d + %d examples read in %.1f s", survey.folder, train, val, seconds)
+
+
+def check_batch_size(survey: Survey, datamodule: VOCDataModule) -> None:
+    """Note a training list that is too short for the batch size."""
+    train = survey.splits[0]
+    datamodule.train_pairs = train.pairs
+    try:
+        datamodule.check_batch_size()
+    except UserError:
+        detail = f"has {len(train.pairs)} names, and data.batch_size is {datamodule.batch_size}"
+        survey.findings.append(Finding("short_list", train.path, detail, train.role))
+
+
+def conclude(survey: Survey, run_dir: Path) -> None:
+    """Say what to do next.
+
+    Raises:
+        UserError: there are errors.
+    """
+    data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
+    logger.info("written to %s", run_dir)
+    if survey.of_severity("error"):
+        kinds = [(KINDS[kind], len(found)) for kind, found in survey.by_kind().items()]
+        found = ", ".join(f"{kind.title} ({count})" for kind, count in kinds if kind.severity == "error")
+        raise UserError(
+            f"{survey.folder} has errors: {found}. The first of each are above, all of them in "
+            f"{run_dir / 'check.json'}. Mend them, then check again: "
+            + shlex.join(["python", "-m", "segunet.check_data", *data])
+        )
+    if (sheet := run_dir / "overlays.png").exists():
+        logger.info("look at:   %s", shlex.quote(str(sheet)))
+    logger.info("train:     %s", shlex.join(["python", "-m", "segunet.train", *data]))
+
+
+@command("check_data")
+def main(cfg: DictConfig) -> None:
+    """Run the command."""
+    check_data(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Bring your own checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
+
+import logging
+import shlex
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from segunet import build
+from segunet.commands import command
+from segunet.errors import UserError
+from segunet.files import read_torch_file, whole_file
+from segunet.models.encoder import DEPTHS, abbreviated
+from segunet.models.state_dicts import (
+    ORIGINS,
+    Origin,
+    StateDict,
+    resnet_depth,
+    state_dict_in,
+    to_segunet,
+    with_background,
+    wrappers_in,
+)
+from segunet.models.unet import UNet
+
+logger = logging.getLogger("segunet.convert")  # __name__ is "__main__" when run as a program
+
+_SAVE_AGAIN = "Save the network's state dict: torch.save(model.state_dict(), path)."
+
+
+def convert(cfg: DictConfig) -> build.Checkpoint:
+    """Write the state dict ``cfg.source`` as the segunet checkpoint ``cfg.output`` and load that.
+
+    The checkpoint's logits are the original network's for pictures whose sides are multiples of 32; other pictures
+    are padded to that with the mean colour. Pictures enter at their own size (or at ``cfg.inference_size``), also
+    where the original's scripts put them into a letterbox of 512 x 512.
+
+    Raises:
+        UserError: whatever the user can mend; nothing is written before the state dict is seen to fit.
+    """
+    source, output = Path(cfg.source).expanduser(), Path(cfg.output).expanduser()
+    check_output(output)
+    origin = ORIGINS[cfg["from"]]
+    state = read_state_dict(source, cfg["from"])
+    datamodule = build.datamodule_from_config(cfg)
+    state = fit_classes(state, origin, datamodule.class_names, source)
+    if (depth := resnet_depth(state)) in DEPTHS:
+        cfg.model.encoder.depth = depth
+    card = build.card(cfg, datamodule)
+    net = build.net_from_config(OmegaConf.create(card["model"]))
+    if not isinstance(net, UNet):
+        raise UserError("The network is chosen by from=article or from=smp: leave model=... out.")
+    try:
+        weights = to_segunet(state, origin, net.state_dict(), net.encoder.channels[-2::-1])
+    except UserError as error:
+        raise UserError(
+            f"{source} as from={cfg['from']} with a ResNet-{cfg.model.encoder.depth}: {error} The network must be the "
+            "original one, with a ResNet encoder, three colour channels and the default decoder."
+        ) from error
+    net.load_state_dict(net.state_dict() | weights)
+    content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
+    with whole_file(output) as file:
+        torch.save(content | {"epoch": 0}, file)
+    return build.load_checkpoint(output)
+
+
+def check_output(output: Path) -> None:
+    """Raise a UserError unless ``output`` is the name of a checkpoint that is not there yet."""
+    if output.suffix != ".ckpt":
+        raise UserError(f"output={output}: a checkpoint's name ends in .ckpt, such as {output.with_suffix('.ckpt')}.")
+    if output.exists():
+        raise UserError(f"output={output} is there already. Give another name, or remove it first.")
+
+
+def read_state_dict(path: Path, name: str) -> StateDict:
+    """Read a state dict with the names of ``ORIGINS[name]``, what wraps them taken off.
+
+    Raises:
+        UserError: no file, no state dict, another project's names, or several networks.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"source: there is no file {path.absolute()}. Give the path of a state dict (.pth, .pt, .ckpt)."
+        )
+    content = read_torch_file(path, _SAVE_AGAIN)
+    if isinstance(content, dict) and "segunet" in content:
+        raise UserError(f"{path} is a segunet checkpoint as it is: give it as checkpoint={path} to the other commands.")
+    try:
+        state = state_dict_in(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    wrappers = wrappers_in(state, ORIGINS[name])
+    if len(wrappers) != 1:
+        raise UserError(f"{path}: {_what_else(state, wrappers, name)}")
+    return network_of(state, wrappers.pop(), ORIGINS[name])
+
+
+def _what_else(state: StateDict, wrappers: set[str], name: str) -> str:
+    """Say why the names of ``state`` are not those of one network of ``ORIGINS[name]``."""
+    if wrappers:
+        several = ", ".join(repr(wrapper) for wrapper in sorted(wrappers))
+        return f"it holds several networks, with {several} before their names. {_SAVE_AGAIN}"
+    others = [other for other, origin in ORIGINS.items() if wrappers_in(state, origin)]
+    advice = f"They look like those of from={others[0]}." if others else f"Known are {', '.join(ORIGINS)}."
+    return f"its names ({abbreviated(list(state), most=3)}) are not those of from={name}. {advice}"
+
+
+def network_of(state: StateDict, wrapper: str, origin: Origin) -> StateDict:
+    """Return the network's tensors, without ``wrapper`` before their names; say what was taken off and left aside."""
+    aside = [name for name in state if not name.startswith(wrapper) or name.startswith(wrapper + origin.aside)]
+    if wrapper:
+        logger.info("taken off the names: %r", wrapper)
+    if aside:
+        logger.info("left aside, not needed for the logits: %s", abbreviated(aside))
+    return {name.removeprefix(wrapper): value for name, value in state.items() if name not in aside}
+
+
+def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source: Path) -> StateDict:
+    """Return ``state`` with a logit for each class; a single logit, x of a sigmoid, becomes the two of a softmax.
+
+    Raises:
+        UserError: there are more or fewer logits than classes.
+    """
+    head = state.get(origin.name_of("head.bias"), torch.zeros(len(class_names)))  # its absence is seen later
+    if (logits := head.numel()) == 1 and len(class_names) == 2:
+        logger.info("one logit, of a sigmoid: %s gets a logit of 0 beside it", class_names[0])
+        return with_background(state, origin)
+    if logits != len(class_names):
+        raise UserError(
+            f"{source}: its network has {logits} logit(s) a pixel, the data config names {len(class_names)} classes "
+            f"({abbreviated(class_names, most=3)}). Name the network's own, in its order: data=custom "
+            "'data.class_names=[...]'; a single logit, of a sigmoid, has two: background and the object."
+        )
+    return state
+
+
+def conclude(cfg: DictConfig, checkpoint: build.Checkpoint) -> None:
+    """Say what was written and how to go on."""
+    names, output = checkpoint.class_names, shlex.quote(str(cfg.output))
+    logger.info(
+        "written to %s: %s's network with a ResNet-%d encoder, %s parameters, %d classes (%s)",
+        cfg.output,
+        cfg["from"],
+        cfg.model.encoder.depth,
+        f"{sum(parameter.numel() for parameter in checkpoint.net.parameters()):,}",
+        len(names),
+        ", ".join(names),
+    )
+    logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s data.root=PATH", output)
+    logger.info("predict:   python -m segunet.predict checkpoint=%s input=PATH", output)
+
+
+@command("convert")
+def main(cfg: DictConfig) -> None:
+    """Run the command."""
+    conclude(cfg, convert(cfg))
+
+
+if __name__ == "__main__":
+    main()

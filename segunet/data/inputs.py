@@ -1,0 +1,67 @@
+"""From what a user gives as input to the files to predict, and the names of what is written for each."""
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from segunet.data.video import VIDEO_SUFFIXES
+from segunet.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def find_inputs(given: str, leave_out: Path) -> list[Path]:
+    """Return the pictures and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
+
+    A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
+    picture or a video.
+
+    Args:
+        given: path or pattern.
+        leave_out: folder whose files are not taken: the results of an earlier run.
+
+    Raises:
+        UserError: no such file, or none of the files is a picture or a video.
+    """
+    path = Path(given).expanduser()
+    if path.is_file():
+        return [path]
+    found = path.rglob("*") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+    files = sorted(file for file in found if file.is_file() and not file.absolute().is_relative_to(leave_out))
+    inputs = [file for file in files if file.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)]
+    if not inputs:
+        what = f"{len(files)} files, none of them a picture or a video" if files else "nothing"
+        raise UserError(
+            f"input={given}: there is {what} there ({path.absolute()}). Give a picture, a video, a folder of them, or "
+            "a pattern such as input='photos/**/*.jpg'."
+        )
+    if others := Counter(file.suffix or "without suffix" for file in files if file not in set(inputs)):
+        logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
+    return inputs
+
+
+def is_video(path: Path) -> bool:
+    """Return whether the file's suffix is that of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
+    """Return for each input the name of what is written for it: its path below their common folder, no suffix.
+
+    Raises:
+        UserError: two inputs would be written to the same file.
+    """
+    base = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
+    names = {path: path.absolute().relative_to(base).with_suffix("").as_posix() for path in inputs}
+    by_name: dict[str, Path] = {}
+    for path, name in names.items():
+        if (other := by_name.setdefault(name, path)) != path:
+            raise UserError(
+                f"{other} and {path} would both be written as {name}. Predict them one after the other, with another "
+                "output=FOLDER each."
+            )
+    return names

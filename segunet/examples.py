@@ -1,0 +1,91 @@
+"""The pictures that a network does best, middling and worst on, predicted once more to be shown."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from segunet.data.datamodule import VOCDataModule
+from segunet.data.dataset import EvalDataset
+from segunet.inference import predict
+from segunet.visualize import Picture, at_size_of, differences, overlay
+
+_EACH = 3  # pictures of a kind
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture to be shown.
+
+    Attributes:
+        name: its name.
+        miou: its mean IoU, 0..1.
+        panels: image, truth, prediction and where they differ, by these names: uint8 (H, W, 3) each.
+    """
+
+    name: str
+    miou: float
+    panels: dict[str, Picture]
+
+
+def chosen(image_miou: Mapping[str, float]) -> dict[str, list[str]]:
+    """Return the names of the best, the median and the worst pictures, three of each and no picture twice.
+
+    Few pictures give fewer of each: of three, one is the best, one the median and one the worst. A picture without a
+    score (NaN) is none of them.
+    """
+    defined = [name for name, miou in image_miou.items() if not math.isnan(miou)]
+    order = sorted(defined, key=lambda name: (-image_miou[name], name))
+    each = max(min(len(order) // 3, _EACH), 1)
+    middle = len(order) // 2 - each // 2
+    return {
+        "best": order[:each],
+        "median": order[middle : middle + each] if len(order) > 2 else [],
+        "worst": order[each:][-each:][::-1],
+    }
+
+
+def examples(
+    image_miou: Mapping[str, float],
+    net: nn.Module,
+    trainer: pl.Trainer,
+    datamodule: VOCDataModule,
+    palette: Picture,
+    tta: str = "none",
+) -> dict[str, list[Example]]:
+    """Return the pictures of :func:`chosen`, predicted as they were scored.
+
+    Args:
+        image_miou: mean IoU of each picture of the data module's validation list, by name; may be empty.
+        net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
+        trainer: whose device and precision it was scored in; the net is moved there.
+        datamodule: set up, with the inference size that was scored.
+        palette: uint8 (256, 3).
+        tta: test-time augmentation, a key of ``inference.TTA``.
+
+    Raises:
+        UserError: a file that was there to be scored cannot be read any more.
+    """
+    device = trainer.strategy.root_device
+    net.to(device)
+    dataset = EvalDataset(datamodule.val_pairs, datamodule.form, datamodule.inference_size)
+    index_of = {pair.name: index for index, pair in enumerate(datamodule.val_pairs)}
+
+    def example(name: str) -> Example:
+        batch = dataset[index_of[name]]
+        truth = batch.masks.numpy()  # (H, W)
+        prediction = predict(net, batch.images[None].to(device), truth.shape, tta)[0].cpu().numpy()
+        image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
+        panels = {
+            "image": image,
+            "truth": overlay(image, truth, palette),
+            "prediction": overlay(image, prediction, palette),
+            "differences": differences(image, truth, prediction, datamodule.form.ignore_index),
+        }
+        return Example(name, image_miou[name], panels)
+
+    with torch.inference_mode(), trainer.precision_plugin.forward_context():
+        return {kind: [example(name) for name in names] for kind, names in chosen(image_miou).items()}

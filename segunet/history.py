@@ -1,0 +1,71 @@
+"""The curves of a training run, read back from its TensorBoard files."""
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event
+
+Points = list[tuple[float, float]]
+
+_PICTURE = 2**14  # bytes; an event with scalars has some dozens
+
+
+def read_history(folder: Path) -> dict[str, Points]:
+    """Return what a run logged in ``folder`` by tag, as points (epochs done, value); empty without a validation.
+
+    A resumed run has a file for each time it was started, and what a kill cost was trained anew: from the first
+    step on that a newer file logs, it replaces the older ones. Values that are not finite are left out.
+    """
+    series: dict[str, dict[int, float]] = {}
+    for path in sorted(folder.glob("events.out.tfevents.*")):  # the name goes on with the second of its start
+        newer = _scalars(path)
+        first = min(newer.get("epoch", {}), default=math.inf)
+        for tag, values in series.items():
+            series[tag] = {step: value for step, value in values.items() if step < first}
+        for tag, values in newer.items():
+            series[tag] = series.get(tag, {}) | values
+    validated = series.get("val/miou", {}).keys() & series.get("epoch", {}).keys()
+    if not validated:
+        return {}
+    # Lightning counts steps and epochs from 0, and logs a validation at the last step of its epoch.
+    last = max(validated)
+    epochs_per_step = (series["epoch"][last] + 1) / (last + 1)
+    points = {
+        tag: [((step + 1) * epochs_per_step, value) for step, value in sorted(values.items()) if math.isfinite(value)]
+        for tag, values in series.items()
+    }
+    return {tag: each for tag, each in points.items() if each}
+
+
+def _scalars(path: Path) -> dict[str, dict[int, float]]:
+    """Read one event file: value by step, by tag."""
+    found: dict[str, dict[int, float]] = {}
+    for event in _events(path):
+        for value in event.summary.value:
+            if value.WhichOneof("value") == "simple_value":
+                found.setdefault(value.tag, {})[event.step] = value.simple_value
+    return found
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """Give the small events of a file (TFRecord: length, its checksum, the event, its checksum).
+
+    Pictures are passed over unread: TensorBoard's own reader takes a second for every 4 MB of them. Ends where a
+    killed process left off.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while len(head := file.read(12)) == 12:
+            (length,) = struct.unpack("<Q", head[:8])
+            end = file.tell() + length + 4
+            if end > size:
+                return
+            if length < _PICTURE:
+                try:
+                    yield Event.FromString(file.read(length))
+                except DecodeError:
+                    return
+            file.seek(end)

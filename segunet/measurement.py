@@ -1,0 +1,180 @@
+"""What a network costs in fact: time and peak memory of a forward pass, and of a training step.
+
+Each measurement has a process of its own, so that no peak hides in an earlier one's. Its level before is taken
+once the libraries are awake, before the network is there: the peak holds weights, gradients, the optimizer's state,
+activations, and what the operators need to work.
+
+On a CUDA GPU the peak is that of torch's tensors (``torch.cuda.max_memory_allocated``). On the CPU it is the
+process's resident memory: on Linux VmHWM of /proc/self/status, as ``ru_maxrss`` there starts at the level of the
+process that started this one (getrusage(2): it survives an execve); elsewhere ``ru_maxrss``, in bytes on macOS.
+"""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+
+from segunet.complexity import Inputs
+from segunet.errors import UserError
+from segunet.losses import SegmentationLoss
+from segunet.optimizer import OptimizerFactory
+from segunet.terminal import setup_logging
+
+ROUNDS = 5
+_STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A forward pass, or a training step (forward, loss, backward, optimizer), and all that a process needs for it.
+
+    Attributes:
+        make_net: builds the network on the current default device.
+        make_inputs: of the network, on the current default device; the first of them is (N, C, H, W).
+        make_fabric: chooses the device, the CPU or a CUDA GPU, and the precision.
+        channels_last: lay the weights out so.
+        compile: torch.compile the network.
+        num_classes: channels of the logits that are trained.
+        training: the loss and what makes the optimizer; None for a forward pass in evaluation mode.
+    """
+
+    make_net: Callable[[], nn.Module]
+    make_inputs: Callable[[], Inputs]
+    make_fabric: Callable[[], Fabric]
+    channels_last: bool = True
+    compile: bool = False
+    num_classes: int = 1
+    training: tuple[SegmentationLoss, OptimizerFactory] | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a workload took.
+
+    Attributes:
+        seconds: the median of :data:`ROUNDS` runs, two more having warmed up.
+        warmup_seconds: the first of those two, which compiles if anything is compiled.
+        peak_bytes: see the head of this file.
+    """
+
+    seconds: float
+    warmup_seconds: float
+    peak_bytes: int
+
+
+def measure(workload: Workload) -> Measurement:
+    """Measure ``workload`` in a fresh process.
+
+    Raises:
+        UserError: it cannot be run: too little memory, no compiler, a size that the network does not take.
+    """
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
+        try:
+            return fresh.submit(_measure_here, workload).result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                "The process that measured was ended by the system, most likely for want of memory. Give a smaller "
+                "size or batch_size, or measure=false for what can be counted without running the network."
+            ) from error
+
+
+def _measure_here(workload: Workload) -> Measurement:
+    setup_logging(quiet=True)
+    try:
+        fabric = workload.make_fabric()
+        _awaken(fabric, workload)
+        level = peak_memory(fabric.device)
+        with fabric.init_module():
+            net = workload.make_net()
+        with fabric.device:
+            inputs = workload.make_inputs()
+        if workload.compile:
+            net.compile()
+        step = _step(fabric, workload, net, inputs)
+        seconds = [_time(step, fabric.device) for _ in range(ROUNDS + 2)]
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"PyTorch cannot run this: {str(error).strip().splitlines()[0]}") from None
+    return Measurement(statistics.median(seconds[2:]), seconds[0], peak_memory(fabric.device) - level)
+
+
+def _awaken(fabric: Fabric, workload: Workload) -> None:
+    """Load the libraries that the workload needs, by a tiny one: their memory is not the network's."""
+    with torch.device("meta"):
+        workload.make_net()
+    tiny = nn.Conv2d(3, workload.num_classes, kernel_size=1)
+    _step(fabric, workload, tiny, Inputs((torch.rand(1, 3, 8, 8, device=fabric.device),), {}))()
+
+
+def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) -> Callable[[], object]:
+    if workload.channels_last:
+        net.to(memory_format=torch.channels_last)
+    if workload.training is None:
+        return _forward_pass(fabric.setup(net.eval()), inputs)
+    loss, make_optimizer = workload.training
+    net, optimizer = fabric.setup(net.train(), make_optimizer(net))
+    images = inputs.args[0]  # (N, 3, H, W)
+    size = (len(images), *images.shape[-2:])
+    masks = torch.randint(workload.num_classes, size, device=fabric.device)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        fabric.backward(loss(net(*inputs.args, **inputs.kwargs), masks).total)
+        optimizer.step()
+
+    return step
+
+
+def _forward_pass(net: nn.Module, inputs: Inputs) -> Callable[[], object]:
+    @torch.inference_mode()
+    def step() -> Any:
+        return net(*inputs.args, **inputs.kwargs)
+
+    return step
+
+
+def _time(step: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes that this process has had on ``device`` so far (see the head of this file)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if _STATUS.is_file():
+        return _read_bytes(_STATUS, "VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def check_memory(needed: int, device: torch.device) -> None:
+    """Raise a UserError if ``device`` has fewer than ``needed`` bytes free; where that is not known, do nothing."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+    elif _MEMINFO.is_file():
+        free = _read_bytes(_MEMINFO, "MemAvailable")
+    else:
+        return
+    if needed > free:
+        raise UserError(
+            f"Measuring this network takes {needed / 1e9:.1f} GB at the very least, and {free / 1e9:.1f} GB are free "
+            f"on {device}. Give measure=false, for what can be counted without running the network."
+        )
+
+
+def _read_bytes(file: Path, name: str) -> int:
+    """Return the bytes of a ``Name:   123 kB`` line; the kernel means 1,024 bytes."""
+    words = file.read_text().split()
+    return 1024 * int(words[words.index(f"{name}:") + 1])

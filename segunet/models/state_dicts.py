@@ -1,0 +1,146 @@
+"""State dicts of U-Nets that other projects trained: their names for the parts of segunet's network.
+
+``article`` is the article's code line (bubbliiiing/unet-pytorch, ResNet backbone), ``smp`` is
+``segmentation_models_pytorch.Unet`` with a ResNet encoder. Both keep torchvision's names within the encoder.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from segunet.errors import UserError
+from segunet.models.encoder import abbreviated
+
+StateDict = dict[str, Tensor]
+
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys below which training scripts save a state dict
+_WRAPPED = re.compile(r"((?:(?:module|model|net|_orig_mod)\.)*)(.*)")  # by DataParallel, Lightning, torch.compile
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A project's names.
+
+    Attributes:
+        names: how a name begins there -> how it begins in segunet.
+        aside: how the names of parts begin that do nothing for the logits.
+        up_first: its decoder concatenates (up, skip), not (skip, up) as segunet's does.
+    """
+
+    names: dict[str, str]
+    aside: str
+    up_first: bool
+
+    def name_of(self, ours: str) -> str:
+        """Return the project's name for segunet's ``ours``; a part that it lacks keeps its name."""
+        beginnings = ((there, here) for there, here in self.names.items() if ours.startswith(here))
+        there, here = next(beginnings, ("", ""))
+        return there + ours.removeprefix(here)
+
+
+ORIGINS = {
+    "article": Origin(
+        names={"resnet.": "encoder.", "final.": "head."}
+        | {f"up_concat{4 - i}.conv{j}.": f"decoder.steps.{i}.conv{j}.0." for i in range(4) for j in (1, 2)}
+        | {f"up_conv.{2 * j - 1}.": f"decoder.to_full_resolution.conv{j}.0." for j in (1, 2)},
+        aside="resnet.fc.",
+        up_first=False,
+    ),
+    "smp": Origin(
+        names={"encoder.": "encoder.", "segmentation_head.0.": "head."}
+        | {f"decoder.blocks.{i}.": f"decoder.steps.{i}." for i in range(4)}
+        | {"decoder.blocks.4.": "decoder.to_full_resolution."},
+        aside="classification_head.",
+        up_first=True,
+    ),
+}
+
+
+def state_dict_in(content: Any) -> StateDict:
+    """Return the state dict that ``content`` is, or holds below one of the :data:`CONTAINERS`.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    candidates = {"": content}
+    if isinstance(content, dict):
+        candidates |= {key: content[key] for key in CONTAINERS if key in content}
+    found = {key: value for key, value in candidates.items() if _is_state_dict(value)}
+    if len(found) == 1:
+        return dict(next(iter(found.values())))
+    what = f"state dicts below each of {', '.join(found)}" if found else f"a {type(content).__name__} without one"
+    raise UserError(
+        f"wanted a state dict (tensor name -> tensor), alone or below one of {', '.join(CONTAINERS)}; it holds {what}. "
+        "Save one with torch.save(model.state_dict(), path)."
+    )
+
+
+def _is_state_dict(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items())
+    )
+
+
+def wrappers_in(state: StateDict, origin: Origin) -> set[str]:
+    """Return what stands before ``origin``'s names in ``state``, such as ``module.`` or nothing.
+
+    Empty: none of the names is the origin's. More than one: there are several networks.
+    """
+    beginnings = tuple(origin.names)
+    matches = (_WRAPPED.match(name) for name in state)
+    return {match[1] for match in matches if match and match[2].startswith(beginnings)}
+
+
+def resnet_depth(state: StateDict) -> int:
+    """Return the N of a ResNet-N: its branches' convolutions, its stem and its classifier (He et al. 2016, table 1)."""
+    return sum(re.search(r"layer\d\.\d+\.conv\d\.weight$", name) is not None for name in state) + 2
+
+
+def with_background(state: StateDict, origin: Origin) -> StateDict:
+    """Return ``state`` with a logit of zero before its only one x: softmax of (0, x) is sigmoid of x."""
+    heads = {origin.name_of(name) for name in ("head.weight", "head.bias")}
+    return {
+        name: torch.cat([torch.zeros_like(value), value]) if name in heads else value for name, value in state.items()
+    }
+
+
+def to_segunet(state: StateDict, origin: Origin, own: StateDict, skip_channels: Sequence[int]) -> StateDict:
+    """Return ``state`` with segunet's names and order of channels.
+
+    Args:
+        state: with ``origin``'s names and nothing before them.
+        origin: whose names they are.
+        own: state dict of the network that it is for.
+        skip_channels: channels of the skip of each of the decoder's steps, coarsest first.
+
+    Raises:
+        UserError: tensors that are missing, unexpected or of another shape, by the origin's names.
+    """
+    names = {origin.name_of(name): name for name in own if name not in ("mean", "std")}
+    _check(state, {name: own[ours] for name, ours in names.items()})
+    translated = {names[name]: value for name, value in state.items()}
+    if origin.up_first:
+        for i, channels in enumerate(skip_channels):
+            name = f"decoder.steps.{i}.conv1.0.weight"  # (out, up + skip, 3, 3) -> (out, skip + up, 3, 3)
+            translated[name] = translated[name].roll(channels, dims=1)
+    return translated
+
+
+def _check(state: StateDict, wanted: StateDict) -> None:
+    """Raise a UserError unless ``state`` has the names and shapes of ``wanted``."""
+    missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in wanted]
+    misshapen = [
+        f"{name} is {tuple(state[name].shape)}, wanted {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    kinds = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
+    if found := [f"{len(names)} {kind} ({abbreviated(names, most=3)})" for kind, names in kinds.items() if names]:
+        raise UserError(f"its tensors do not fit the network: {'; '.join(found)}.")

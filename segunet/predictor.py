@@ -1,0 +1,170 @@
+"""A checkpoint ready to predict: what ``python -m segunet.predict`` and notebooks use."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from segunet import build
+from segunet.data.transforms import check_inference_size, resize_long_side
+from segunet.data.voc import as_rgb, read_image
+from segunet.errors import UserError
+from segunet.inference import check_tta, predict
+from segunet.tiling import check_tiles, predict_rows
+from segunet.visualize import Picture, overlay_with_legend
+
+Source = str | Path | Image.Image | NDArray[np.uint8]
+# At least, of the whole picture at once in float32; unet_resnet50 took 458, article 800.
+_BYTES_PER_PIXEL = 400
+_USE_TILES = "Predict it in tiles: tile=512."
+FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"
+
+
+class Predictor:
+    """A trained network that takes pictures of any size.
+
+    Made by :func:`load`. Attributes: ``class_names``, K names; ``palette``, uint8 (256, 3), the classes' colours.
+
+    Args:
+        checkpoint: the network and what was saved with it.
+        tta: test-time augmentation, a key of ``inference.TTA``.
+        tile: side in pixels of the tiles that a picture is cut into, at its own size; None: the whole picture
+            at once, at ``inference_size``.
+        overlap: least share of a tile that it has in common with the next one, 0..0.9.
+        inference_size: long side at which whole pictures enter the network, None for their own size, or
+            "checkpoint" for the one that it was validated with. The prediction has the picture's own size.
+        accelerator: auto, cpu, gpu, ..., as Lightning has it.
+        precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as Lightning has it.
+
+    Raises:
+        UserError: a setting that means nothing.
+    """
+
+    def __init__(
+        self,
+        checkpoint: build.Checkpoint,
+        tta: str = "none",
+        tile: int | None = None,
+        overlap: float = 0.25,
+        inference_size: int | Literal["checkpoint"] | None = FROM_CHECKPOINT,
+        accelerator: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        check_tta(tta)
+        check_tiles(tile, overlap)
+        self.class_names, self.palette = checkpoint.class_names, checkpoint.palette
+        self.tta, self.tile, self.overlap = tta, tile, overlap
+        self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
+        check_inference_size(self.inference_size)
+        self.fabric = build.fabric_from_settings(accelerator, precision)
+        self.net = self.fabric.setup_module(checkpoint.net).eval()
+
+    def predict(self, image: Source, advance: Callable[[float], object] = float) -> NDArray[np.uint8]:
+        """Return the class of each pixel, uint8 (H, W), at the picture's own size.
+
+        Args:
+            image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey.
+            advance: is told what share of the picture, 0..1, was done since it was last called.
+
+        Raises:
+            UserError: no readable picture, or one that does not fit into memory.
+        """
+        picture = as_picture(image)
+        try:
+            with torch.inference_mode():
+                return self._tiled(picture, advance) if self.tile else self._whole(picture, advance)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            size = f"{picture.shape[1]} x {picture.shape[0]} pixels"
+            raise UserError(f"The memory does not suffice for a picture of {size} at once. {_USE_TILES}") from error
+
+    def show(self, image: Source) -> Image.Image:
+        """Return the picture under its prediction's colours, with a legend of the classes found; as ``predict``.
+
+        A notebook shows it; elsewhere ``.save(PATH)`` or ``.show()`` it.
+        """
+        picture = as_picture(image)
+        return Image.fromarray(overlay_with_legend(picture, self.predict(picture), self.palette, self.class_names))
+
+    def _whole(self, picture: Picture, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+        height, width = picture.shape[:2]
+        if self.inference_size is not None:
+            picture = resize_long_side(picture, self.inference_size)
+        self._check_memory(height * width)
+        prediction = predict(self.net, self._on_device(picture)[None], (height, width), self.tta)[0]
+        advance(1.0)
+        return prediction.to(torch.uint8).cpu().numpy()
+
+    def _tiled(self, picture: Picture, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+        assert self.tile is not None
+        prediction = np.empty(picture.shape[:2], dtype=np.uint8)
+        top = 0
+        for rows in predict_rows(self.net, self._on_device(picture), self.tile, self.overlap, self.tta):
+            prediction[top : top + len(rows)] = rows.to(torch.uint8).cpu().numpy()
+            top += len(rows)
+            advance(len(rows) / len(prediction))
+        return prediction
+
+    def _check_memory(self, pixels: int) -> None:
+        """Refuse what would end the process: the system gives memory out that it does not have."""
+        needed, there = _BYTES_PER_PIXEL * pixels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if self.fabric.device.type == "cpu" and needed > there:
+            raise UserError(
+                f"The whole picture ({pixels / 1e6:.0f} million pixels) would need about {needed / 1e9:.0f} GB of "
+                f"memory at once, there are {there / 1e9:.0f}. {_USE_TILES}"
+            )
+
+    def _on_device(self, picture: Picture) -> Tensor:
+        channels_first = np.array(picture.transpose(2, 0, 1), order="C")  # (3, H, W), a copy: torch wants to own it
+        return torch.from_numpy(channels_first).to(self.fabric.device)
+
+
+def load(path: str | Path, **settings: Any) -> Predictor:
+    """Load a checkpoint for predicting.
+
+    >>> model = load(checkpoint, tta="flip")
+    >>> model.class_names
+    ['background', 'disc', 'square']
+    >>> mask = model.predict(picture)  # a path, a PIL image or an array
+    >>> mask.shape, mask.dtype
+    ((64, 80), dtype('uint8'))
+    >>> model.show(picture).save(overlay)
+
+    Args:
+        path: a run's checkpoints/best.ckpt, or what segunet.convert or segunet.export wrote.
+        **settings: of :class:`Predictor`.
+
+    Raises:
+        UserError: no file, not segunet's, or a setting that means nothing.
+    """
+    return Predictor(build.load_checkpoint(Path(path).expanduser()), **settings)
+
+
+def as_picture(image: Source) -> Picture:
+    """Return a picture as uint8 (H, W, 3) RGB, upright.
+
+    Raises:
+        UserError: unreadable, or an array of another kind.
+    """
+    if isinstance(image, str | Path):
+        return read_image(Path(image).expanduser())
+    if isinstance(image, Image.Image):
+        return as_rgb(image.copy(), "the image")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
+        if image.ndim == 2:
+            return np.repeat(image[..., None], 3, axis=2)
+        if image.ndim == 3 and image.shape[2] == 3:
+            return np.ascontiguousarray(image)
+    came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {came}.")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -1,0 +1,186 @@
+"""The report as a web page: one file without a network, for a desktop, a phone and the dark."""
+
+import base64
+import io
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.chart import Chart, Series, line_chart
+from segunet.data.datamodule import VOCDataModule
+from segunet.data.transforms import resize_long_side
+from segunet.environment import hardware, versions
+from segunet.examples import Example
+from segunet.files import whole_file
+from segunet.history import Points
+from segunet.metrics import Scores
+from segunet.report import HEADLINE, headline, per_class, per_class_headings
+from segunet.visualize import Picture
+
+PAGE = "report.html"  # in a run's folder
+
+_PANEL = 256  # pixels of a picture's long side
+_TINY = 128  # up to here each of them is seen
+_CONFUSED = 10  # pairs
+_DASH = "–"  # noqa: RUF001
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page tells.
+
+    Attributes:
+        kind: Training or Evaluation.
+        name: of the run.
+        subject: what was scored on what.
+        scores: of it.
+        class_names: K names.
+        palette: the classes' colours, uint8 (256, 3).
+        examples: pictures, by what they are examples of.
+        facts: groups of names and texts: when and how long, versions, hardware.
+        command: the command line.
+        config: the run's settings, YAML.
+        history: what was logged while training, as :func:`segunet.history.read_history` gives it.
+        best_epoch: from 1; None for an evaluation.
+    """
+
+    kind: str
+    name: str
+    subject: str
+    scores: Scores
+    class_names: Sequence[str]
+    palette: Picture
+    examples: Mapping[str, Sequence[Example]]
+    facts: Mapping[str, Mapping[str, str]]
+    command: str
+    config: str
+    history: Mapping[str, Points] = field(default_factory=dict)
+    best_epoch: int | None = None
+
+
+def write_page(report: Report, path: Path) -> None:
+    """Write ``report`` as HTML to ``path``.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    text = page(report)
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def page(report: Report) -> str:
+    """Return ``report`` as HTML."""
+    environment = Environment(
+        loader=PackageLoader("segunet"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": _score, "percent": _percent, "data_uri": _data_uri}
+    scores, names = report.scores, report.class_names
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        numbers={HEADLINE[name]: value for name, value in headline(scores).items()},
+        headings=per_class_headings(scores),
+        rows=per_class(scores, names),
+        colours=["#" + bytes(colour).hex() for colour in report.palette[: len(names)].tolist()],
+        shares=_shares(scores.confusion),
+        balance=scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1),
+        confused=confused(scores.confusion),
+        charts=charts(report.history, report.best_epoch),
+    )
+
+
+def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:
+    """Return a report's facts; ``took`` says how long its run took."""
+    devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    run = {
+        "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "took": took,
+        "device": f"{devices}{trainer.strategy.root_device}, {trainer.precision}",
+        "data": str(datamodule.root.absolute()),
+        "split": datamodule.val_split,
+    }
+    return {"Run": run, "Software": versions(), "Hardware": hardware()}
+
+
+def command_line() -> str:
+    """Return the command that is running, as it could be typed; empty where there is none."""
+    if not HydraConfig.initialized():
+        return ""
+    running = HydraConfig.get()
+    return shlex.join(["python", "-m", f"segunet.{running.job.name}", *running.overrides.task])
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
+def confused(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Return (truth, prediction) of the pairs of classes that are most confused, by share of the truth's pixels."""
+    shares = _shares(confusion)
+    np.fill_diagonal(shares, 0)
+    order = np.argsort(-shares, axis=None, kind="stable")[:_CONFUSED]
+    pairs = np.column_stack(np.unravel_index(order, shares.shape)).tolist()
+    return [(truth, prediction) for truth, prediction in pairs if shares[truth, prediction] > 0]
+
+
+def charts(history: Mapping[str, Points], best_epoch: float | None) -> list[Chart]:
+    """Return the charts of a training's losses, scores and learning rates; none without a history."""
+    kinds = {
+        "Loss": {"train/loss": "training", "val/loss": "validation"},
+        "Validation scores": {"val/miou": "mIoU", "val/pixel_accuracy": "pixel accuracy", "val/fwiou": "FWIoU"},
+        "Learning rate": {"lr": "decoder", "lr_encoder": "encoder"},
+    }
+    if history.get("lr") == history.get("lr_encoder"):
+        kinds["Learning rate"] = {"lr": "all parameters"}
+    found = {
+        title: [Series(label, history[tag], noisy=tag == "train/loss") for tag, label in tags.items() if tag in history]
+        for title, tags in kinds.items()
+    }
+    epochs = max((each.points[-1][0] for series in found.values() for each in series), default=0)
+    return [
+        line_chart(title, series, epochs, best_epoch, bottom=0 if title == "Learning rate" else None)
+        for title, series in found.items()
+        if series
+    ]
+
+
+def _shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return each cell's share of its row, of the truth's pixels, (K, K); 0 in a row without pixels."""
+    return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
+
+
+def _score(value: float) -> str:
+    return _DASH if math.isnan(value) else f"{value:.4f}"
+
+
+def _percent(share: float) -> str:
+    """Return a share 0..1 in per cent, to a tenth."""
+    return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
+
+
+def _data_uri(picture: Picture) -> str:
+    """Return a picture uint8 (H, W, 3) to be shown small: a tiny one as it is, a larger one as JPEG."""
+    if max(picture.shape[:2]) > _PANEL:
+        picture = resize_long_side(picture, _PANEL)
+    form = "png" if max(picture.shape[:2]) <= _TINY else "jpeg"
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, format=form, quality=85)
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"

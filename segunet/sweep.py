@@ -1,0 +1,149 @@
+"""What happens around the runs of a sweep (-m): none shares a folder, none ends the others, all are compared."""
+
+import gc
+import logging
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from segunet.commands import full_errors, is_main_process
+from segunet.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
+from segunet.errors import UserError
+from segunet.extras import import_extra
+from segunet.terminal import close_log_files, setup_logging
+
+logger = logging.getLogger(__name__)
+
+_NOT_SHARED = {
+    "run_dir": "its runs have a folder each. To choose the folder that holds these, give hydra.sweep.dir=PATH.",
+    "resume": "runs are resumed one by one. Leave -m out.",
+}
+
+
+class Sweep(Callback):
+    """Hydra's callback for every command; in a single run it does nothing."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse what no sweep can do; let SIGTERM end the sweep as Ctrl-C does."""
+        setup_logging()
+        try:
+            check_sweep(config)
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        self.given = list(config.hydra.overrides.task)
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # what goes wrong in a run is said here
+        logger.info("sweep folder %s, with the comparison of the runs so far", _folder(config))
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget the run before; list this one as unfinished."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        setup_logging()
+        forget_earlier_runs()
+        self.start = time.monotonic()
+        self.job = Job(config.hydra.job.num, list(config.hydra.overrides.task))
+        self._record(config)
+        own = [override for override in self.job.overrides if override not in self.given]
+        logger.info("run %d of the sweep: %s", self.job.number, " ".join(own or self.job.overrides))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """List the run as done or failed; to Hydra's sweeper a failed one is a run without a result."""
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        seconds = time.monotonic() - self.start
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value  # the property would raise it
+            job_return.return_value, job_return.status = None, JobStatus.COMPLETED
+            self.job = replace(self.job, state="failed", error=_text(error))
+            logger.error("run %d failed: %s", self.job.number, self.job.error, exc_info=_traceback_of(error))
+        else:
+            self.job = replace(self.job, state="done", seconds=seconds)
+        close_log_files()
+        self._record(config)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the comparison; the exit status is 1 if a run failed."""
+        runs = read_runs(_folder(config))
+        show_comparison(runs)
+        try:
+            write_comparison(runs, _folder(config))
+        except UserError as error:
+            sys.exit(f"error: {error}")
+        logger.info("comparison.csv, comparison.json, runs.csv written to %s", _folder(config))
+        if message := failures(runs):
+            sys.exit(message)
+
+    def _record(self, config: DictConfig) -> None:
+        write_job(self.job, Path(config.hydra.runtime.output_dir))
+        runs = read_runs(_folder(config))
+        write_comparison(runs, _folder(config))
+        if len(runs) == config.hydra.sweeper.get("n_trials") and all(run.job.state == "failed" for run in runs):
+            self.on_multirun_end(config)  # Optuna's sweeper would end in a traceback
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raise a UserError for a sweep that cannot be."""
+    if not is_main_process():
+        raise UserError(
+            "-m does not go with torchrun or srun: a sweep is one process, which does one run after the other."
+        )
+    searches = "optuna" in config.hydra.sweeper._target_
+    for override in OverridesParser.create().parse_overrides(config.hydra.overrides.task):
+        if override.key_or_group in _NOT_SHARED:
+            raise UserError(f"{override.input_line} does not go with -m: {_NOT_SHARED[override.key_or_group]}")
+        if override.is_interval_sweep() and not searches:
+            raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
+    folder = _folder(config)
+    if (folder / "comparison.json").exists():
+        raise UserError(f"hydra.sweep.dir={folder} holds a sweep already. Give another folder.")
+    if searches:
+        check_search(config.hydra.sweeper)
+
+
+def check_search(sweeper: DictConfig) -> None:
+    """Raise a UserError where Optuna's sweeper is not installed or cannot do what is asked of it."""
+    import_extra("hydra_plugins.hydra_optuna_sweeper._impl", "optuna")
+    if "minimize" in str(sweeper.direction):
+        raise UserError(
+            "hydra/sweeper=optuna looks for the lowest result, and a run's result is its mIoU. Take "
+            "hydra/sweeper=search, or add hydra.sweeper.direction=maximize."
+        )
+    version = import_extra("sqlalchemy", "optuna").__version__
+    if sweeper.storage is not None and not version.startswith("1."):
+        raise UserError(
+            f"hydra.sweeper.storage={sweeper.storage}: the Optuna 2 that Hydra's plugin takes can write no database "
+            f"with SQLAlchemy {version}. Install an older one, pip install 'sqlalchemy<2' 'alembic<1.14', or leave "
+            "the storage null: the search is then kept in memory, its runs in the sweep's folder all the same."
+        )
+
+
+def forget_earlier_runs() -> None:
+    """Free what an earlier run left in this process: its memory, and what torch.compile knows of its network."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir).absolute()
+
+
+def _text(error: Exception) -> str:
+    return error.paragraph if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _traceback_of(error: Exception) -> Exception | None:
+    """Return what shows the traceback: a UserError needs none unless it is asked for."""
+    return error if full_errors() or not isinstance(error, UserError) else None

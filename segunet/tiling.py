@@ -1,0 +1,70 @@
+"""Predict a picture of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from segunet.errors import UserError
+from segunet.inference import TTA, class_scores
+
+_AT_ONCE = 4  # tiles
+
+
+def check_tiles(tile: int | None, overlap: float) -> None:
+    """Raise a UserError unless ``tile`` is None or pixels above 0, and ``overlap`` in 0..0.9."""
+    if tile is not None and tile <= 0:
+        raise UserError(f"tile must be the side of the tiles in pixels, such as 512, or null for none, got {tile}.")
+    if not 0 <= overlap <= 0.9:
+        raise UserError(f"overlap must be a share of the tile's side, 0 to 0.9, got {overlap}.")
+
+
+def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
+    """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in all.
+
+    Where tiles overlap, their class probabilities are added with weights that fall towards a tile's edge. Only
+    one row of tiles is held in memory: K x tile x W floats.
+
+    Args:
+        net: in evaluation mode.
+        image: uint8 (3, H, W) RGB, on the net's device.
+        tile: side of the tiles in pixels; a picture that is smaller in one direction has one tile in it.
+        overlap: least share of a tile's side that it has in common with the next one, 0..0.9.
+        tta: a key of ``inference.TTA``, for each tile.
+    """
+    height, width = image.shape[-2:]
+    tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+    size = (min(tile, height), min(tile, width))
+    weights = _weights(size).to(image.device)
+    band = torch.zeros(0, device=image.device)
+    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
+        for start in range(0, len(lefts), _AT_ONCE):
+            some = lefts[start : start + _AT_ONCE]
+            tiles = torch.stack([image[:, top : top + size[0], left : left + size[1]] for left in some])
+            scores = class_scores(net, tiles, size, tta).float()  # (n, K, h, w)
+            probabilities = scores.softmax(dim=1) if tta == "none" else scores / (2 * len(TTA[tta]))
+            if not band.numel():
+                band = torch.zeros(scores.shape[1], size[0], width, device=image.device)  # (K, h, W)
+            for left, each in zip(some, probabilities, strict=True):
+                band[:, :, left : left + size[1]] += weights * each
+        done = next_top - top
+        yield band[:, :done].argmax(dim=0)
+        # The rows that the next tiles share move up.
+        kept = size[0] - done
+        band[:, :kept] = band[:, done:].clone()
+        band[:, kept:] = 0
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return where tiles begin along a side of ``length`` pixels: evenly spread, first and last at the ends."""
+    if length <= tile:
+        return [0]
+    step = max(int(tile * (1 - overlap)), 1)
+    count = -((tile - length) // step) + 1
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def _weights(size: tuple[int, int]) -> Tensor:
+    """Return weights (h, w), highest in the middle of a tile, above 0 everywhere."""
+    vertical, horizontal = (torch.hann_window(side + 2, periodic=False)[1:-1].clamp(min=1e-3) for side in size)
+    return vertical[:, None] * horizontal

@@ -1,0 +1,253 @@
+"""Ways to damage the folder of ``voc_folder``, and what is to be found then."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from segunet.classes import voc_palette
+from tests.conftest import VOC_SIZES
+
+Damage = Callable[[Path], object]
+
+PICTURE, MASK = Path("JPEGImages/val_1.jpg"), Path("SegmentationClass/val_1.png")
+TRAIN_LIST, VAL_LIST = Path("ImageSets/Segmentation/train.txt"), Path("ImageSets/Segmentation/val.txt")
+SIZE = VOC_SIZES["val"][1]  # (64, 80), so that a turned picture is another size
+
+
+def cut(path: Path, share: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+def save_mask(path: Path, *values: int, dtype: type = np.uint8, palette: NDArray[np.uint8] | None = None) -> None:
+    """Replace a mask by one of the same size that takes the values in turn."""
+    with Image.open(path) as old:
+        image = Image.fromarray(np.resize(np.array(values, dtype=dtype), (old.height, old.width)))
+    if palette is not None:
+        image.putpalette(palette.tobytes())
+    image.save(path, format="TIFF" if dtype in (np.int32, np.float32) else "PNG")
+
+
+def save_colours(path: Path, mode: str, colours: list[list[int]]) -> None:
+    with Image.open(path) as old:
+        indices = np.resize(np.arange(len(colours)), (old.height, old.width))
+    Image.fromarray(np.array(colours, dtype=np.uint8)[indices]).convert(mode).save(path)
+
+
+def convert(path: Path, mode: str) -> None:
+    """Save a file anew in another of Pillow's modes; the suffix stays, Pillow goes by the content."""
+    with Image.open(path) as image:
+        known_by_suffix = mode != "F" and (path.suffix, mode) != (".png", "CMYK")
+        image.convert(mode).save(path, format=None if known_by_suffix else "TIFF")
+
+
+def into_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def turn(path: Path, orientation: int) -> None:
+    """Mark a picture as turned, as a camera does, its pixels as they are."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    with Image.open(path) as image:
+        image.save(path, exif=exif)
+
+
+def add_name(path: Path, name: str) -> None:
+    path.write_text(f"{path.read_text()}{name}\n")
+
+
+def replace_in(path: Path, old: str, new: str) -> None:
+    path.write_text(path.read_text().replace(old, new))
+
+
+def all_binary(folder: Path) -> None:
+    for mask in (folder / "SegmentationClass").glob("train_*"):
+        save_mask(mask, 0, 255)
+
+
+def as_png(path: Path) -> None:
+    with Image.open(path) as image:
+        image.save(path.with_suffix(".png"))
+
+
+def copy_example(folder: Path, source: str, target: str) -> None:
+    """Overwrite an example of the same size; the copy's file differs, its pixels do not."""
+    picture = (folder / f"JPEGImages/{source}.jpg").read_bytes()
+    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture + b"comment")
+    (folder / f"SegmentationClass/{target}.png").write_bytes((folder / f"SegmentationClass/{source}.png").read_bytes())
+
+
+def renumber(path: Path) -> None:
+    """Save a mask whose palette says what its indices were before."""
+    save_mask(path, 0, 2, palette=voc_palette()[[0, 2, 1, *range(3, 256)]])
+
+
+def copy_saved_anew(folder: Path) -> None:
+    as_png(folder / "JPEGImages/train_0.jpg")
+    copy_example(folder, "train_0", "val_3")
+
+
+def without_discs(folder: Path) -> None:
+    for mask in (folder / "SegmentationClass").glob("val_*"):
+        save_mask(mask, 0, 2)
+
+
+def turn_with_mask(folder: Path) -> None:
+    turn(folder / PICTURE, 6)
+    Image.new("P", SIZE, 1).save(folder / MASK)
+
+
+def take_off_the_list(folder: Path, remove: Path) -> None:
+    replace_in(folder / VAL_LIST, f"{PICTURE.stem}\n", "")
+    (folder / remove).unlink()
+
+
+EMPTY_CLASSES = {"absent_class": [str(TRAIN_LIST)] * 2}
+
+# How the folder is damaged, and the files of each kind that are found.
+ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
+    "picture truncated": (lambda f: cut(f / PICTURE, 0.5), {"unreadable_picture": [str(PICTURE)]}),
+    "picture of zero bytes": (lambda f: cut(f / PICTURE, 0), {"unreadable_picture": [str(PICTURE)]}),
+    "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable_picture": [str(PICTURE)]}),
+    "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing_picture": [str(PICTURE)]}),
+    "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing_picture": [str(PICTURE)]}),
+    "picture is .JPG": (
+        lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")),
+        {"missing_picture": [str(PICTURE)], "other_file": [str(PICTURE.with_suffix(".JPG"))]},
+    ),
+    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"picture_mode": [str(PICTURE)]}),
+    "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable_mask": [str(MASK)]}),
+    "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable_mask": [str(MASK)]}),
+    "mask is gone": (lambda f: (f / MASK).unlink(), {"missing_mask": [str(MASK)]}),
+    "mask is a folder": (lambda f: into_folder(f / MASK), {"missing_mask": [str(MASK)]}),
+    "mask of grey and alpha": (lambda f: convert(f / MASK, "LA"), {"mask_mode": [str(MASK)]}),
+    "mask of CMYK": (lambda f: convert(f / MASK, "CMYK"), {"mask_mode": [str(MASK)]}),
+    "mask of other colours": (
+        lambda f: save_colours(f / MASK, "RGB", [[0, 0, 0], [255, 0, 0]]),
+        {"mask_colours": [str(MASK)]},
+    ),
+    "mask of other colours and alpha": (
+        lambda f: save_colours(f / MASK, "RGBA", [[0, 0, 0], [1, 2, 3]]),
+        {"mask_colours": [str(MASK)]},
+    ),
+    "mask of another size": (
+        lambda f: Image.new("P", (10, 20)).save(f / MASK),
+        {"other_size": [str(MASK)], "only_class_0": [str(MASK)]},
+    ),
+    "picture turned, mask not": (
+        lambda f: turn(f / PICTURE, 6),
+        {"exif_rotation": [str(PICTURE)], "other_size": [str(MASK)]},
+    ),
+    "mask of greys": (lambda f: save_mask(f / MASK, 0, 77, 78), {"values": [str(MASK)]}),
+    "palette mask of other values": (
+        lambda f: save_mask(f / MASK, 0, 3, palette=voc_palette()),
+        {"values": [str(MASK)]},
+    ),
+    "16-bit mask of other values": (lambda f: save_mask(f / MASK, 1, 257, dtype=np.uint16), {"values": [str(MASK)]}),
+    "32-bit mask of huge values": (lambda f: save_mask(f / MASK, 2**31 - 1, dtype=np.int32), {"values": [str(MASK)]}),
+    "all of a list is 0 and 255": (
+        all_binary,
+        {
+            "binary_mask": [f"SegmentationClass/train_{number}.png" for number in range(6)],
+            "binary_list": [str(TRAIN_LIST)],
+            **EMPTY_CLASSES,
+        },
+    ),
+    "a name twice": (lambda f: add_name(f / VAL_LIST, "val_0"), {"repeated_name": [str(VAL_LIST)]}),
+    "a name with its suffix": (
+        lambda f: replace_in(f / VAL_LIST, "val_1", "val_1.jpg"),
+        {
+            "missing_picture": ["JPEGImages/val_1.jpg.jpg"],
+            "missing_mask": ["SegmentationClass/val_1.jpg.png"],
+            "pair_on_no_list": [str(PICTURE)],
+        },
+    ),
+    "a name that no file can have": (
+        lambda f: replace_in(f / VAL_LIST, "val_1", "x" * 300),
+        {
+            "missing_picture": [f"JPEGImages/{'x' * 300}.jpg"],
+            "missing_mask": [f"SegmentationClass/{'x' * 300}.png"],
+            "pair_on_no_list": [str(PICTURE)],
+        },
+    ),
+}
+# These spoil the scores of a training that runs.
+LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
+    "a name on both lists": (
+        lambda f: add_name(f / VAL_LIST, "train_0"),
+        {"name_on_both_lists": [str(VAL_LIST)]},
+    ),
+    "a picture on both lists": (
+        lambda f: copy_example(f, "train_0", "val_3"),
+        {"same_picture_on_both_lists": ["JPEGImages/val_3.jpg"]},
+    ),
+    "a picture on both lists, saved anew": (
+        copy_saved_anew,
+        {
+            "same_picture_on_both_lists": ["JPEGImages/val_3.jpg"],
+            "passed_over": ["JPEGImages/train_0.png"],
+        },
+    ),
+}
+HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
+    "nothing": (lambda _: None, {}),
+    "a picture twice on a list": (
+        lambda f: copy_example(f, "val_0", "val_3"),
+        {"same_picture_on_list": ["JPEGImages/val_3.jpg"]},
+    ),
+    "one mask is 0 and 255": (lambda f: save_mask(f / MASK, 0, 255), {"binary_mask": [str(MASK)]}),
+    "a mask is all 255": (lambda f: save_mask(f / MASK, 255), {"all_ignored": [str(MASK)]}),
+    "a mask is all 0": (lambda f: save_mask(f / MASK, 0), {"only_class_0": [str(MASK)]}),
+    "a mask's palette is renumbered": (
+        lambda f: renumber(f / MASK),
+        {"palette_order": [str(MASK)]},
+    ),
+    "a mask has a palette of its own": (
+        lambda f: save_mask(f / MASK, 0, 2, palette=np.arange(768, dtype=np.uint8).reshape(256, 3) + 1),
+        {},
+    ),
+    "a mask has 16 bits": (lambda f: save_mask(f / MASK, 0, 2, 255, dtype=np.uint16), {}),
+    "a mask has one bit": (lambda f: convert(f / MASK, "1"), {}),
+    "a mask of the palette's colours": (
+        lambda f: save_colours(f / MASK, "RGB", voc_palette()[[0, 1, 2, 255]].tolist()),
+        {"colour_mask": [str(MASK)]},
+    ),
+    "a mask of the palette's colours and alpha": (
+        lambda f: save_colours(f / MASK, "RGBA", voc_palette()[[0, 2]].tolist()),
+        {"colour_mask": [str(MASK)]},
+    ),
+    "a class is absent": (
+        without_discs,
+        {"absent_class": [str(VAL_LIST)]},
+    ),
+    "a picture turned, the mask upright": (
+        turn_with_mask,
+        {"exif_rotation": [str(PICTURE)]},
+    ),
+    "a picture of CMYK": (lambda f: convert(f / PICTURE, "CMYK"), {}),
+    "a grey picture": (lambda f: convert(f / PICTURE, "L"), {}),
+    "a picture of two formats": (
+        lambda f: as_png(f / PICTURE),
+        {"passed_over": [str(PICTURE.with_suffix(".png"))]},
+    ),
+    "a name off the list": (
+        lambda f: replace_in(f / VAL_LIST, "val_1\n", ""),
+        {"pair_on_no_list": [str(PICTURE)]},
+    ),
+    "a name off the list and its mask gone": (
+        lambda f: take_off_the_list(f, remove=MASK),
+        {"picture_without_mask": [str(PICTURE)]},
+    ),
+    "a name off the list and its picture gone": (
+        lambda f: take_off_the_list(f, remove=PICTURE),
+        {"mask_without_picture": [str(MASK)]},
+    ),
+    "notes among the pictures": (
+        lambda f: (f / "JPEGImages/notes.txt").write_text("by me"),
+        {"other_file": ["JPEGImages/notes.txt"]},
+    ),
+}

@@ -1,0 +1,225 @@
+"""A folder damaged in every way: what is found, and that a training stops at exactly the errors."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.data.check import Survey, examine, read_split
+from segunet.data.dataset import read_pair
+from segunet.data.findings import KINDS
+from segunet.data.voc import MaskFormat, Pair, count_pixels, find_voc_folder, list_pairs
+from segunet.errors import UserError
+from tests.conftest import VOC_SIZES
+from tests.data.damage import (
+    ERRORS,
+    HARMLESS,
+    LEAKS,
+    MASK,
+    PICTURE,
+    TRAIN_LIST,
+    VAL_LIST,
+    convert,
+    cut,
+    save_mask,
+)
+from tests.data.test_datamodule import CLASS_NAMES, datamodule
+
+FORM = MaskFormat(3, IGNORE_INDEX, voc_palette())
+
+
+def survey_of(folder: Path, form: MaskFormat = FORM, train: str = "train") -> Survey:
+    splits = [read_split(folder, "train", train), read_split(folder, "val", "val")]
+    survey = Survey(folder, splits, form, CLASS_NAMES)
+    for split in splits:
+        for pair in split.pairs:
+            survey.add(split, examine(pair, form))
+    survey.conclude()
+    return survey
+
+
+def found_in(folder: Path) -> dict[str, list[str]]:
+    """The files, below the folder, of each kind of finding."""
+    found: dict[str, list[str]] = {}
+    for finding in survey_of(folder).findings:
+        found.setdefault(finding.kind, []).append(str(finding.file.relative_to(folder)))
+    return found
+
+
+def details_of(folder: Path, kind: str) -> list[str]:
+    return [finding.detail for finding in survey_of(folder).findings if finding.kind == kind]
+
+
+def stops_a_training(folder: Path) -> bool:
+    """Read the whole data set as a training and its validation do."""
+    try:
+        made = datamodule(folder)
+        for pair in made.train_pairs + made.val_pairs:
+            read_pair(pair, made.form)
+    except UserError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_what_stops_a_training_is_found_and_is_an_error(voc_folder: Path, name: str) -> None:
+    damage, wanted = ERRORS[name]
+    damage(voc_folder)
+    assert found_in(voc_folder) == wanted
+    assert any(KINDS[kind].severity == "error" for kind in wanted)
+    assert stops_a_training(voc_folder)
+
+
+@pytest.mark.parametrize("name", LEAKS)
+def test_what_spoils_the_scores_is_an_error(voc_folder: Path, name: str) -> None:
+    damage, wanted = LEAKS[name]
+    damage(voc_folder)
+    assert found_in(voc_folder) == wanted
+    assert any(KINDS[kind].severity == "error" for kind in wanted)
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_a_training_reads_is_no_error(voc_folder: Path, name: str) -> None:
+    damage, wanted = HARMLESS[name]
+    damage(voc_folder)
+    assert found_in(voc_folder) == wanted
+    assert not any(KINDS[kind].severity == "error" for kind in wanted)
+    assert not stops_a_training(voc_folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize(("path", "kind"), [(PICTURE, "unreadable_picture"), (MASK, "unreadable_mask")])
+def test_a_file_without_permission_is_an_error(voc_folder: Path, path: Path, kind: str) -> None:
+    (voc_folder / path).chmod(0)
+    assert found_in(voc_folder) == {kind: [str(path)]}
+    assert stops_a_training(voc_folder)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_without_permission_is_an_error(voc_folder: Path) -> None:
+    (voc_folder / "JPEGImages").chmod(0)
+    try:
+        assert len(found_in(voc_folder)["missing_picture"]) == 10
+        assert "Permission denied" in details_of(voc_folder, "missing_picture")[0]
+        assert stops_a_training(voc_folder)
+    finally:
+        (voc_folder / "JPEGImages").chmod(0o755)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("path", [Path(), VAL_LIST])
+def test_a_root_or_a_list_without_permission_is_refused_by_name(voc_folder: Path, path: Path) -> None:
+    mode = (voc_folder / path).stat().st_mode
+    (voc_folder / path).chmod(0)
+    try:
+        with pytest.raises(UserError, match=rf"{voc_folder / path}.* Permission denied"):
+            read_split(find_voc_folder(voc_folder), "val", "val")
+        assert stops_a_training(voc_folder)
+    finally:
+        (voc_folder / path).chmod(mode)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfev\x00a\x00l\x00", None])
+def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, content: bytes | None) -> None:
+    (voc_folder / VAL_LIST).unlink()
+    if content is not None:
+        (voc_folder / VAL_LIST).write_bytes(content)
+    with pytest.raises(UserError, match=r"/val\.txt") as in_training:
+        list_pairs(voc_folder, "val")
+    with pytest.raises(UserError) as here:
+        read_split(voc_folder, "val", "val")
+    assert str(here.value) == str(in_training.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("picture is .JPG", "missing_picture", "is not there, but val_1.JPG is"),
+        ("picture is gone", "missing_picture", "is not there"),
+        ("picture is a folder", "missing_picture", "is a folder"),
+        ("a name with its suffix", "missing_picture", "is not there, but val_1.jpg is"),
+        ("a name that no file can have", "missing_picture", "File name too long"),
+        ("a name twice", "repeated_name", "names 'val_0' 2 times"),
+        ("mask of zero bytes", "unreadable_mask", "(0 bytes) cannot be read as a mask"),
+        ("mask of another size", "other_size", "is 10 x 20 pixels, its picture 80 x 64"),
+        ("picture turned, mask not", "other_size", "is 80 x 64 pixels, its picture 64 x 80"),
+        ("mask of CMYK", "mask_mode", "is a mask of mode CMYK"),
+        ("mask of other colours", "mask_colours", "(255, 0, 0)"),
+        ("16-bit mask of other values", "values", "257 (2560 pixels)"),
+        ("all of a list is 0 and 255", "binary_list", "has only 0 and 255 in the first 6 masks"),
+    ],
+)
+def test_the_detail_goes_on_from_the_file_s_name(voc_folder: Path, name: str, kind: str, words: str) -> None:
+    ERRORS[name][0](voc_folder)
+    detail = details_of(voc_folder, kind)[0]
+    assert words in detail
+    assert str(voc_folder) not in detail
+    assert ". " not in detail  # no advice, which is given once a kind
+
+
+def test_an_unreadable_picture_does_not_hide_its_mask(voc_folder: Path) -> None:
+    cut(voc_folder / PICTURE, 0)
+    save_mask(voc_folder / MASK, 0, 9)
+    assert found_in(voc_folder) == {"unreadable_picture": [str(PICTURE)], "values": [str(MASK)]}
+
+
+def test_only_the_first_masks_decide_on_a_list_of_0_and_255_as_in_training(voc_folder: Path) -> None:
+    names = [f"train_{number % 5}" for number in range(5)]
+    for name in names:
+        save_mask(voc_folder / f"SegmentationClass/{name}.png", 0, 255)
+    assert "binary_list" not in found_in(voc_folder)  # train_5 has classes
+    assert not stops_a_training(voc_folder)
+    for number in range(16):
+        source, target = f"train_{number % 5}", f"early_{number:02}"
+        for folder, suffix in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+            (voc_folder / folder / f"{target}.{suffix}").symlink_to(voc_folder / folder / f"{source}.{suffix}")
+        names.append(target)
+    (voc_folder / TRAIN_LIST).write_text("\n".join([*sorted(names), "train_5"]))
+    assert details_of(voc_folder, "binary_list") == ["has only 0 and 255 in the first 16 masks"]
+    assert stops_a_training(voc_folder)
+
+
+def test_another_ignore_index_is_followed(voc_folder: Path) -> None:
+    form = MaskFormat(3, 200, voc_palette())
+    assert {finding.kind for finding in survey_of(voc_folder, form).findings} >= {"values"}
+    save_mask(voc_folder / MASK, 0, 200)
+    assert "binary_mask" in {finding.kind for finding in survey_of(voc_folder, form).findings}
+
+
+def test_pixels_pictures_sizes_and_modes_are_counted(voc_folder: Path) -> None:
+    convert(voc_folder / PICTURE, "L")
+    survey = survey_of(voc_folder)
+    for split, role in zip(survey.splits, ("train", "val"), strict=True):
+        images = np.zeros(256, dtype=np.int64)
+        for mask in (voc_folder / "SegmentationClass").glob(f"{role}_*"):
+            with Image.open(mask) as image:
+                images[np.unique(np.asarray(image))] += 1
+        assert (split.images == images).all()
+        assert (split.pixels[:3] == count_pixels(list_pairs(voc_folder, role), FORM)).all()
+        assert split.pixels.sum() == sum(height * width for height, width in VOC_SIZES[role])
+    assert sorted(survey.sizes.elements()) == sorted(VOC_SIZES["train"] + VOC_SIZES["val"])
+    assert survey.image_modes == {"RGB": 9, "L": 1}
+    assert survey.mask_modes == {"P": 10}
+
+
+def test_trainaug_s_masks_are_those_of_its_own_folder(voc_folder: Path) -> None:
+    (voc_folder / TRAIN_LIST).rename(voc_folder / TRAIN_LIST.with_stem("trainaug"))
+    (voc_folder / "SegmentationClassAug").mkdir()
+    for mask in (voc_folder / "SegmentationClass").glob("train_*"):
+        mask.rename(voc_folder / "SegmentationClassAug" / mask.name)
+    assert not survey_of(voc_folder, train="trainaug").findings
+    (voc_folder / "SegmentationClassAug/stray.png").write_bytes((voc_folder / MASK).read_bytes())
+    assert [finding.kind for finding in survey_of(voc_folder, train="trainaug").findings] == ["mask_without_picture"]
+
+
+def test_what_is_kept_of_an_example_is_small(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (500, 500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    Image.fromarray(noise[..., 0] % 3).save(tmp_path / "mask.png")
+    seen = examine(Pair("a", tmp_path / "a.png", tmp_path / "mask.png"), FORM)
+    arrays = [value for value in vars(seen).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) <= 256 * 8
+    assert all(array.base is None for array in arrays)

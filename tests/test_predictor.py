@@ -1,0 +1,82 @@
+"""The Python interface: pictures in every form that a notebook has them in."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import segunet
+from segunet.data.voc import read_image
+from segunet.visualize import overlay
+
+
+@pytest.fixture
+def model(trained: Path) -> segunet.Predictor:
+    return segunet.load(trained / "checkpoints" / "best.ckpt", accelerator="cpu")
+
+
+@pytest.fixture
+def picture(trained: Path) -> Path:
+    return trained / "voc" / "JPEGImages" / "val_1.jpg"
+
+
+def test_a_path_an_image_and_an_array_give_the_same_mask(model: segunet.Predictor, picture: Path) -> None:
+    mask = model.predict(picture)
+    assert mask.shape == (64, 80)
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) <= {0, 1, 2}
+    for same in (str(picture), Image.open(picture), read_image(picture), read_image(picture)[::-1][::-1]):
+        np.testing.assert_array_equal(model.predict(same), mask)
+    grey = read_image(picture)[..., 0]
+    np.testing.assert_array_equal(model.predict(grey), model.predict(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_an_image_s_orientation_counts_and_the_image_is_left_as_it_was(
+    model: segunet.Predictor, picture: Path, tmp_path: Path
+) -> None:
+    image = Image.open(picture)
+    exif = image.getexif()
+    exif[0x0112] = 6  # to be turned by 90 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    turned = Image.open(tmp_path / "turned.jpg")
+    assert model.predict(turned).shape == (80, 64)
+    assert turned.size == (80, 64)  # width, height
+    assert turned.getexif()[0x0112] == 6
+    np.testing.assert_array_equal(model.predict(turned), model.predict(tmp_path / "turned.jpg"))
+
+
+def test_show_lays_the_prediction_over_the_picture(model: segunet.Predictor, picture: Path) -> None:
+    shown = np.asarray(model.show(picture))
+    image = read_image(picture)
+    np.testing.assert_array_equal(shown[:64, :80], overlay(image, model.predict(picture), model.palette))
+    assert shown.shape[0] > 64
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4), np.uint8), None, b"jpg"]
+)
+def test_what_is_no_picture_is_said(model: segunet.Predictor, wrong: Any) -> None:
+    with pytest.raises(segunet.UserError, match="Wanted a path, a PIL image, or a uint8 array"):
+        model.predict(wrong)
+
+
+def test_one_pixel(model: segunet.Predictor) -> None:
+    assert model.predict(np.zeros((1, 1, 3), dtype=np.uint8)).shape == (1, 1)
+
+
+def test_progress_adds_up_to_the_picture(trained: Path, picture: Path) -> None:
+    for tile in (None, 24):
+        shares: list[float] = []
+        segunet.load(trained / "checkpoints" / "best.ckpt", tile=tile, accelerator="cpu").predict(
+            picture, shares.append
+        )
+        assert sum(shares) == pytest.approx(1)
+
+
+def test_a_setting_that_means_nothing_is_refused(trained: Path) -> None:
+    with pytest.raises(segunet.UserError, match="tta"):
+        segunet.load(trained / "checkpoints" / "best.ckpt", tta="rotate")
+    with pytest.raises(segunet.UserError, match="no checkpoint"):
+        segunet.load(trained / "gone.ckpt")

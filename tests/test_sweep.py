@@ -1,0 +1,155 @@
+"""Sweeps (-m) through the commands themselves."""
+
+import csv
+import importlib.util
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segunet import evaluate, train
+from tests.commands import TINY, Command
+
+
+@pytest.fixture
+def tiny(voc_folder: Path) -> list[str]:
+    return [*TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+
+
+def runs_of(sweep: Path) -> list[dict[str, str]]:
+    with (sweep / "runs.csv").open(newline="") as file:
+        return sorted(csv.DictReader(file), key=lambda row: row["run"])
+
+
+def metrics_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_sweep_compares_runs_that_are_as_they_would_be_alone(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    result = run(train, "-m", *tiny, "loss=ce_dice,ce", "seed=1,2", f"hydra.sweep.dir={sweep}")
+    assert result.status == 0, result.error
+    assert run(train, *tiny, "loss=ce", "seed=2", f"run_dir={tmp_path / 'alone'}").status == 0
+    assert metrics_of(sweep / "3") == metrics_of(tmp_path / "alone")
+    runs = runs_of(sweep)
+    assert [(row["loss"], row["seed"]) for row in runs] == [(a, b) for a in ("ce_dice", "ce") for b in "12"]
+    for row in runs:
+        assert float(row["miou"]) == metrics_of(sweep / row["run"])["miou"]
+        assert (sweep / row["run"] / "train.log").read_text().count("training on 6 pictures") == 1
+    ce = next(each for each in json.loads((sweep / "comparison.json").read_text())["combinations"] if each["runs"] == 2)
+    wanted = sum(float(row["miou"]) for row in runs if row["loss"] == ce["settings"]["loss"]) / 2
+    assert ce["numbers"]["miou"] == pytest.approx(wanted)
+    assert f"{wanted:.4f}" in result.output
+    assert "(n - 1)" in result.output
+    assert "seed=2" not in result.output.splitlines()[0]
+    again = run(train, "-m", *tiny, "seed=1,2", f"hydra.sweep.dir={sweep}")
+    assert "holds a sweep already" in again.error
+
+
+def test_a_failed_run_leaves_the_others_and_is_named(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    introduce = train.introduce
+
+    def stumble(*arguments: Any) -> None:
+        introduce(*arguments)
+        if arguments[-1].name == "1":
+            raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(train, "introduce", stumble)
+    result = run(train, "-m", *tiny, "seed=-1,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert "2 of 3 runs failed" in result.error
+    assert "run 0: trainer.max_epochs" in result.error
+    assert "run 1: RuntimeError: out of luck" in result.error
+    assert result.output.count("Traceback") == 1  # a bug is shown whole, a wrong setting is not
+    assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["failed", "failed", "done"]
+    assert "out of luck" in (tmp_path / "sweep" / "1" / "train.log").read_text()
+    assert "run 1" not in (tmp_path / "sweep" / "2" / "train.log").read_text()
+
+
+def test_evaluations_are_compared(run: Command, trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+    choices = [f"checkpoint={checkpoint},{tmp_path / 'none.ckpt'}", "tta=none,flip", "trainer.accelerator=cpu"]
+    result = run(evaluate, "-m", *choices, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert f"run 2, 3: There is no checkpoint {tmp_path / 'none.ckpt'}" in result.error
+    assert metrics_of(tmp_path / "sweep" / "0") == metrics_of(trained)
+    runs = runs_of(tmp_path / "sweep")
+    assert [(row["tta"], row["state"]) for row in runs[:3]] == [("none", "done"), ("flip", "done"), ("none", "failed")]
+    assert runs[0]["checkpoint"] == str(checkpoint)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_keeps_what_is_done(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def interrupt(_: object, trainer: Any, *__: object) -> None:
+        if Path(trainer.default_root_dir).name == "1":
+            signal.raise_signal(number)
+
+    monkeypatch.setattr("segunet.callbacks.RunProgress.on_validation_start", interrupt)
+    handler = signal.getsignal(signal.SIGTERM)
+    result = run(train, "-m", *tiny, "seed=1,2,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    signal.signal(signal.SIGTERM, handler)
+    assert result.status in (1, 128 + number)
+    assert "Traceback" not in result.output + result.error
+    assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["done", "unfinished"]
+
+
+# Optuna 2 calls an older name of SQLAlchemy's.
+pytestmark = pytest.mark.filterwarnings("ignore:.*declarative_base")
+
+BAD = {
+    "run_dir=somewhere": "hydra.sweep.dir=PATH",
+    "resume=a,b": "Leave -m out",
+    "++resume=a": "Leave -m out",
+    "optimizer.lr=tag(log,interval(1e-4,1e-2))": "hydra/sweeper=search",
+    "hydra/sweeper=optuna": "hydra/sweeper=search",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_what_no_sweep_can_do_is_refused(run: Command, tmp_path: Path, override: str) -> None:
+    if "optuna" in override:
+        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
+    result = run(train, "-m", "seed=1,2", override, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert BAD[override] in result.error
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_run_of_a_sweep_starts_no_processes(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    options = ["trainer.devices=2", "trainer.strategy=ddp", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert "trainer.devices=1" in run(train, "-m", *tiny, *options).error
+
+
+needs_optuna = pytest.mark.skipif(
+    importlib.util.find_spec("optuna") is None, reason="needs the extra optuna: pip install -e '.[optuna]'"
+)
+
+
+@needs_optuna
+def test_a_search_finds_the_highest_miou(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=0"]
+    space = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=-1,1"]
+    result = run(train, "-m", *tiny, *search, *space, f"hydra.sweep.dir={sweep}")
+    runs = runs_of(sweep)
+    states = [row["state"] for row in runs]
+    assert sorted(set(states)) == ["done", "failed"], "choose another seed for the sampler"
+    assert result.status == 1
+    best = (sweep / "optimization_results.yaml").read_text()
+    assert f"best_value: {max(float(row['miou']) for row in runs if row['miou'])}" in best
+    assert len({row["optimizer.lr"] for row in runs}) == 3
+
+
+@needs_optuna
+def test_a_search_without_a_result_ends_in_a_paragraph(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=2", "optimizer.lr=interval(-2.0,-1.0)"]
+    result = run(train, "-m", *tiny, *search, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert result.error.startswith("error: 2 of 2 runs failed.")
+    assert "Traceback" not in result.output + result.error
