@@ -34,9 +34,9 @@ def show_layers(layers: Sequence[Layer], content: dict[str, Any]) -> None:
         table.add_row(escape(layer.name), layer.type, output + ", ..." * (len(layer.outputs) > 1), *numbers)
     console.print(table)
     weights = "  ".join(f"{name} {_bytes(number)}" for name, number in content["weight_bytes"].items())
-    _say(f"network     {content['network']}, called with {' x '.join(map(str, content['input']))}")
+    _say(f"\nnetwork     {content['network']}, called with {' x '.join(map(str, content['input']))}")
     _say(f"parameters  {content['parameters']:,}, of which trainable {content['trainable_parameters']:,}")
-    _say(f"FLOPs       {flops / 1e9:.1f} G (convolutions, matrix products, attention; a multiply and an add are two)")
+    _say(f"FLOPs       {flops / 1e9:.3f} G (convolutions, matrix products, attention; a multiply and an add are two)")
     _say(f"weights     {weights} (with buffers; int8: norms and biases fp32; 1 GB is 10^9 bytes)")
 
 
@@ -54,7 +54,7 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
             _bytes(each["peak_bytes"]),
             f"{each['warmup_seconds']:.1f} s",
         )
-    console.print(table)
+    console.print("", table, "")
     accelerator, precision = measurements[0]["accelerator"], measurements[0]["precision"]
     memory = "of torch's tensors" if accelerator == "cuda" else "by which a fresh process grew"
     _say(f"{accelerator}, {precision}: median of {ROUNDS} runs after two; peak memory {memory}, weights included")

@@ -134,9 +134,14 @@ def chosen_source(cfg: DictConfig) -> Path:
 
 
 def chosen_format(cfg: DictConfig) -> Format:
-    """Return the format of ``cfg.format``; raise a UserError where there is none of that name."""
+    """Return the format of ``cfg.format``.
+
+    Raises:
+        UserError: there is none of that name, or a package that it needs is not installed.
+    """
     if cfg.format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {cfg.format!r}.")
+    FORMATS[cfg.format].packages()
     return FORMATS[cfg.format]
 
 

@@ -54,7 +54,8 @@ class ProgramNet(nn.Module):
         self.program = program
 
     def train(self, mode: bool = True) -> Self:
-        """Change nothing: a program was traced in evaluation mode."""
+        """Set the mode of this module alone: its program was traced in evaluation mode, and has no other."""
+        self.training = mode
         return self
 
     def forward(self, images: Tensor) -> Tensor:
@@ -72,14 +73,14 @@ def read_exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         UserError: no file, not segunet.export's, damaged, or a package that is missing.
     """
     if not path.is_file():
-        raise UserError(f"There is no file {path.absolute()}. {_EXPORT_AGAIN}")
+        raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
     try:
         net, text = READERS[path.suffix](path)
         card = json.loads(text) if text else None
     except UserError:
         raise
     except Exception as error:  # each runtime has kinds of its own
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split()).split(". ")[0][:300] or type(error).__name__
         raise UserError(
             f"{path} ({path.stat().st_size} bytes) is no readable {path.suffix} file: {reason}. It may be cut short, "
             f"or of another format. {_EXPORT_AGAIN}"

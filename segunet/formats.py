@@ -25,10 +25,12 @@ class Format:
 
     Attributes:
         suffix: of its file, a key of ``exported.READERS``.
+        packages: imports what writing and running it need; raises a UserError where one is missing.
         write: the program, its card (plain containers) and the file's path -> the file, and what belongs beside it.
     """
 
     suffix: str
+    packages: Callable[[], Any]
     write: Callable[[ExportedProgram, dict[str, Any], Path], None]
 
 
@@ -62,9 +64,13 @@ def _keep_what_computes(program: ExportedProgram) -> None:
     program.graph_module.recompile()
 
 
+def _onnx_packages() -> list[Any]:
+    return [import_extra(module, "onnx") for module in ("onnx", "onnxscript", "onnxruntime")]
+
+
 def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
     """Write one .onnx file, weights included (up to protobuf's 2 GB), and have onnx check it."""
-    onnx, script = (import_extra(module, "onnx") for module in ("onnx", "onnxscript"))
+    onnx, script, _ = _onnx_packages()
     names: Any = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": (_SIZES,)}
     result = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
     assert result is not None
@@ -94,7 +100,7 @@ def write_openvino(program: ExportedProgram, card: dict[str, Any], path: Path) -
 
 
 FORMATS = {
-    "onnx": Format(".onnx", write_onnx),
-    "torch_export": Format(".pt2", write_program),
-    "openvino": Format(".xml", write_openvino),
+    "onnx": Format(".onnx", _onnx_packages, write_onnx),
+    "torch_export": Format(".pt2", lambda: None, write_program),
+    "openvino": Format(".xml", import_openvino, write_openvino),
 }

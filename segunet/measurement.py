@@ -11,6 +11,7 @@ process that started this one (getrusage(2): it survives an execve); elsewhere `
 
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -31,6 +32,8 @@ from segunet.optimizer import OptimizerFactory
 from segunet.terminal import setup_logging
 
 ROUNDS = 5
+# A fork of a server that has imported everything and done nothing else; macOS's libraries do not bear a fork.
+_START = "forkserver" if sys.platform == "linux" else "spawn"
 _STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
 
 
@@ -78,7 +81,9 @@ def measure(workload: Workload) -> Measurement:
     Raises:
         UserError: it cannot be run: too little memory, no compiler, a size that the network does not take.
     """
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as fresh:
+    context = get_context(_START)
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as fresh:
         try:
             return fresh.submit(_measure_here, workload).result()
         except BrokenProcessPool as error:
@@ -103,7 +108,8 @@ def _measure_here(workload: Workload) -> Measurement:
         step = _step(fabric, workload, net, inputs)
         seconds = [_time(step, fabric.device) for _ in range(ROUNDS + 2)]
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"PyTorch cannot run this: {str(error).strip().splitlines()[0]}") from None
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
     return Measurement(statistics.median(seconds[2:]), seconds[0], peak_memory(fabric.device) - level)
 
 
@@ -121,6 +127,7 @@ def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) ->
     if workload.training is None:
         return _forward_pass(fabric.setup(net.eval()), inputs)
     loss, make_optimizer = workload.training
+    loss.to(fabric.device)
     net, optimizer = fabric.setup(net.train(), make_optimizer(net))
     images = inputs.args[0]  # (N, 3, H, W)
     size = (len(images), *images.shape[-2:])

@@ -112,7 +112,7 @@ def predict_pictures(
     seconds = time.monotonic() - began
     if done := len(names) - len(failed):
         share = f"{100 * busy / seconds:.0f} % of it in the network"
-        logger.info("%d picture(s) in %.1f s (%.2f pictures/s; %s)", done, seconds, done / seconds, share)
+        logger.info("%d picture(s) in %.1f s (%.3g pictures/s; %s)", done, seconds, done / seconds, share)
     return failed
 
 

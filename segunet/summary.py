@@ -21,6 +21,7 @@ from segunet.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost_report import show_layers, show_measurements
 from segunet.environment import hardware, versions
 from segunet.errors import UserError
+from segunet.exported import READERS
 from segunet.files import whole_file
 from segunet.measurement import Workload, check_memory, measure
 from segunet.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
@@ -96,6 +97,8 @@ def check_settings(cfg: DictConfig) -> None:
     for name in ("batch_size", "depth"):
         if type(cfg[name]) is not int or cfg[name] < 1:
             raise UserError(f"{name} must be a whole number, 1 or more, got {cfg[name]}.")
+    if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
+        raise UserError("loss.pixelwise.class_weights=auto needs training masks, and none are read here: leave it out.")
     if cfg.output is not None and Path(cfg.output).suffix != ".json":
         raise UserError(f"output={cfg.output}: wanted the name of a .json file to write.")
 
@@ -128,6 +131,10 @@ def subject_of(cfg: DictConfig) -> Subject:
 
 def _model_of(checkpoint: Path) -> DictConfig:
     """Return the config of a checkpoint's network; the checkpoint is seen to be sound and trusted."""
+    if checkpoint.suffix in READERS:
+        raise UserError(
+            f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
+        )
     build.load_checkpoint(checkpoint)
     model = OmegaConf.create(build.read_checkpoint(checkpoint)["segunet"]["model"])
     assert isinstance(model, DictConfig)

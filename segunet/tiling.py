@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from segunet.errors import UserError
-from segunet.inference import TTA, class_scores
-
-_AT_ONCE = 4  # tiles
+from segunet.inference import class_scores
 
 
 def check_tiles(tile: int | None, overlap: float) -> None:
@@ -38,15 +36,13 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
     weights = _weights(size).to(image.device)
     band = torch.zeros(0, device=image.device)
     for top, next_top in zip(tops, [*tops[1:], height], strict=True):
-        for start in range(0, len(lefts), _AT_ONCE):
-            some = lefts[start : start + _AT_ONCE]
-            tiles = torch.stack([image[:, top : top + size[0], left : left + size[1]] for left in some])
-            scores = class_scores(net, tiles, size, tta).float()  # (n, K, h, w)
-            probabilities = scores.softmax(dim=1) if tta == "none" else scores / (2 * len(TTA[tta]))
+        for left in lefts:
+            tiles = image[None, :, top : top + size[0], left : left + size[1]]
+            scores = class_scores(net, tiles, size, tta)[0].float()  # (K, h, w)
+            probabilities = scores.softmax(dim=0) if tta == "none" else scores
             if not band.numel():
-                band = torch.zeros(scores.shape[1], size[0], width, device=image.device)  # (K, h, W)
-            for left, each in zip(some, probabilities, strict=True):
-                band[:, :, left : left + size[1]] += weights * each
+                band = torch.zeros(len(scores), size[0], width, device=image.device)  # (K, h, W)
+            band[:, :, left : left + size[1]] += weights * probabilities
         done = next_top - top
         yield band[:, :done].argmax(dim=0)
         # The rows that the next tiles share move up.

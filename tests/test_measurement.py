@@ -77,5 +77,5 @@ def test_what_does_not_fit_into_memory_is_said() -> None:
     check_memory(1, torch.device("cpu"))
     with pytest.raises(UserError, match=r"1000000\.0 GB at the very least"):
         check_memory(10**15, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"PyTorch cannot run this: .*can't allocate memory"):
+    with pytest.raises(UserError, match=r"PyTorch cannot run this: .*can't allocate memory.*Try another size"):
         measure(Workload(Sigmoids, too_many_pictures, CPU))

@@ -1,0 +1,166 @@
+"""Export through the command itself; what it wrote is scored by the evaluation and read by other libraries."""
+
+import json
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from segunet import build, evaluate, export
+from segunet.errors import UserError
+from segunet.exported import import_openvino
+from segunet.formats import FORMATS, traced
+from segunet.paths import CONF_DIR
+from tests.commands import Command
+from tests.exports import Exports, export_to_every_format
+
+MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
+
+
+@pytest.fixture
+def exports(trained: Path) -> Exports:
+    return export_to_every_format(trained)
+
+
+@pytest.fixture
+def checkpoint(trained: Path, tmp_path: Path) -> Path:
+    """Copy the checkpoint to a folder of the test's own."""
+    return Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "net.ckpt"))
+
+
+def metrics_of(run: Command, checkpoint: Path, out: Path) -> dict[str, Any]:
+    result = run(evaluate, f"checkpoint={checkpoint}", f"run_dir={out}")
+    assert result.status == 0, result.error
+    return json.loads((out / "metrics.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_the_evaluation_gives_an_exported_file_the_checkpoint_s_scores(
+    run: Command, trained: Path, exports: Exports, tmp_path: Path
+) -> None:
+    wanted = metrics_of(run, trained / "checkpoints" / "best.ckpt", tmp_path / "wanted")
+    for name, path in exports.files.items():
+        came = metrics_of(run, path, tmp_path / name)
+        for score in ("miou", "pixel_accuracy", "mean_accuracy", "fwiou"):
+            assert came[score] == pytest.approx(wanted[score], abs=1e-3), name
+
+
+def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trained: Path) -> None:
+    model = onnx.load(exports.files["onnx"])
+    openvino_model = import_openvino().Core().read_model(exports.files["openvino"])
+    with zipfile.ZipFile(exports.files["torch_export"]) as archive:
+        texts = {
+            "onnx": {each.key: each.value for each in model.metadata_props}["segunet"],
+            "openvino": openvino_model.get_rt_info(["segunet"]).astype(str),
+            "torch_export": archive.read("net/extra/segunet.json").decode(),
+        }
+    for name, text in texts.items():
+        card = json.loads(text)
+        assert card["class_names"] == ["background", "disc", "square"]
+        assert card["palette"][1] == [128, 0, 0]
+        assert (card["ignore_index"], card["inference_size"]) == (255, None)
+        assert card["data"]["root"] == str(trained / "voc")
+        assert card["exporter"].startswith(("onnx", "torch", "openvino"))
+        assert str(Path(build.__file__).parent) not in str(text), name
+    (images,), (logits,) = model.graph.input, model.graph.output
+    axes = [[dim.dim_param or dim.dim_value for dim in each.type.tensor_type.shape.dim] for each in (images, logits)]
+    assert (images.name, images.type.tensor_type.elem_type) == ("images", onnx.TensorProto.UINT8)
+    assert (logits.name, logits.type.tensor_type.elem_type) == ("logits", onnx.TensorProto.FLOAT)
+    assert axes == [["batch", 3, "height", "width"], ["batch", 3, "height", "width"]]
+    assert openvino_model.input("images").partial_shape.is_dynamic
+    assert openvino_model.output("logits").element_type.to_string() == "f32"
+
+
+def small(model: str) -> torch.nn.Module:
+    """Build a model config with a short encoder and narrow decoder, from a random start."""
+    sizes = ["model.encoder.depth=18", "model.encoder.num_maps=3", "model.encoder.weights=null"]
+    reduced = ["model.decoder.reduced_channels=[4,4,8]"] if model == "unet_resnet50" else []
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", [f"model={model}", "data=voc2012", *sizes, *reduced, "model.decoder.widths=[8,8]"])
+    torch.manual_seed(0)
+    return build.net_from_config(cfg.model).eval()
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_is_traced_for_any_size(model: str) -> None:
+    net = small(model).to(memory_format=torch.channels_last)
+    program = traced(net).module()
+    for shape in ((1, 3, 1, 1), (1, 3, 8, 8), (3, 3, 65, 33), (2, 3, 7, 90)):
+        images = torch.randint(256, shape, dtype=torch.uint8)
+        with torch.no_grad():
+            wanted = net(images)
+            torch.testing.assert_close(program(images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+    assert program.to("meta")(images.to("meta")).shape == wanted.shape  # nothing ties it to the CPU
+
+
+def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:
+    folder = exports.files["onnx"].parent
+    assert {path.name for path in folder.iterdir()} == {"net.ckpt", "net.onnx", "net.pt2", "net.xml", "net.bin"}
+    for name, path in exports.files.items():
+        for wanted in ("mIoU", "pixels of the same class", "100.000 %", "images/s", "(3 images", f"written to {path}"):
+            assert wanted in exports.printed[name], (name, wanted)
+
+
+def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command, checkpoint: Path) -> None:
+    older = checkpoint.with_suffix(".xml")
+    older.write_text("older")
+    result = run(export, f"checkpoint={checkpoint}", "format=openvino", "tolerance.logits=0")
+    assert result.status == 1
+    assert "tolerance.logits" in result.error
+    assert str(older) in result.error
+    assert older.read_text() == "older"
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.xml"]
+
+
+def test_a_network_that_cannot_be_traced_is_a_paragraph(checkpoint: Path, tmp_path: Path) -> None:
+    class OnlySquares(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.float() if images.shape[2] > 70 else images.float() + 1
+
+    loaded = build.load_checkpoint(checkpoint)
+    picky = build.Checkpoint(OnlySquares(), loaded.class_names, loaded.palette, None, loaded.data)
+    with pytest.raises(UserError, match="images of any size"):
+        export.write(picky, FORMATS["torch_export"], tmp_path / "net.pt2")
+
+
+BAD = {
+    "format=tflite": "onnx, torch_export, openvino",
+    "checkpoint=null": "checkpoint=PATH",
+    "checkpoint=/nowhere.ckpt": "/nowhere.ckpt",
+    "checkpoint=net.onnx": "exported already",
+    "output=net.pt2": "such as net.onnx",
+    "output=/dev/null/net.onnx": "could not be written",
+    "images=0": "images must be",
+    "tolerance.logits=much": "tolerance.logits must be",
+    "data.root=/nowhere": "data.root",
+    "split=nowhere": "nowhere.txt",
+}
+
+
+@pytest.mark.parametrize("override", BAD)
+def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path, override: str) -> None:
+    result = run(export, f"checkpoint={checkpoint}", override)
+    assert result.status == 1
+    assert BAD[override] in result.error
+    assert result.error.startswith("error: ")
+    assert "Traceback" not in result.error
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["net.ckpt"]
+
+
+def test_a_missing_package_is_named(run: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, package in (("onnx", "onnxscript"), ("openvino", "openvino")):
+        monkeypatch.setitem(sys.modules, package, None)
+        result = run(export, f"checkpoint={checkpoint}", f"format={name}")
+        assert result.status == 1
+        assert f"segunet[{name}]" in result.error
+
+
+def test_openvino_s_telemetry_is_never_imported(exports: Exports) -> None:
+    assert exports.files["openvino"].is_file()
+    assert "openvino.tools.ovc.telemetry_stub" in sys.modules  # what OpenVINO takes instead
+    assert "openvino_telemetry.main" not in sys.modules
