@@ -13,12 +13,12 @@ from segunet import build
 from segunet.ahead import map_ahead
 from segunet.callbacks import progress_bar
 from segunet.commands import command, open_run_dir, planned_run_dir
-from segunet.contact_sheet import contact_sheet
 from segunet.data.check import Survey, examine, read_split
+from segunet.data.check_report import show_balance, show_findings, show_pictures, write_findings
+from segunet.data.contact_sheet import contact_sheet
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.findings import KINDS, Finding
 from segunet.data.voc import find_voc_folder
-from segunet.data_report import show_balance, show_findings, show_pictures, write_findings
 from segunet.errors import UserError
 from segunet.files import save_png
 

@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segunet.files import whole_file
-from segunet.report import HEADLINE
+from segunet.report.scores import HEADLINE
 from segunet.terminal import console
 
 Numbers = dict[str, float | None]

@@ -12,10 +12,10 @@ from segunet.callbacks import Pictures, SavePredictions, ScoringProgress
 from segunet.commands import check_one_process, command, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
-from segunet.examples import examples
 from segunet.metrics import Scores
-from segunet.report import show_report, write_report
-from segunet.report_page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.examples import examples
+from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.scores import show_report, write_report
 from segunet.tasks.segmentation import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program

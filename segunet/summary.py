@@ -17,14 +17,14 @@ from torch import nn
 from segunet import build
 from segunet.callbacks import progress_bar
 from segunet.commands import command
-from segunet.complexity import Inputs, layers_of, weight_bytes
-from segunet.cost_report import show_layers, show_measurements
+from segunet.cost.complexity import Inputs, layers_of, weight_bytes
+from segunet.cost.measurement import Workload, check_memory, measure
+from segunet.cost.report import show_layers, show_measurements
+from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.environment import hardware, versions
 from segunet.errors import UserError
 from segunet.exported import READERS
 from segunet.files import whole_file
-from segunet.measurement import Workload, check_memory, measure
-from segunet.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
 

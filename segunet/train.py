@@ -21,12 +21,12 @@ from segunet.commands import (
 from segunet.comparison import read_scores
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
-from segunet.examples import examples
 from segunet.files import remove_drafts
-from segunet.history import read_history
 from segunet.metrics import Scores, scores_from_confusion
-from segunet.report import show_report, write_report
-from segunet.report_page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.examples import examples
+from segunet.report.history import read_history
+from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.scores import show_report, write_report
 from segunet.terminal import log_to_file
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program

@@ -6,7 +6,7 @@ Run: python -m tests.report_picture RUN_DIR OUTPUT.png
 import sys
 from pathlib import Path
 
-from segunet.report_page import PAGE
+from segunet.report.page import PAGE
 from tests.browser import browser
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from segunet import check_data
-from segunet.contact_sheet import chosen, contact_sheet
+from segunet.data.contact_sheet import chosen, contact_sheet
 from segunet.data.findings import KINDS
 from segunet.data.voc import Pair
 from tests.commands import Command

@@ -1,6 +1,8 @@
 """Export through the command itself; what it wrote is scored by the evaluation and read by other libraries."""
 
+import contextlib
 import json
+import math
 import shutil
 import sys
 import zipfile
@@ -11,11 +13,13 @@ import onnx
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from segunet import build, evaluate, export
 from segunet.errors import UserError
 from segunet.exported import import_openvino
 from segunet.formats import FORMATS, traced
+from segunet.metrics import scores_from_confusion
 from segunet.paths import CONF_DIR
 from tests.commands import Command
 from tests.exports import Exports, export_to_every_format
@@ -115,6 +119,18 @@ def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command,
     assert str(older) in result.error
     assert older.read_text() == "older"
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.xml"]
+
+
+@pytest.mark.parametrize(
+    ("difference", "agreement", "same"),
+    [(0.01, 0.9995, True), (0.011, 1.0, False), (0.0, 0.998, False), (math.nan, 1.0, False), (0.0, math.nan, False)],
+)
+def test_the_tolerance_is_of_the_largest_logit(difference: float, agreement: float, same: bool) -> None:
+    scores = scores_from_confusion([[1]], images=1)
+    comparison = export.Comparison(difference, 10.0, agreement, (scores, scores), (1.0, 1.0))
+    tolerance = OmegaConf.create({"logits": 1e-3, "agreement": 0.999})
+    with contextlib.nullcontext() if same else pytest.raises(UserError, match="not the original"):
+        export.check(comparison, tolerance, Path("net.onnx"))
 
 
 def test_a_network_that_cannot_be_traced_is_a_paragraph(checkpoint: Path, tmp_path: Path) -> None:

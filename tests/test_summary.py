@@ -10,7 +10,7 @@ import torch
 from segunet import summary, train
 from segunet.terminal import console
 from tests.commands import TINY, Command
-from tests.test_stable_diffusion import TINY as TINY_DIFFUSION
+from tests.cost.test_stable_diffusion import TINY as TINY_DIFFUSION
 
 TINY_MODEL = [each for each in TINY if each.startswith("model.")]
 TABLE = ["measure=false"]

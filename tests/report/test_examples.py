@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from segunet.examples import chosen
+from segunet.report.examples import chosen
 
 
 def scored(*values: float) -> dict[str, float]:

@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.complexity import Layer
-from segunet.measurement import ROUNDS
+from segunet.cost.complexity import Layer
+from segunet.cost.measurement import ROUNDS
 from segunet.terminal import console
 
 # Narrow, for terminals of 80 columns.

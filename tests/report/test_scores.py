@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segunet.metrics import Scores, scores_from_confusion
-from segunet.report import as_dict, show_report, write_report
+from segunet.report.scores import as_dict, show_report, write_report
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
 

@@ -21,9 +21,9 @@ from segunet import evaluate, train
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data.voc import list_pairs, read_image
 from segunet.errors import UserError
-from segunet.examples import Example
 from segunet.metrics import scores_from_confusion
-from segunet.report_page import Report, charts, confused, duration, page, write_page
+from segunet.report.examples import Example
+from segunet.report.page import Report, charts, confused, duration, page, write_page
 from segunet.visualize import overlay
 from tests.commands import TINY, Command
 from tests.page import parse, rows_of, section, text_of

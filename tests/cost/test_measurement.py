@@ -9,10 +9,10 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from segunet.complexity import Inputs
+from segunet.cost.complexity import Inputs
+from segunet.cost.measurement import Workload, check_memory, measure, peak_memory
 from segunet.errors import UserError
 from segunet.losses import CrossEntropy, SegmentationLoss
-from segunet.measurement import Workload, check_memory, measure, peak_memory
 from segunet.optimizer import OptimizerFactory
 
 SIDE, CHANNELS, SIGMOIDS = 256, 32, 12

@@ -16,15 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.chart import Chart, Series, line_chart
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.transforms import resize_long_side
 from segunet.environment import hardware, versions
-from segunet.examples import Example
 from segunet.files import whole_file
-from segunet.history import Points
 from segunet.metrics import Scores
-from segunet.report import HEADLINE, headline, per_class, per_class_headings
+from segunet.report.chart import Chart, Series, line_chart
+from segunet.report.examples import Example
+from segunet.report.history import Points
+from segunet.report.scores import HEADLINE, headline, per_class, per_class_headings
 from segunet.visualize import Picture
 
 PAGE = "report.html"  # in a run's folder
@@ -50,7 +50,7 @@ class Report:
         facts: groups of names and texts: when and how long, versions, hardware.
         command: the command line.
         config: the run's settings, YAML.
-        history: what was logged while training, as :func:`segunet.history.read_history` gives it.
+        history: what was logged while training, as :func:`segunet.report.history.read_history` gives it.
         best_epoch: from 1; None for an evaluation.
     """
 
@@ -82,7 +82,7 @@ def write_page(report: Report, path: Path) -> None:
 def page(report: Report) -> str:
     """Return ``report`` as HTML."""
     environment = Environment(
-        loader=PackageLoader("segunet"),
+        loader=PackageLoader("segunet.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

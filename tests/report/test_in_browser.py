@@ -8,10 +8,10 @@ from PIL import Image
 
 from segunet.classes import VOC_CLASS_NAMES
 from segunet.metrics import scores_from_confusion
-from segunet.report_page import write_page
+from segunet.report.page import write_page
 from tests.browser import browser, program
+from tests.report.test_page import HISTORY, report_with
 from tests.report_picture import photograph
-from tests.test_report_page import HISTORY, report_with
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs playwright and a Chromium")
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.history import Points
+from segunet.report.history import Points
 
 _MOST_POINTS = 300  # of a path: more are finer than a pixel
 _MOST_MARKS = 30

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from segunet.chart import Chart, Series, line_chart, ticks
+from segunet.report.chart import Chart, Series, line_chart, ticks
 
 WIDE, HIGH = Chart.right - Chart.left, Chart.bottom - Chart.top
 

@@ -8,7 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from segunet.history import Points, read_history
+from segunet.report.history import Points, read_history
 
 Logged = dict[str, dict[int, float]]
 

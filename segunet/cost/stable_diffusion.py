@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from segunet.complexity import Inputs
+from segunet.cost.complexity import Inputs
 from segunet.errors import UserError
 from segunet.extras import import_extra
 

@@ -25,7 +25,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from segunet.complexity import Inputs
+from segunet.cost.complexity import Inputs
 from segunet.errors import UserError
 from segunet.losses import SegmentationLoss
 from segunet.optimizer import OptimizerFactory

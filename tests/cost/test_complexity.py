@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from segunet.complexity import Inputs, Layer, layers_of, weight_bytes
+from segunet.cost.complexity import Inputs, Layer, layers_of, weight_bytes
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.unet import UNet

@@ -1,0 +1,1 @@
+"""What a network costs: parameters and FLOPs counted, time and memory measured."""
