@@ -28,7 +28,7 @@ from segunet.version import __version__
 logger = logging.getLogger(__name__)
 
 _TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"
-_FROM_CHECKPOINT = "checkpoint"
+FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,30 @@ def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfi
             cfg.data.download = False  # a checkpoint is no reason to fetch anything
     if cfg.split is not None:
         cfg.data.val_split = cfg.split
-    if cfg.inference_size == _FROM_CHECKPOINT:
+    if cfg.inference_size == FROM_CHECKPOINT:
         cfg.inference_size = checkpoint.inference_size
     return cfg
+
+
+def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tuple[DictConfig, VOCDataModule]:
+    """Return ``cfg`` completed from the checkpoint, and its data set, ready to be scored.
+
+    Args:
+        cfg: of a command with ``data``, ``split`` and ``inference_size``.
+        checkpoint: whose own data set is taken unless ``cfg`` names one.
+        prepare: write or fetch a data set that ``cfg`` names; a checkpoint is no reason to write anything.
+
+    Raises:
+        UserError: no such data set, or one with other classes.
+    """
+    named = "_target_" in cfg.data
+    cfg = with_checkpoint_values(cfg, checkpoint)
+    datamodule = datamodule_from_config(cfg)
+    check_classes(checkpoint, datamodule)
+    if prepare and named:
+        datamodule.prepare_data()
+    datamodule.setup("test")
+    return cfg, datamodule
 
 
 def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.files import save_png, whole_file
+from segunet.files import save_png, save_torch, whole_file
 from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import console
 from segunet.visualize import Picture, confusion_picture, palette_image, stack, strip
@@ -285,8 +285,4 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` to ``path``."""
-        with whole_file(Path(path)) as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
-                raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
+        save_torch(checkpoint, Path(path))

@@ -19,7 +19,7 @@ from segunet.data.contact_sheet import contact_sheet
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.findings import KINDS, Finding
 from segunet.data.voc import find_voc_folder
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number
 from segunet.files import save_png
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
@@ -35,8 +35,7 @@ def check_data(cfg: DictConfig) -> Survey:
     """
     if "_target_" not in cfg.data:
         raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
-    if cfg.pictures < 0:
-        raise UserError(f"pictures must be 0 or more, got {cfg.pictures}.")
+    check_whole_number("pictures", cfg.pictures, least=0)
     datamodule = build.datamodule_from_config(cfg)
     datamodule.prepare_data()
     survey = new_survey(datamodule)

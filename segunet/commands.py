@@ -3,9 +3,10 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,15 +16,17 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning import Trainer
+from yaml import YAMLError
 
 from segunet.errors import UserError
-from segunet.files import whole_file
+from segunet.files import write_text
 from segunet.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.terminal import setup_logging
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
 _NOTHING = object()
-_FROM_CHECKPOINT = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
+_CONFIG = "config.yaml"
+_FIXED = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
 
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
@@ -60,6 +63,11 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
     return decorate
 
 
+def as_path(setting: Any) -> Path:
+    """Return the path that a setting gives, whatever YAML took it for."""
+    return Path(str(setting)).expanduser()
+
+
 def is_main_process() -> bool:
     """Return whether this is the only process, or the first one of a distributed run."""
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
@@ -84,13 +92,18 @@ def check_one_process(trainer: Trainer) -> None:
         )
 
 
-def planned_run_dir(cfg: DictConfig, name: str) -> Path:
+def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str] = ()) -> Path:
     """Return where this run will write: ``cfg.run_dir``, or a new folder below outputs/<name>/; makes nothing.
 
     A run of a sweep writes to its own folder below the sweep's.
 
+    Args:
+        cfg: of the command.
+        name: of the command.
+        results: names that it will write to besides config.yaml, and that somebody's own files may have.
+
     Raises:
-        UserError: ``cfg.run_dir`` holds a training run.
+        UserError: ``cfg.run_dir`` holds a training run, or files that this command has not written.
     """
     if not is_main_process() and _RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[_RUN_DIR_VARIABLE])
@@ -100,13 +113,27 @@ def planned_run_dir(cfg: DictConfig, name: str) -> Path:
         raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
     if not cfg.run_dir:
         return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
-    folder = Path(cfg.run_dir).expanduser().absolute()
+    folder = as_path(cfg.run_dir).absolute()
     if (folder / "checkpoints").exists():
         raise UserError(
             f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
             f"python -m segunet.train resume={cfg.run_dir}"
         )
+    if not _wrote(cfg, folder) and (foreign := [each for each in (_CONFIG, *results) if (folder / each).exists()]):
+        raise UserError(
+            f"{folder} has {foreign[0]} in it, which segunet.{name} has not written and would overwrite. Give another "
+            "folder, or a new one."
+        )
     return folder
+
+
+def _wrote(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether the folder's config.yaml has the settings of this command."""
+    try:
+        config = OmegaConf.load(folder / _CONFIG)
+    except (OSError, YAMLError):
+        return False
+    return isinstance(config, DictConfig) and config.keys() == cfg.keys()
 
 
 def open_run_dir(cfg: DictConfig, folder: Path) -> None:
@@ -117,8 +144,7 @@ def open_run_dir(cfg: DictConfig, folder: Path) -> None:
     """
     os.environ[_RUN_DIR_VARIABLE] = str(folder)
     if is_main_process():
-        with whole_file(folder / "config.yaml") as file:
-            file.write(OmegaConf.to_yaml(cfg, resolve=True).encode())
+        write_text(folder / _CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def resumed_config(run_dir: Path) -> DictConfig:
@@ -140,7 +166,7 @@ def resumed_config(run_dir: Path) -> DictConfig:
         if key == "resume":
             continue
         old = OmegaConf.select(cfg, key, default=_NOTHING)
-        if old is _NOTHING or OmegaConf.is_config(old) or key.startswith(_FROM_CHECKPOINT):
+        if old is _NOTHING or OmegaConf.is_config(old) or key.startswith(_FIXED):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
                 "from its checkpoint. Change another single value of its config (for one trainer.max_epochs=60), or "

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.files import whole_file
+from segunet.files import write_text
 from segunet.report.scores import HEADLINE
 from segunet.terminal import console
 
@@ -85,7 +85,7 @@ _Row = TypeVar("_Row", Run, Combination)
 
 def write_job(job: Job, folder: Path) -> None:
     """Write ``job`` into its run's folder."""
-    _write(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
+    write_text(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
 
 
 def read_runs(sweep_dir: Path) -> list[Run]:
@@ -129,18 +129,18 @@ def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
     """Write comparison.csv (a line a combination), runs.csv (a line a run) and comparison.json (both)."""
     names, combinations = varied(runs), combine(runs)
     lines: list[dict[str, Any]] = [{**each.settings, "runs": each.runs, **_with_spread(each)} for each in combinations]
-    _write(sweep_dir / "comparison.csv", _csv(lines))
+    write_text(sweep_dir / "comparison.csv", _csv(lines))
     lines = [
         {"run": run.folder, **_only(names, run.settings), "state": run.job.state, **run.numbers, "error": run.job.error}
         for run in best_first(runs)
     ]
-    _write(sweep_dir / "runs.csv", _csv(lines))
+    write_text(sweep_dir / "runs.csv", _csv(lines))
     content = {
         "spread": SPREAD,
         "combinations": [asdict(each) for each in combinations],
         "runs": [{**asdict(run.job), "folder": run.folder, "numbers": run.numbers} for run in best_first(runs)],
     }
-    _write(sweep_dir / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(sweep_dir / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def show_comparison(runs: Sequence[Run]) -> None:
@@ -230,8 +230,3 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())

@@ -8,10 +8,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segunet import build
-from segunet.commands import command
-from segunet.errors import UserError
-from segunet.files import read_torch_file, whole_file
-from segunet.models.encoder import DEPTHS, abbreviated
+from segunet.commands import as_path, command
+from segunet.errors import UserError, abbreviated
+from segunet.files import read_torch_file, save_torch
+from segunet.models.encoder import DEPTHS
 from segunet.models.state_dicts import (
     ORIGINS,
     Origin,
@@ -39,7 +39,7 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
     Raises:
         UserError: whatever the user can mend; nothing is written before the state dict is seen to fit.
     """
-    source, output = Path(cfg.source).expanduser(), Path(cfg.output).expanduser()
+    source, output = as_path(cfg.source), as_path(cfg.output)
     check_output(output)
     origin = ORIGINS[cfg["from"]]
     state = read_state_dict(source, cfg["from"])
@@ -60,8 +60,7 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
         ) from error
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
-    with whole_file(output) as file:
-        torch.save(content | {"epoch": 0}, file)
+    save_torch(content | {"epoch": 0}, output)
     return build.load_checkpoint(output)
 
 

@@ -9,9 +9,9 @@ from omegaconf import DictConfig
 
 from segunet import build
 from segunet.callbacks import Pictures, SavePredictions, ScoringProgress
-from segunet.commands import check_one_process, command, open_run_dir, planned_run_dir
+from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number
 from segunet.metrics import Scores
 from segunet.report.examples import examples
 from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
@@ -30,12 +30,12 @@ def evaluate(cfg: DictConfig) -> Scores:
     started = time.monotonic()
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    checkpoint = build.load_checkpoint(Path(cfg.checkpoint).expanduser())
-    cfg = build.with_checkpoint_values(cfg, checkpoint)
-    datamodule = build.datamodule_from_config(cfg)
-    build.check_classes(checkpoint, datamodule)
-    datamodule.prepare_data()
-    datamodule.setup("test")
+    check_whole_number("pictures", cfg.pictures, least=0)
+    for name in ("boundary_iou", "save_predictions"):
+        if not isinstance(cfg[name], bool):
+            raise UserError(f"{name} must be true or false, got {cfg[name]}.")
+    checkpoint = build.load_checkpoint(as_path(cfg.checkpoint))
+    cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
     run_dir = planned_run_dir(cfg, "evaluate")

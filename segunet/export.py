@@ -4,73 +4,24 @@ import logging
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from rich.table import Table
-from torch import Tensor, nn
 
 from segunet import build
-from segunet.callbacks import progress_bar
-from segunet.commands import command
-from segunet.data.datamodule import VOCDataModule
-from segunet.data.dataset import Batch
-from segunet.errors import UserError
+from segunet.commands import as_path, command
+from segunet.errors import UserError, check_whole_number
 from segunet.exported import READERS, read_exported
+from segunet.fidelity import Comparison, check_same, compare
 from segunet.formats import FORMATS, Format, traced
-from segunet.inference import logits_at
-from segunet.metrics import Scores
-from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import console
 from segunet.version import __version__
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
-
-# Batches and sizes that are not those of the trace.
-_OTHER_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What an exported network gives beside the original one, on the same images.
-
-    Attributes:
-        difference: the largest absolute difference between their logits.
-        largest: the largest absolute logit of the original.
-        agreement: share of the pixels to which both give the same class, 0..1.
-        scores: of the original and the exported network.
-        speeds: of both, images/s.
-    """
-
-    difference: float
-    largest: float
-    agreement: float
-    scores: tuple[Scores, Scores]
-    speeds: tuple[float, float]
-
-
-class Contender:
-    """A network, its scores and its time."""
-
-    def __init__(self, net: nn.Module, num_classes: int, ignore_index: int) -> None:
-        self.net = net
-        self.task = ScoringTask(net, num_classes, ignore_index)
-        self.seconds = 0.0
-
-    def run(self, batch: Batch) -> Tensor:
-        """Return logits (N, K, H', W') at the masks' size, having counted them."""
-        height, width = batch.masks.shape[-2:]
-        start = time.perf_counter()
-        logits = logits_at(self.net, batch.images, (height, width))
-        self.seconds += time.perf_counter() - start
-        self.task.count(logits.argmax(dim=1), batch)
-        return logits
 
 
 def export(cfg: DictConfig) -> Path:
@@ -84,11 +35,7 @@ def export(cfg: DictConfig) -> Path:
     source, chosen = chosen_source(cfg), chosen_format(cfg)
     output = chosen_output(cfg, source, chosen)
     checkpoint = build.load_checkpoint(source)
-    cfg = build.with_checkpoint_values(cfg, checkpoint)
-    datamodule = build.datamodule_from_config(cfg)
-    build.check_classes(checkpoint, datamodule)
-    datamodule.prepare_data()
-    datamodule.setup("test")
+    cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
     datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
     datamodule.num_workers = 0  # nothing else shall run while the networks are timed
     with whole_files(output) as draft:
@@ -96,24 +43,16 @@ def export(cfg: DictConfig) -> Path:
         exported, _ = read_exported(draft)
         comparison = compare(checkpoint.net, exported, datamodule, cfg.seed)
         show(comparison, cfg.format)
-        check(comparison, cfg.tolerance, output)
+        check_same(comparison, **cfg.tolerance)
     return output
 
 
 def check_numbers(cfg: DictConfig) -> None:
     """Raise a UserError for numbers that mean nothing."""
-    wanted = {
-        "images": (cfg.images, isinstance(cfg.images, int) and cfg.images >= 1, "1 or more"),
-        "tolerance.logits": (cfg.tolerance.logits, _is_share(cfg.tolerance.logits), "a number in 0..1"),
-        "tolerance.agreement": (cfg.tolerance.agreement, _is_share(cfg.tolerance.agreement), "a number in 0..1"),
-    }
-    for name, (came, fits, what) in wanted.items():
-        if not fits:
-            raise UserError(f"{name} must be {what}, got {came}.")
-
-
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
+    check_whole_number("images", cfg.images, least=1)
+    for name, value in cfg.tolerance.items():
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise UserError(f"tolerance.{name} must be a number in 0..1, got {value}.")
 
 
 def chosen_source(cfg: DictConfig) -> Path:
@@ -124,7 +63,7 @@ def chosen_source(cfg: DictConfig) -> Path:
     """
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    path = Path(cfg.checkpoint).expanduser()
+    path = as_path(cfg.checkpoint)
     if path.suffix in READERS:
         raise UserError(
             f"checkpoint={path} is the name of a network that is exported already. Give the .ckpt file that "
@@ -153,7 +92,7 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
     """
     if cfg.output is None:
         return source.with_suffix(chosen.suffix)
-    path = Path(cfg.output).expanduser()
+    path = as_path(cfg.output)
     if path.suffix != chosen.suffix or path.is_dir():
         raise UserError(
             f"output={cfg.output} must be the name of a {chosen.suffix} file, which format={cfg.format} writes"
@@ -210,39 +149,11 @@ def write(checkpoint: build.Checkpoint, chosen: Format, path: Path) -> None:
     except (UserError, OSError):
         raise
     except Exception as error:  # each exporter has kinds of its own
-        reason = " ".join(str(error).split())[:500]
+        reason = " ".join(str(error).split())[:500].rstrip(".")
         raise UserError(
-            f"The network cannot be written as {path.suffix} for images of any size: {type(error).__name__}: {reason} "
-            f"Try another format ({', '.join(FORMATS)}); HYDRA_FULL_ERROR=1 shows where it stopped."
+            f"The network could not be written as {path.suffix} for images of any size: {type(error).__name__}: "
+            f"{reason}. Make room if the disk is full, else try another format ({', '.join(FORMATS)})."
         ) from error
-
-
-@torch.inference_mode()
-def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, seed: int) -> Comparison:
-    """Run both on noise of several sizes, then, timed and scored, on the pictures of the validation list."""
-    num_classes, ignore_index = datamodule.form.num_classes, datamodule.form.ignore_index
-    both = [Contender(net, num_classes, ignore_index) for net in (original, exported)]
-    generator = torch.Generator().manual_seed(seed)
-    noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in _OTHER_SHAPES]
-    differences = [(exported(images) - original(images)).abs().max() for images in noise]
-    largest, agreeing = [], []
-    with progress_bar() as bar:
-        task = bar.add_task("comparing", total=len(datamodule.val_pairs))
-        for batch in datamodule.val_dataloader():
-            wanted, came = (contender.run(batch) for contender in both)
-            differences.append((came - wanted).abs().max())
-            largest.append(wanted.abs().max())
-            agreeing.append((came.argmax(dim=1) == wanted.argmax(dim=1)).float().mean() * len(batch.names))
-            bar.advance(task, len(batch.names))
-    scores = [contender.task.gather_scores() for contender in both]
-    images = scores[0].images
-    return Comparison(
-        difference=torch.stack(differences).max().item(),
-        largest=torch.stack(largest).max().item(),
-        agreement=torch.stack(agreeing).sum().item() / images,
-        scores=(scores[0], scores[1]),
-        speeds=(images / both[0].seconds, images / both[1].seconds),
-    )
 
 
 def show(comparison: Comparison, name: str) -> None:
@@ -258,19 +169,6 @@ def show(comparison: Comparison, name: str) -> None:
     table.add_row("images/s", f"{speeds[0]:.2f}", f"{speeds[1]:.2f}", f"{speeds[1] / speeds[0]:.2f} times")
     console.print(table)
     console.print(f"({comparison.scores[0].images} images, {torch.get_num_threads()} threads)", highlight=False)
-
-
-def check(comparison: Comparison, tolerance: DictConfig, output: Path) -> None:
-    """Raise a UserError unless the networks are the same within the tolerance; what is not a number is not."""
-    close = comparison.difference <= tolerance.logits * comparison.largest
-    if not (close and comparison.agreement >= tolerance.agreement):
-        raise UserError(
-            f"The exported network is not the original one: its logits differ by up to {comparison.difference:.3g}, "
-            f"allowed are {tolerance.logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
-            f"{100 * comparison.agreement:.3f} % of the pixels get the same class, wanted are "
-            f"{100 * tolerance.agreement:g} % (tolerance.agreement). {output} was not written. Try another format, or "
-            "allow more if the mIoU above is good enough for you."
-        )
 
 
 def conclude(output: Path) -> None:

@@ -44,6 +44,21 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with whole_file(path) as file:
+        file.write(text.encode())
+
+
+def save_torch(content: Any, path: Path) -> None:
+    """Write ``content`` with ``torch.save``, whole or not at all."""
+    with whole_file(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
+            raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
+
+
 def save_png(picture: NDArray[np.uint8], path: Path) -> None:
     """Write a picture uint8 (H, W, 3), whole or not at all."""
     with whole_file(path) as file:
@@ -53,7 +68,7 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
 def remove_drafts(folder: Path) -> None:
     """Remove what :func:`whole_file` left in ``folder`` when its process was killed."""
     for draft in folder.glob(".*.*-*"):
-        draft.unlink()
+        draft.unlink(missing_ok=True)
 
 
 # What torch.load was seen to raise for files that are cut short, damaged, or of another kind.

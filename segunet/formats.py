@@ -1,6 +1,7 @@
 """Write a network as ONNX, as a program of torch.export, or for OpenVINO: any batch, any height and width."""
 
 import copy
+import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -86,7 +87,9 @@ def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> No
 
 def write_program(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
     """Write one .pt2 file."""
-    torch.export.save(program, path, extra_files={EXTRA_FILE: json.dumps({**card, "exporter": "torch.export"})})
+    buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps({**card, "exporter": "torch.export"})})
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_openvino(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:

@@ -19,12 +19,11 @@ from segunet.data.inputs import find_inputs, is_video, output_names
 from segunet.data.video import Frame, read_frames, read_info, write_video
 from segunet.data.voc import read_image
 from segunet.errors import UserError
-from segunet.files import whole_file
+from segunet.files import save_png, whole_file
 from segunet.predictor import Predictor, load
 from segunet.visualize import (
     LEAST_LEGEND,
     Picture,
-    class_shares,
     legend,
     overlay,
     overlay_with_legend,
@@ -34,7 +33,9 @@ from segunet.visualize import (
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 
+RESULTS = ("masks", "overlays")  # what is written below the output folder
 _THREADS, _WAITING = 2, 2  # for reading, and again for writing; pictures that wait are held in memory
+_MOST_OF_JPEG = 65_500  # pixels a side
 
 
 class Prediction(NamedTuple):
@@ -54,8 +55,9 @@ def predict(cfg: DictConfig) -> Path:
     for name in ("checkpoint", "input"):
         if cfg[name] is None:
             raise UserError(f"Which {name}? Give {name}=PATH; python -m segunet.predict --help shows examples.")
-    output = planned_run_dir(cfg, "predict")
-    names = output_names(find_inputs(str(cfg.input), leave_out=output))
+    output = planned_run_dir(cfg, "predict", RESULTS)
+    results = [output / name for name in RESULTS]
+    names = output_names(find_inputs(str(cfg.input), leave_out=results))
     settings = ("tta", "tile", "overlap", "inference_size", "accelerator", "precision")
     model = load(cfg.checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
@@ -64,7 +66,7 @@ def predict(cfg: DictConfig) -> Path:
         task = bar.add_task("predicting", total=len(names))
         advance = partial(bar.advance, task)
         failed = predict_pictures(model, pictures, output, advance)
-        for path in names.keys() - pictures.keys():
+        for path in (path for path in names if path not in pictures):
             failed += predict_video(model, path, output / "overlays" / f"{names[path]}.mp4", advance)
     logger.info("written to %s", output)
     if failed:
@@ -107,7 +109,7 @@ def predict_pictures(
             yield prediction
 
     began = time.monotonic()
-    for _ in map_ahead(partial(_write, model, output), predictions(), _THREADS, _WAITING):
+    for _ in map_ahead(partial(_save, model, output), predictions(), _THREADS, _WAITING):
         pass
     seconds = time.monotonic() - began
     if done := len(names) - len(failed):
@@ -117,7 +119,7 @@ def predict_pictures(
 
 
 def predict_video(model: Predictor, path: Path, target: Path, advance: Callable[[float], object]) -> list[Path]:
-    """Write a video under its prediction's colours, with a legend of each frame's classes; return [path] if it failed.
+    """Write a video under its prediction's colours, with a legend of the classes; return [path] if it failed.
 
     Args:
         model: predicts.
@@ -128,7 +130,7 @@ def predict_video(model: Predictor, path: Path, target: Path, advance: Callable[
     try:
         info = read_info(path)
         with whole_file(target) as file:
-            frames = (_overlaid(model, frame) for frame in read_frames(path))
+            frames = _overlaid(model, read_frames(path))
             write_video(file, _counted(frames, info.frames, advance), info.rate)
     except UserError as error:
         logger.error("%s", error.paragraph)
@@ -143,23 +145,26 @@ def _read(path: Path) -> tuple[Path, Picture | UserError]:
         return path, error
 
 
-def _write(model: Predictor, output: Path, prediction: Prediction) -> None:
+def _save(model: Predictor, output: Path, prediction: Prediction) -> None:
     name, image, mask = prediction
     with whole_file(output / "masks" / f"{name}.png") as file:
         palette_image(mask, model.palette).save(file, format="PNG")
     picture = overlay_with_legend(image, mask, model.palette, model.class_names)
-    with whole_file(output / "overlays" / f"{name}.jpg") as file:
-        Image.fromarray(picture).save(file, format="JPEG", quality=92, subsampling=0)
+    if max(picture.shape) < _MOST_OF_JPEG:
+        with whole_file(output / "overlays" / f"{name}.jpg") as file:
+            Image.fromarray(picture).save(file, format="JPEG", quality=92, subsampling=0)
+    else:
+        save_png(picture, output / "overlays" / f"{name}.png")
 
 
-def _overlaid(model: Predictor, frame: Frame) -> Frame:
-    """Return a frame as its overlay, with a legend of unchanging height below."""
-    mask = model.predict(frame.image)
-    num_classes, width = len(model.class_names), max(frame.image.shape[1], LEAST_LEGEND)
-    height = len(legend(model.class_names, np.full(num_classes, 0.1), model.palette, width))
-    below = legend(model.class_names, class_shares(mask, num_classes), model.palette, width)
-    below = np.pad(below, ((0, height - len(below)), (0, 0), (0, 0)), constant_values=255)
-    return Frame(stack([overlay(frame.image, mask, model.palette), below]), frame.time)
+def _overlaid(model: Predictor, frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Yield each frame's overlay, above a legend of all classes that stays the same."""
+    entries, below = dict(enumerate(model.class_names)), None
+    for frame in frames:
+        if below is None:
+            below = legend(entries, model.palette, max(frame.image.shape[1], LEAST_LEGEND))
+        coloured = overlay(frame.image, model.predict(frame.image), model.palette)
+        yield Frame(stack([coloured, below]), frame.time)
 
 
 def _counted(frames: Iterable[Frame], total: int, advance: Callable[[float], object]) -> Iterator[Frame]:

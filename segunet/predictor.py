@@ -13,17 +13,16 @@ from torch import Tensor
 
 from segunet import build
 from segunet.data.transforms import check_inference_size, resize_long_side
-from segunet.data.voc import as_rgb, read_image
+from segunet.data.voc import as_rgb, read_image, readable
 from segunet.errors import UserError
 from segunet.inference import check_tta, predict
 from segunet.tiling import check_tiles, predict_rows
 from segunet.visualize import Picture, overlay_with_legend
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
-# At least, of the whole picture at once in float32; unet_resnet50 took 458, article 800.
+# A picture's pixel as it enters the network, in float32, at the least; unet_resnet50 took 458, article 800.
 _BYTES_PER_PIXEL = 400
-_USE_TILES = "Predict it in tiles: tile=512."
-FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"
+_USE_TILES = "Predict it in tiles: tile=512, or smaller ones."
 
 
 class Predictor:
@@ -52,7 +51,7 @@ class Predictor:
         tta: str = "none",
         tile: int | None = None,
         overlap: float = 0.25,
-        inference_size: int | Literal["checkpoint"] | None = FROM_CHECKPOINT,
+        inference_size: int | Literal["checkpoint"] | None = build.FROM_CHECKPOINT,
         accelerator: str = "auto",
         precision: str = "auto",
     ) -> None:
@@ -60,12 +59,12 @@ class Predictor:
         check_tiles(tile, overlap)
         self.class_names, self.palette = checkpoint.class_names, checkpoint.palette
         self.tta, self.tile, self.overlap = tta, tile, overlap
-        self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
+        self.inference_size = checkpoint.inference_size if inference_size == build.FROM_CHECKPOINT else inference_size
         check_inference_size(self.inference_size)
         self.fabric = build.fabric_from_settings(accelerator, precision)
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
-    def predict(self, image: Source, advance: Callable[[float], object] = float) -> NDArray[np.uint8]:
+    def predict(self, image: Source, advance: Callable[[float], object] = lambda _: None) -> NDArray[np.uint8]:
         """Return the class of each pixel, uint8 (H, W), at the picture's own size.
 
         Args:
@@ -79,7 +78,7 @@ class Predictor:
         try:
             with torch.inference_mode():
                 return self._tiled(picture, advance) if self.tile else self._whole(picture, advance)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
             size = f"{picture.shape[1]} x {picture.shape[0]} pixels"
@@ -97,7 +96,7 @@ class Predictor:
         height, width = picture.shape[:2]
         if self.inference_size is not None:
             picture = resize_long_side(picture, self.inference_size)
-        self._check_memory(height * width)
+        self._check_memory(picture.shape[0] * picture.shape[1], height * width)
         prediction = predict(self.net, self._on_device(picture)[None], (height, width), self.tta)[0]
         advance(1.0)
         return prediction.to(torch.uint8).cpu().numpy()
@@ -112,13 +111,14 @@ class Predictor:
             advance(len(rows) / len(prediction))
         return prediction
 
-    def _check_memory(self, pixels: int) -> None:
+    def _check_memory(self, entering: int, predicted: int) -> None:
         """Refuse what would end the process: the system gives memory out that it does not have."""
-        needed, there = _BYTES_PER_PIXEL * pixels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        needed = _BYTES_PER_PIXEL * entering + 8 * len(self.class_names) * predicted  # logits, and their classes' int64
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if self.fabric.device.type == "cpu" and needed > there:
             raise UserError(
-                f"The whole picture ({pixels / 1e6:.0f} million pixels) would need about {needed / 1e9:.0f} GB of "
-                f"memory at once, there are {there / 1e9:.0f}. {_USE_TILES}"
+                f"The whole picture ({entering / 1e6:.0f} million pixels as it enters the network) would need about "
+                f"{needed / 1e9:.1f} GB of memory at once, there are {there / 1e9:.1f}. {_USE_TILES}"
             )
 
     def _on_device(self, picture: Picture) -> Tensor:
@@ -144,7 +144,7 @@ def load(path: str | Path, **settings: Any) -> Predictor:
     Raises:
         UserError: no file, not segunet's, or a setting that means nothing.
     """
-    return Predictor(build.load_checkpoint(Path(path).expanduser()), **settings)
+    return Predictor(build.load_checkpoint(Path(str(path)).expanduser()), **settings)
 
 
 def as_picture(image: Source) -> Picture:
@@ -156,7 +156,9 @@ def as_picture(image: Source) -> Picture:
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser())
     if isinstance(image, Image.Image):
-        return as_rgb(image.copy(), "the image")
+        name = getattr(image, "filename", "") or "the image"
+        with readable(Path(name), "picture"):
+            return as_rgb(image.copy(), name)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)
@@ -166,5 +168,5 @@ def as_picture(image: Source) -> Picture:
     raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {came}.")
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)

@@ -16,7 +16,7 @@ from torch import nn
 
 from segunet import build
 from segunet.callbacks import progress_bar
-from segunet.commands import command
+from segunet.commands import as_path, command
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
 from segunet.cost.report import show_layers, show_measurements
@@ -24,7 +24,7 @@ from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_fr
 from segunet.environment import hardware, versions
 from segunet.errors import UserError
 from segunet.exported import READERS
-from segunet.files import whole_file
+from segunet.files import write_text
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
 
@@ -76,8 +76,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
         content |= {"hardware": hardware(), "measurements": list(measurements_of(cfg, subject, net, inputs))}
         show_measurements(content["measurements"])
     if cfg.output is not None:
-        with whole_file(Path(cfg.output).expanduser()) as file:
-            file.write((json.dumps(content, indent=2) + "\n").encode())
+        write_text(as_path(cfg.output), json.dumps(content, indent=2) + "\n")
         logger.info("written to %s", cfg.output)
     return content
 
@@ -99,7 +98,7 @@ def check_settings(cfg: DictConfig) -> None:
             raise UserError(f"{name} must be a whole number, 1 or more, got {cfg[name]}.")
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
         raise UserError("loss.pixelwise.class_weights=auto needs training masks, and none are read here: leave it out.")
-    if cfg.output is not None and Path(cfg.output).suffix != ".json":
+    if cfg.output is not None and as_path(cfg.output).suffix != ".json":
         raise UserError(f"output={cfg.output}: wanted the name of a .json file to write.")
 
 
@@ -123,7 +122,7 @@ def subject_of(cfg: DictConfig) -> Subject:
     if cfg.checkpoint is None:
         title, model = HydraConfig.get().runtime.choices["model"], cfg.model
     else:
-        title, model = str(cfg.checkpoint), _model_of(Path(cfg.checkpoint).expanduser())
+        title, model = str(cfg.checkpoint), _model_of(as_path(cfg.checkpoint))
     make_net = partial(build.net_from_config, build.without_weights(model))
     size = size_of(cfg.size) or (_SIZE, _SIZE)
     return Subject(title, make_net, partial(pictures, cfg.batch_size, size), segments=True)

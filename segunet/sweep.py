@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_SHARED = {
     "run_dir": "its runs have a folder each. To choose the folder that holds these, give hydra.sweep.dir=PATH.",
+    "output": "its runs would all write there. To choose the folder that holds theirs, give hydra.sweep.dir=PATH.",
     "resume": "runs are resumed one by one. Leave -m out.",
 }
 

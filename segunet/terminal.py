@@ -24,7 +24,8 @@ class _ConsoleHandler(logging.Handler):
     """Print a record's message as it is, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), soft_wrap=True, highlight=False, markup=False)
+        text = self.format(record).encode(errors="replace").decode()  # not every name of a file is UTF-8
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def setup_logging(quiet: bool = False) -> None:

@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number
 from segunet.inference import class_scores
 
 
-def check_tiles(tile: int | None, overlap: float) -> None:
+def check_tiles(tile: object, overlap: object) -> None:
     """Raise a UserError unless ``tile`` is None or pixels above 0, and ``overlap`` in 0..0.9."""
-    if tile is not None and tile <= 0:
-        raise UserError(f"tile must be the side of the tiles in pixels, such as 512, or null for none, got {tile}.")
-    if not 0 <= overlap <= 0.9:
+    if tile is not None:
+        check_whole_number("tile", tile, least=1)
+    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
         raise UserError(f"overlap must be a share of the tile's side, 0 to 0.9, got {overlap}.")
 
 

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet import build
 from segunet.commands import (
+    as_path,
     check_one_process,
     command,
     is_main_process,
@@ -40,7 +41,7 @@ def train(cfg: DictConfig) -> Path:
         UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
     """
     started, epochs_done = time.monotonic(), 0
-    resume = Path(cfg.resume).expanduser().absolute() if cfg.resume else None
+    resume = as_path(cfg.resume).absolute() if cfg.resume else None
     if resume:
         cfg = resumed_config(resume)
         epochs_done = check_unfinished(cfg, resume)
@@ -57,8 +58,8 @@ def train(cfg: DictConfig) -> Path:
     trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
-    remove_drafts(run_dir / "checkpoints")
     if is_main_process():
+        remove_drafts(run_dir / "checkpoints")
         log_to_file(run_dir / "train.log")
     hyperparameters_to_board(cfg, trainer)
     introduce(datamodule, trainer, run_dir)

@@ -3,7 +3,7 @@
 Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index; palette uint8 (256, 3).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -68,25 +68,20 @@ def stack(strips: Sequence[Picture]) -> Picture:
     return canvas
 
 
-def legend(
-    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: Picture, width: int, text_size: int = 14
-) -> Picture:
-    """Name the classes that have a share of a picture, largest first, beside their colours: uint8 (h, width, 3).
+def legend(entries: Mapping[int, str], palette: Picture, width: int, text_size: int = 14) -> Picture:
+    """Draw texts beside the colours of their classes: uint8 (h, width, 3).
 
     Class 0 has an empty box, as :func:`overlay` leaves it uncoloured.
 
     Args:
-        class_names: K names.
-        shares: (K,), 0..1.
+        entries: text by class index, in the order in which they are drawn.
         palette: uint8 (256, 3).
         width: of the legend, in pixels; entries that do not fit into a line begin the next one.
         text_size: in pixels.
     """
     font, line, box = ImageFont.load_default(size=text_size), 2 * text_size, text_size
-    found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
-    entries = [(index, f"{class_names[index]} {_percent(shares[index])}") for index in found]
     places, x, y = [], text_size, 0
-    for index, text in entries:
+    for index, text in entries.items():
         right = x + box + text_size // 2 + int(font.getlength(text)) + text_size
         if right > width and x > text_size:
             right, x, y = right - x + text_size, text_size, y + line
@@ -101,6 +96,15 @@ def legend(
     return np.asarray(canvas)
 
 
+def legend_of_shares(
+    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: Picture, width: int, text_size: int = 14
+) -> Picture:
+    """Return the :func:`legend` of the classes that have a share (K,), 0..1, of a picture, largest first."""
+    found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
+    entries = {index: f"{class_names[index]} {_percent(shares[index])}" for index in found}
+    return legend(entries, palette, width, text_size)
+
+
 def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.float64]:
     """Return each class's share of the mask's pixels, (K,), 0..1."""
     return np.array([np.count_nonzero(mask == index) for index in range(num_classes)]) / mask.size
@@ -109,10 +113,11 @@ def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np
 def overlay_with_legend(
     image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, class_names: Sequence[str]
 ) -> Picture:
-    """Return :func:`overlay` with the :func:`legend` of the classes found below it, (H + h, max(W, 160), 3)."""
+    """Return :func:`overlay` above a :func:`legend` of the classes found, (H + h, max(W, 160), 3)."""
+    height, width = mask.shape
+    text_size = max(13, min(max(height, width) // 60, width // 16))
     shares = class_shares(mask, len(class_names))
-    text_size = max(13, max(mask.shape) // 60)
-    below = legend(class_names, shares, palette, max(mask.shape[1], LEAST_LEGEND), text_size)
+    below = legend_of_shares(class_names, shares, palette, max(width, LEAST_LEGEND), text_size)
     return stack([overlay(image, mask, palette), below])
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import threading
 import time
@@ -151,7 +152,7 @@ def test_what_cannot_be_read_at_all_is_refused_before_anything_is_written(
     ("overrides", "words"),
     [
         (["data.root=nowhere"], "data.root is"),
-        (["pictures=-1"], "pictures must be 0 or more"),
+        (["pictures=-1"], "pictures must be a whole number"),
         (["data.train_split=other"], "Lists there: train, val"),
         (["data.class_names=[a,a]"], "data.class_names"),
         (["data.palette=[[0,0,0]]"], "data.palette"),
@@ -237,3 +238,17 @@ def test_the_sheet_draws_what_can_be_drawn(voc_folder: Path) -> None:
     damaged = contact_sheet(survey_of(voc_folder), 12, 0)
     assert (damaged == red).all(axis=2).any()
     assert (damaged == [211, 211, 211]).all(axis=2).sum() > 10_000  # the picture that cannot be read
+
+
+def test_a_file_whose_name_is_not_utf_8_is_reported(run: Command, voc_folder: Path, tmp_path: Path) -> None:
+    name = os.fsencode(voc_folder / "JPEGImages") + b"/caf\xe9.jpg"
+    shutil.copy(voc_folder / "JPEGImages" / "val_0.jpg", os.fsdecode(name))
+    options = [
+        "data=custom",
+        f"data.root={voc_folder}",
+        "data.class_names=[background,disc,square]",
+        "data.batch_size=2",
+    ]
+    result = run(check_data, *options, f"run_dir={tmp_path / 'out'}")
+    assert "caf\N{REPLACEMENT CHARACTER}.jpg" in (result.output + result.error)
+    assert (tmp_path / "out" / "check.json").is_file()

@@ -1,6 +1,9 @@
 """Conversion through the command itself: other projects' networks, built by them or by their definition."""
 
 import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -209,3 +212,22 @@ def test_an_output_is_a_new_ckpt(run: Command, source: Path, tmp_path: Path) -> 
         assert wanted in result.error
     assert (tmp_path / "old.ckpt").read_text() == "mine"
     assert "source=VALUE" in run(convert, f"output={tmp_path}/out.ckpt").error
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path) -> None:
+    def limit_file_size() -> None:  # a file that grows past it fails as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+
+    output = tmp_path / "out" / "smp.ckpt"
+    command = [sys.executable, "-m", "segunet.convert", f"source={source}", "from=smp", f"output={output}"]
+    result = subprocess.run(
+        [*command, "data=custom", "data.class_names=[a,b,c]"],
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "could not be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list(output.parent.iterdir()) == []

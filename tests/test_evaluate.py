@@ -184,3 +184,19 @@ def test_the_contours_and_each_picture_are_scored(
     with (out / "per_image.csv").open() as file:
         rows = {row["image"]: float(row["miou"]) for row in csv.DictReader(file)}
     assert rows == of_image
+
+
+@pytest.mark.parametrize("setting", ["pictures=-1", "pictures=some", "boundary_iou=maybe", "save_predictions=1"])
+def test_wrong_values_are_refused(run: Command, trained: Path, tmp_path: Path, setting: str) -> None:
+    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}"]
+    assert setting.partition("=")[0] in run(evaluate, *options, setting).error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_no_reason_to_write_a_data_set(run: Command, trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    target = "segunet.data.datamodule.SampleDataModule"
+    content["segunet"]["data"] |= {"_target_": target, "root": str(tmp_path / "elsewhere")}
+    torch.save(content, tmp_path / "best.ckpt")
+    assert "elsewhere" in run(evaluate, f"checkpoint={tmp_path / 'best.ckpt'}").error
+    assert not (tmp_path / "elsewhere").exists()

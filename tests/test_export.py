@@ -13,11 +13,11 @@ import onnx
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from segunet import build, evaluate, export
 from segunet.errors import UserError
 from segunet.exported import import_openvino
+from segunet.fidelity import Comparison, check_same
 from segunet.formats import FORMATS, traced
 from segunet.metrics import scores_from_confusion
 from segunet.paths import CONF_DIR
@@ -29,13 +29,13 @@ MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 
 @pytest.fixture
 def exports(trained: Path) -> Exports:
-    return export_to_every_format(trained)
+    return export_to_every_format(trained / "voc")
 
 
 @pytest.fixture
-def checkpoint(trained: Path, tmp_path: Path) -> Path:
+def checkpoint(exports: Exports, tmp_path: Path) -> Path:
     """Copy the checkpoint to a folder of the test's own."""
-    return Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "net.ckpt"))
+    return Path(shutil.copy(exports.checkpoint, tmp_path / "net.ckpt"))
 
 
 def metrics_of(run: Command, checkpoint: Path, out: Path) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def metrics_of(run: Command, checkpoint: Path, out: Path) -> dict[str, Any]:
 
 
 def test_the_evaluation_gives_an_exported_file_the_checkpoint_s_scores(
-    run: Command, trained: Path, exports: Exports, tmp_path: Path
+    run: Command, exports: Exports, tmp_path: Path
 ) -> None:
-    wanted = metrics_of(run, trained / "checkpoints" / "best.ckpt", tmp_path / "wanted")
+    wanted = metrics_of(run, exports.checkpoint, tmp_path / "wanted")
     for name, path in exports.files.items():
         came = metrics_of(run, path, tmp_path / name)
         for score in ("miou", "pixel_accuracy", "mean_accuracy", "fwiou"):
@@ -61,7 +61,7 @@ def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trai
         texts = {
             "onnx": {each.key: each.value for each in model.metadata_props}["segunet"],
             "openvino": openvino_model.get_rt_info(["segunet"]).astype(str),
-            "torch_export": archive.read("net/extra/segunet.json").decode(),
+            "torch_export": archive.read(f"{archive.namelist()[0].split('/')[0]}/extra/segunet.json").decode(),
         }
     for name, text in texts.items():
         card = json.loads(text)
@@ -104,7 +104,8 @@ def test_every_model_is_traced_for_any_size(model: str) -> None:
 
 def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:
     folder = exports.files["onnx"].parent
-    assert {path.name for path in folder.iterdir()} == {"net.ckpt", "net.onnx", "net.pt2", "net.xml", "net.bin"}
+    suffixes = (".ckpt", ".onnx", ".pt2", ".xml", ".bin")
+    assert {path.name for path in folder.iterdir()} == {"last.ckpt", *(f"best{suffix}" for suffix in suffixes)}
     for name, path in exports.files.items():
         for wanted in ("mIoU", "pixels of the same class", "100.000 %", "images/s", "(3 images", f"written to {path}"):
             assert wanted in exports.printed[name], (name, wanted)
@@ -116,7 +117,6 @@ def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command,
     result = run(export, f"checkpoint={checkpoint}", "format=openvino", "tolerance.logits=0")
     assert result.status == 1
     assert "tolerance.logits" in result.error
-    assert str(older) in result.error
     assert older.read_text() == "older"
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.xml"]
 
@@ -127,10 +127,9 @@ def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command,
 )
 def test_the_tolerance_is_of_the_largest_logit(difference: float, agreement: float, same: bool) -> None:
     scores = scores_from_confusion([[1]], images=1)
-    comparison = export.Comparison(difference, 10.0, agreement, (scores, scores), (1.0, 1.0))
-    tolerance = OmegaConf.create({"logits": 1e-3, "agreement": 0.999})
+    comparison = Comparison(difference, 10.0, agreement, (scores, scores), (1.0, 1.0))
     with contextlib.nullcontext() if same else pytest.raises(UserError, match="not the original"):
-        export.check(comparison, tolerance, Path("net.onnx"))
+        check_same(comparison, logits=1e-3, agreement=0.999)
 
 
 def test_a_network_that_cannot_be_traced_is_a_paragraph(checkpoint: Path, tmp_path: Path) -> None:

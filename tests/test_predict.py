@@ -1,6 +1,7 @@
 """Prediction through the command itself, on what training wrote."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from numpy.random import default_rng
 from PIL import Image
 
+import segunet
 from segunet import evaluate, predict
 from segunet.data.video import Frame, read_frames, write_video
 from segunet.data.voc import list_pairs, read_image
@@ -100,12 +102,13 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     ]
 
 
-def test_a_video(run: Command, checkpoint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("width", [60, 222, 260, 371])  # where the legend breaks into lines
+def test_a_video(run: Command, checkpoint: str, tmp_path: Path, width: int) -> None:
     pytest.importorskip("av", reason="needs the extra segunet[video]")
 
     def frames() -> Iterator[Frame]:
         for number in range(7):
-            yield Frame(read_image(random_picture(tmp_path / "frame.png", (48, 60), number)), number / 5)
+            yield Frame(read_image(random_picture(tmp_path / "frame.png", (48, width), number)), number / 5)
 
     with (tmp_path / "clip.mp4").open("wb") as file:
         write_video(file, frames(), Fraction(5))
@@ -122,6 +125,12 @@ def test_a_video(run: Command, checkpoint: str, tmp_path: Path) -> None:
     ("setting", "said"),
     [
         ("tile=0", "tile must be"),
+        ("tile=51.5", "tile must be"),
+        ("tile=true", "tile must be"),
+        ("overlap=null", "overlap must be"),
+        ("checkpoint=2024", "2024"),
+        ("input=/**a/*.jpg", "cannot be looked up"),
+        (f"input={'long' * 100}", "cannot be looked up"),
         ("overlap=1", "overlap must be"),
         ("tta=rotate", "tta must be one of none, flip"),
         ("inference_size=-1", "inference_size must be"),
@@ -155,3 +164,59 @@ def test_a_whole_picture_beyond_the_memory_is_refused_and_done_in_tiles(
     assert result.status == 1
     assert "tile=512" in result.output
     assert run(predict, *options, "tile=32", f"output={tmp_path / 'tiles'}").status == 0
+
+
+def test_a_large_picture_that_enters_small_is_not_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sysconf = os.sysconf
+    monkeypatch.setattr(os, "sysconf", lambda name: 1000 if name == "SC_PHYS_PAGES" else sysconf(name))  # of 4 KiB
+    checkpoint, large = trained / "checkpoints" / "best.ckpt", np.zeros((150, 150, 3), dtype=np.uint8)
+    assert segunet.load(checkpoint, inference_size=32, accelerator="cpu").predict(large).shape == (150, 150)
+    for size in (None, 1000):
+        with pytest.raises(segunet.UserError, match="million pixels as it enters"):
+            segunet.load(checkpoint, inference_size=size, accelerator="cpu").predict(large)
+
+
+def test_somebody_s_own_files_are_not_overwritten_and_earlier_results_are(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    truth = tmp_path / "mine" / "masks" / "val_0.png"
+    truth.parent.mkdir(parents=True)
+    truth.write_bytes(b"truth")
+    options = [checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg"]
+    result = run(predict, *options, f"output={tmp_path / 'mine'}")
+    assert result.status == 1
+    assert "masks in it, which segunet.predict has not written" in result.error
+    assert truth.read_bytes() == b"truth"
+    (tmp_path / "settings").mkdir()
+    (tmp_path / "settings" / "config.yaml").write_text("mine: 1")
+    for command in (predict, evaluate):
+        name = "output" if command is predict else "run_dir"
+        assert "config.yaml" in run(command, *options[: 1 + (command is predict)], f"{name}={tmp_path}/settings").error
+    assert (tmp_path / "settings" / "config.yaml").read_text() == "mine: 1"
+    for _ in range(2):
+        assert run(predict, *options, f"output={tmp_path / 'out'}").status == 0
+
+
+def test_the_folder_of_the_inputs_can_be_that_of_the_results(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    shutil.copy(trained / "voc" / "JPEGImages" / "val_0.jpg", tmp_path / "a.jpg")
+    for _ in range(2):  # the second time there are results, which are no inputs
+        result = run(predict, checkpoint, f"input={tmp_path}", f"output={tmp_path / 'x' / '..'}")
+        assert result.status == 0, result.error
+        assert "1 picture(s)" in result.output
+
+
+def test_an_overlay_too_large_for_jpeg_is_a_png(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "_MOST_OF_JPEG", 60)
+    assert run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg", f"output={tmp_path}/out").status == 0
+    assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["val_0.png"]
+
+
+def test_a_sweep_does_not_take_one_output(run: Command, trained: Path, checkpoint: str, tmp_path: Path) -> None:
+    inputs = f"input={trained}/voc/JPEGImages/val_0.jpg"
+    result = run(predict, "-m", checkpoint, inputs, "tta=none,flip", f"output={tmp_path / 'out'}")
+    assert result.status == 1
+    assert "hydra.sweep.dir" in result.error

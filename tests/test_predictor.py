@@ -80,3 +80,9 @@ def test_a_setting_that_means_nothing_is_refused(trained: Path) -> None:
         segunet.load(trained / "checkpoints" / "best.ckpt", tta="rotate")
     with pytest.raises(segunet.UserError, match="no checkpoint"):
         segunet.load(trained / "gone.ckpt")
+
+
+def test_a_truncated_image_is_said(model: segunet.Predictor, picture: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(picture.read_bytes()[:-300])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(segunet.UserError, match=r"cut\.jpg"):
+        model.predict(image)

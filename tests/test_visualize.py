@@ -9,11 +9,15 @@ from PIL import Image
 
 from segunet.classes import IGNORE_INDEX, VOC_CLASS_NAMES, voc_palette
 from segunet.visualize import (
+    LEAST_LEGEND,
     at_size_of,
     colour_mask,
     confusion_picture,
     differences,
+    legend,
+    legend_of_shares,
     overlay,
+    overlay_with_legend,
     palette_image,
     stack,
     strip,
@@ -152,3 +156,21 @@ def test_a_confusion_picture_shows_shares_of_the_row_not_counts() -> None:
 def test_long_class_names_fit() -> None:
     short, long = (confusion_picture(np.eye(2, dtype=np.int64), [name, "b"]) for name in ("a", "a" * 40))
     assert long.shape[1] > short.shape[1] + 100
+
+
+def test_a_legend_fits_its_picture() -> None:
+    names = ["background", "motorbike", "pottedplant"]
+    for height, width in ((64, 64), (6000, 120), (300, 2000), (40, 1)):
+        mask = np.zeros((height, width), dtype=np.uint8)
+        mask[: height // 2] = 1
+        drawn = overlay_with_legend(np.zeros((height, width, 3), dtype=np.uint8), mask, voc_palette(), names)
+        below = drawn[height + 4 :]
+        assert drawn.shape[1] == max(width, LEAST_LEGEND)
+        assert (below[:, -4:] == 255).all()  # no text is cut off at the right
+        assert (below == 0).any()  # but there is some
+
+
+def test_a_legend_names_the_classes_that_have_a_share_the_largest_first() -> None:
+    names, palette = ["nothing", "few", "none", "most"], voc_palette()
+    drawn = legend_of_shares(names, np.array([0.0, 0.2, 0.0, 0.8]), palette, 400)
+    np.testing.assert_array_equal(drawn, legend({3: "most 80 %", 1: "few 20 %"}, palette, 400))

@@ -1,6 +1,7 @@
 """What was found in a data set, in the terminal and as check.json."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.text import Text
 from segunet.data.check import Split, Survey
 from segunet.data.findings import KINDS, SEVERITIES, Finding
 from segunet.data.voc import enet_weights
-from segunet.files import whole_file
+from segunet.files import write_text
 from segunet.terminal import console
 
 _SHOWN = 3  # files of a kind; the others are in check.json
@@ -23,8 +24,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def write_findings(survey: Survey, folder: Path) -> None:
     """Write :func:`as_dict` as check.json into ``folder``."""
-    with whole_file(folder / "check.json") as file:
-        file.write((json.dumps(as_dict(survey), indent=2, ensure_ascii=False) + "\n").encode())
+    write_text(folder / "check.json", json.dumps(as_dict(survey), indent=2) + "\n")
 
 
 def as_dict(survey: Survey) -> dict[str, Any]:
@@ -152,7 +152,8 @@ def _spread(sizes: Counter[tuple[int, int]], axis: int) -> list[float] | None:
 
 
 def _below(survey: Survey, path: Path) -> str:
-    return (path.relative_to(survey.folder) if path.is_relative_to(survey.folder) else path).as_posix()
+    below = path.relative_to(survey.folder) if path.is_relative_to(survey.folder) else path
+    return os.fsencode(below.as_posix()).decode(errors="replace")  # not every name of a file is UTF-8
 
 
 def _print(text: Text) -> None:

@@ -12,7 +12,7 @@ from segunet.data.check import Split, Survey
 from segunet.data.findings import KINDS
 from segunet.data.voc import MaskFormat, Pair, read_image, read_mask
 from segunet.errors import UserError
-from segunet.visualize import Picture, legend, overlay, stack
+from segunet.visualize import Picture, legend_of_shares, overlay, stack
 
 _COLUMNS = 6
 _WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's picture, between tiles, and of a line of text; pixels
@@ -39,7 +39,9 @@ def contact_sheet(survey: Survey, count: int, seed: int) -> Picture:
         rows += [np.concatenate(tiles[start : start + _COLUMNS], axis=1) for start in range(0, len(tiles), _COLUMNS)]
     pixels = np.sum([split.pixels for split in survey.splits], axis=0)[: survey.form.num_classes]
     rows.append(_heading("classes and their shares of the pixels"))
-    rows.append(legend(survey.class_names, pixels / max(pixels.sum(), 1), survey.form.palette, rows[0].shape[1]))
+    rows.append(
+        legend_of_shares(survey.class_names, pixels / max(pixels.sum(), 1), survey.form.palette, rows[0].shape[1])
+    )
     return stack(rows)
 
 

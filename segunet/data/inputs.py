@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def find_inputs(given: str, leave_out: Path) -> list[Path]:
+def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
     """Return the pictures and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
 
     A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
@@ -22,17 +22,20 @@ def find_inputs(given: str, leave_out: Path) -> list[Path]:
 
     Args:
         given: path or pattern.
-        leave_out: folder whose files are not taken: the results of an earlier run.
+        leave_out: folders whose files are not taken: the results of an earlier run.
 
     Raises:
         UserError: no such file, or none of the files is a picture or a video.
     """
     path = Path(given).expanduser()
-    if path.is_file():
-        return [path]
-    found = path.rglob("*") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-    files = sorted(file for file in found if file.is_file() and not file.absolute().is_relative_to(leave_out))
-    inputs = [file for file in files if file.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES)]
+    try:
+        if path.is_file():
+            return [path]
+        found = path.rglob("*") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        files = sorted(file for file in found if file.is_file() and not _is_below(file, leave_out))
+    except (OSError, ValueError, NotImplementedError) as error:  # a name too long, a pattern that means nothing
+        raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
+    inputs = [file for file in files if is_input(file)]
     if not inputs:
         what = f"{len(files)} files, none of them a picture or a video" if files else "nothing"
         raise UserError(
@@ -42,6 +45,11 @@ def find_inputs(given: str, leave_out: Path) -> list[Path]:
     if others := Counter(file.suffix or "without suffix" for file in files if file not in set(inputs)):
         logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
     return inputs
+
+
+def is_input(path: Path) -> bool:
+    """Return whether the file's name is that of a picture or a video; names that begin with a dot are the system's."""
+    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
 
 
 def is_video(path: Path) -> bool:
@@ -65,3 +73,7 @@ def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
                 "output=FOLDER each."
             )
     return names
+
+
+def _is_below(file: Path, folders: Sequence[Path]) -> bool:
+    return any(file.resolve().is_relative_to(folder.resolve()) for folder in folders)

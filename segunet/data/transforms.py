@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number
 
 
 class TrainTransform:
@@ -79,8 +79,8 @@ class TrainTransform:
 
 def check_inference_size(inference_size: object) -> None:
     """Raise a UserError unless ``inference_size`` is None or pixels above 0."""
-    if inference_size is not None and not (isinstance(inference_size, int) and inference_size > 0):
-        raise UserError(f"inference_size must be a number of pixels above 0 or null, got {inference_size}.")
+    if inference_size is not None:
+        check_whole_number("inference_size", inference_size, least=1)
 
 
 def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:

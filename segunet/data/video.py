@@ -73,8 +73,18 @@ def write_video(file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> Non
     """Encode frames, all of one size, into ``file`` as MP4: H.264 where PyAV has it, else MPEG-4; no sound.
 
     The last row and column are repeated where a height or width is odd, which these encoders do not take.
+
+    Raises:
+        UserError: they do not take the size, or the disk is full.
     """
     av = import_extra("av", "video")
+    try:
+        _encode(av, file, frames, rate)
+    except av.FFmpegError as error:
+        raise UserError(f"The video cannot be encoded: {error.strerror or error}. A smaller one may be.") from error
+
+
+def _encode(av: Any, file: IO[bytes], frames: Iterable[Frame], rate: Fraction) -> None:
     with av.open(file, "w", format="mp4") as container:
         stream = container.add_stream(next(name for name in _CODECS if name in av.codecs_available), rate=rate)
         stream.pix_fmt = "yuv420p"

@@ -269,10 +269,16 @@ def opened(path: Path, kind: str) -> Iterator[Image.Image]:
     Raises:
         UserError: whatever goes wrong with the file.
     """
+    with readable(path, kind), Image.open(path) as image:
+        image.load()
+        yield image
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Make of what Pillow raises for a damaged ``kind`` of file a UserError that names it."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            yield image
+        yield
     except _DAMAGED as error:
         raise _unreadable(path, kind, error) from error
 
@@ -337,7 +343,7 @@ def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
 def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -> None:
     """Raise a UserError unless every pixel of the mask (H, W) is a class or the ignore index."""
     counts = np.bincount(mask.ravel().astype(np.int64).clip(0, 256), minlength=256)
-    allowed = counts[: form.num_classes].sum() + counts[form.ignore_index]
+    allowed = counts[list({*range(form.num_classes), form.ignore_index})].sum()
     if allowed == mask.size and int(mask.min()) >= 0:
         return
     values, numbers = np.unique(mask, return_counts=True)

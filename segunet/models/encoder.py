@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.errors import UserError, abbreviated
 from segunet.files import read_torch_file
 
 logger = logging.getLogger(__name__)
@@ -125,12 +125,6 @@ def _match_report(weights: str, wanted: set[str], matched: set[str], offered: se
     if unused := sorted(offered - matched):
         lines.append(f"  in the file, not used: {abbreviated(unused)}")
     return "\n".join(lines)
-
-
-def abbreviated(names: list[str], most: int = 4) -> str:
-    """Return the first of ``names`` and how many more there are."""
-    more = f" ... and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def _imagenet_state_dict(depth: int) -> dict[str, Tensor]:

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segunet.errors import UserError
-from segunet.models.encoder import abbreviated
+from segunet.errors import UserError, abbreviated
 
 StateDict = dict[str, Tensor]
 

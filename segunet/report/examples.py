@@ -10,10 +10,12 @@ from torch import nn
 
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
+from segunet.data.transforms import resize_long_side
 from segunet.inference import predict
 from segunet.visualize import Picture, at_size_of, differences, overlay
 
 _EACH = 3  # pictures of a kind
+_LONG_SIDE = 256  # pixels of a panel, at the most
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Example:
     Attributes:
         name: its name.
         miou: its mean IoU, 0..1.
-        panels: image, truth, prediction and where they differ, by these names: uint8 (H, W, 3) each.
+        panels: image, truth, prediction and where they differ, by these names: uint8 (H, W, 3) each, small.
     """
 
     name: str
@@ -85,7 +87,12 @@ def examples(
             "prediction": overlay(image, prediction, palette),
             "differences": differences(image, truth, prediction, datamodule.form.ignore_index),
         }
-        return Example(name, image_miou[name], panels)
+        return Example(name, image_miou[name], {what: small(panel) for what, panel in panels.items()})
 
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         return {kind: [example(name) for name in names] for kind, names in chosen(image_miou).items()}
+
+
+def small(panel: Picture) -> Picture:
+    """Return a panel uint8 (H, W, 3), shrunk if it is large."""
+    return resize_long_side(panel, _LONG_SIDE) if max(panel.shape) > _LONG_SIDE else panel

@@ -2,9 +2,10 @@
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.compat.proto.event_pb2 import Event
 
@@ -31,13 +32,23 @@ def read_history(folder: Path) -> dict[str, Points]:
     if not validated:
         return {}
     # Lightning counts steps and epochs from 0, and logs a validation at the last step of its epoch.
-    last = max(validated)
-    epochs_per_step = (series["epoch"][last] + 1) / (last + 1)
+    ends, epochs = zip(*sorted((step + 1, series["epoch"][step] + 1) for step in validated), strict=True)
     points = {
-        tag: [((step + 1) * epochs_per_step, value) for step, value in sorted(values.items()) if math.isfinite(value)]
+        tag: [
+            (_epochs_done(step + 1, ends, epochs), value)
+            for step, value in sorted(values.items())
+            if math.isfinite(value)
+        ]
         for tag, values in series.items()
     }
     return {tag: each for tag, each in points.items() if each}
+
+
+def _epochs_done(steps_done: int, ends: Sequence[int], epochs: Sequence[float]) -> float:
+    """Return where a step stands between the ends of validated epochs; after the last one steps keep its pace."""
+    ends, epochs = [0, *ends], [0.0, *epochs]
+    pace = (epochs[-1] - epochs[-2]) / (ends[-1] - ends[-2])
+    return float(np.interp(steps_done, ends, epochs)) + max(steps_done - ends[-1], 0) * pace
 
 
 def _scalars(path: Path) -> dict[str, dict[int, float]]:

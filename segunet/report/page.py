@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.data.datamodule import VOCDataModule
-from segunet.data.transforms import resize_long_side
 from segunet.environment import hardware, versions
-from segunet.files import whole_file
+from segunet.files import write_text
 from segunet.metrics import Scores
 from segunet.report.chart import Chart, Series, line_chart
 from segunet.report.examples import Example
@@ -29,7 +28,6 @@ from segunet.visualize import Picture
 
 PAGE = "report.html"  # in a run's folder
 
-_PANEL = 256  # pixels of a picture's long side
 _TINY = 128  # up to here each of them is seen
 _CONFUSED = 10  # pairs
 _DASH = "–"  # noqa: RUF001
@@ -74,9 +72,7 @@ def write_page(report: Report, path: Path) -> None:
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    text = page(report)
-    with whole_file(path) as file:
-        file.write(text.encode())
+    write_text(path, page(report))
 
 
 def page(report: Report) -> str:
@@ -177,9 +173,7 @@ def _percent(share: float) -> str:
 
 
 def _data_uri(picture: Picture) -> str:
-    """Return a picture uint8 (H, W, 3) to be shown small: a tiny one as it is, a larger one as JPEG."""
-    if max(picture.shape[:2]) > _PANEL:
-        picture = resize_long_side(picture, _PANEL)
+    """Return a picture uint8 (H, W, 3) as an address: a tiny one as it is, a larger one as JPEG."""
     form = "png" if max(picture.shape[:2]) <= _TINY else "jpeg"
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format=form, quality=85)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.files import save_png, whole_file
+from segunet.files import save_png, write_text
 from segunet.metrics import Scores, mean_of_defined
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
@@ -38,11 +38,11 @@ def headline(scores: Scores) -> dict[str, float]:
 
 def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> None:
     """Write metrics.json, per_class.csv, confusion_matrix.png and, if known, per_image.csv into ``folder``."""
-    _write(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
-    _write(folder / "per_class.csv", _csv(["class", *per_class_headings(scores)], per_class(scores, class_names)))
+    write_text(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
+    write_text(folder / "per_class.csv", _csv(["class", *per_class_headings(scores)], per_class(scores, class_names)))
     if scores.image_miou:
         rows = {name: {"miou": value} for name, value in scores.image_miou.items()}
-        _write(folder / "per_image.csv", _csv(["image", "miou"], rows))
+        write_text(folder / "per_image.csv", _csv(["image", "miou"], rows))
     save_png(confusion_picture(scores.confusion, class_names), folder / "confusion_matrix.png")
 
 
@@ -107,8 +107,3 @@ def _cell(value: float | int) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _write(path: Path, text: str) -> None:
-    with whole_file(path) as file:
-        file.write(text.encode())

@@ -34,7 +34,7 @@ def main() -> None:
         options = [f"checkpoint={checkpoint}", f"output={scratch}/out"]
         print(f"{folder}: peak {peak_of(*options, f'input={folder}'):.2f} GiB")
         large = Path(scratch) / "large.jpg"
-        Image.open(find_inputs(folder, Path(scratch))[0]).convert("RGB").resize(SIZE).save(large)
+        Image.open(find_inputs(folder, [])[0]).convert("RGB").resize(SIZE).save(large)
         print(f"{SIZE[0]:,} x {SIZE[1]:,}: peak {peak_of(*options, f'input={large}', 'tile=512'):.2f} GiB")
 
 

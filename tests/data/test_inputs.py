@@ -18,7 +18,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(given: Path | str, folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in find_inputs(str(given), leave_out=folder / "out")]
+    return [path.relative_to(folder).as_posix() for path in find_inputs(str(given), leave_out=[folder / "out"])]
 
 
 def test_a_folder_is_all_pictures_and_videos_below_it_but_not_its_results(folder: Path) -> None:
@@ -29,7 +29,7 @@ def test_a_pattern(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(f"{folder}/*.jpg", folder) == ["[odd] a=b.jpg", "b.jpg"]
     assert found(f"{folder}/**/*.tif", folder) == ["deep/er/c.tif"]
     monkeypatch.chdir(folder)
-    assert find_inputs("deep/**/*.tif", folder / "out") == [Path("deep/er/c.tif")]
+    assert find_inputs("deep/**/*.tif", [folder / "out"]) == [Path("deep/er/c.tif")]
 
 
 def test_a_file_is_taken_whatever_its_suffix_and_its_signs(folder: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_file_is_taken_whatever_its_suffix_and_its_signs(folder: Path) -> None
 @pytest.mark.parametrize("given", ["nothing.jpg", "*.gif", "notes.*"])
 def test_nothing_to_predict_is_said(given: str, folder: Path) -> None:
     with pytest.raises(UserError, match="input="):
-        find_inputs(f"{folder}/{given}", folder / "out")
+        find_inputs(f"{folder}/{given}", [folder / "out"])
 
 
 def test_names_are_paths_below_the_common_folder(folder: Path) -> None:

@@ -75,3 +75,8 @@ def test_files_that_are_no_videos_are_named(video: Path, tmp_path: Path) -> None
     for path in (text, cut, tmp_path / "missing.mp4"):
         with pytest.raises(UserError, match=path.name):
             list(read_frames(path))
+
+
+def test_a_size_that_the_encoder_does_not_take_is_said(tmp_path: Path) -> None:
+    with (tmp_path / "tall.mp4").open("wb") as file, pytest.raises(UserError, match="cannot be encoded"):
+        write_video(file, frames(1, 17_000, 64), Fraction(10))

@@ -430,3 +430,9 @@ def test_a_rotated_picture_s_mask_has_the_upright_size(tmp_path: Path) -> None:
     pair = Pair("turned", tmp_path / "turned.jpg", save_mask(tmp_path / "mask.png", indices(0, 1, height=40, width=24)))
     Image.fromarray(colours()).save(pair.image, exif=exif)
     assert count_pixels([pair], THREE).tolist() == [480, 480, 0]
+
+
+def test_the_ignored_index_may_be_that_of_a_class(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).save(path)
+    assert read_mask(path, (1, 3), MaskFormat(3, 0, voc_palette())).tolist() == [[0, 1, 2]]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from segunet.report.examples import chosen
+from segunet.report.examples import chosen, small
 
 
 def scored(*values: float) -> dict[str, float]:
@@ -53,3 +53,10 @@ def test_a_picture_without_a_score_is_not_shown() -> None:
         "median": [],
         "worst": ["picture 3"],
     }
+
+
+def test_a_large_panel_is_shrunk_and_a_small_one_is_not() -> None:
+    large = np.full((600, 800, 3), (200, 100, 50), dtype=np.uint8)
+    assert small(large).shape == (192, 256, 3)
+    assert (small(large) == (200, 100, 50)).all()
+    np.testing.assert_array_equal(small(large[:64, :256]), large[:64, :256])

@@ -103,3 +103,12 @@ def test_a_real_run_s_curves_are_those_that_tensorboard_shows(trained: Path) -> 
         wanted = as_tensorboard_reads_it(trained, tag, steps_per_epoch=3)
         assert np.array(history[tag]) == pytest.approx(np.array(wanted))
     assert [epoch for epoch, _ in history["val/miou"]] == [1.0, 2.0]
+
+
+def test_epochs_of_other_lengths_after_a_resume_stay_epochs(tmp_path: Path) -> None:
+    scores = {9: 0.125, 19: 0.25, 23: 0.5, 27: 0.75}  # 10 steps an epoch, then 4
+    epochs = {9: 0.0, 19: 1.0, 21: 2.0, 23: 2.0, 27: 3.0, 29: 4.0}
+    write_events(tmp_path, 1000, {"train/loss": {21: 2.0, 29: 1.0}, "val/miou": scores, "epoch": epochs})
+    history = read_history(tmp_path)
+    assert history["val/miou"] == [(1.0, 0.125), (2.0, 0.25), (3.0, 0.5), (4.0, 0.75)]
+    assert history["train/loss"] == [(2.5, 2.0), (4.5, 1.0)]
