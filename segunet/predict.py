@@ -102,7 +102,8 @@ def predict_pictures(
                     raise image
                 prediction = Prediction(names[path], image, model.predict(image, advance))
             except UserError as error:
-                logger.error("%s: %s", path, error.paragraph)
+                text = error.paragraph
+                logger.error(text if str(path) in text else f"{path}: {text}")
                 failed.append(path)
                 continue
             busy += time.monotonic() - began

@@ -1,0 +1,43 @@
+"""Images per second of the default network in PyTorch and in each exported format, 512 x 512, batch 1, float32.
+
+Run: python -m tests.benchmarks.formats
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from segunet import build, commands  # noqa: F401 - commands registers the config's resolvers
+from segunet.exported import read_exported
+from segunet.formats import FORMATS, traced
+from segunet.paths import CONF_DIR
+from tests.benchmarks.timing import hardware, medians
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Print images per second by format."""
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        cfg = compose("train", ["data=voc2012", "model.encoder.weights=null"])
+    net = build.net_from_config(cfg.model).eval()
+    images = torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    card = {**build.card(cfg, build.datamodule_from_config(cfg)), "ignore_index": 255, "input": "", "output": ""}
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        nets = {"PyTorch": net.to(memory_format=torch.channels_last)}
+        program = traced(net)
+        for name, each in FORMATS.items():
+            path = Path(folder) / f"net{each.suffix}"
+            each.write(program, card, path)
+            nets[name], _ = read_exported(path)
+        seconds = medians({name: partial(each, images) for name, each in nets.items()}, ROUNDS)
+    print(hardware())
+    for name, median in seconds.items():
+        print(f"{name:<13}{1 / median:6.2f} images/s")
+
+
+if __name__ == "__main__":
+    main()
