@@ -161,10 +161,8 @@ def resumed_config(run_dir: Path) -> DictConfig:
         )
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
-    for override in HydraConfig.get().overrides.task:
+    for override in resume_changes():
         key, _, value = override.partition("=")
-        if key == "resume":
-            continue
         old = OmegaConf.select(cfg, key, default=_NOTHING)
         if old is _NOTHING or OmegaConf.is_config(old) or key.startswith(_FIXED):
             raise UserError(
@@ -174,6 +172,11 @@ def resumed_config(run_dir: Path) -> DictConfig:
             )
         OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     return cfg
+
+
+def resume_changes() -> list[str]:
+    """Return what the command line gives a resumed run besides ``resume``, each as ``name=value``."""
+    return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
 def _paragraph(error: BaseException) -> str:

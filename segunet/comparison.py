@@ -9,7 +9,7 @@ import io
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,7 +23,7 @@ from segunet.terminal import console
 Numbers = dict[str, float | None]
 State = Literal["done", "failed", "unfinished"]
 
-JOB_FILE = "job.json"
+JOB_FILE, COMPARISON = "job.json", "comparison.json"
 SPREAD = "sample standard deviation over the runs (n - 1)"
 _SEED = "seed"  # what a combination's runs differ in
 _SHOWN = ("miou", "pixel_accuracy", "mean_accuracy", "fwiou", "seconds")  # in the terminal; the files have all
@@ -88,11 +88,31 @@ def write_job(job: Job, folder: Path) -> None:
     write_text(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
 
 
+def read_job(folder: Path) -> Job:
+    """Read what the sweep knows of the run in ``folder``."""
+    return Job(**json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
+
+
+def record_resumed(run_dir: Path, changes: Sequence[str]) -> None:
+    """List a run that was resumed on its own as done, where it is one of a sweep; its time is not known.
+
+    Args:
+        run_dir: the run's folder.
+        changes: what it was given on top of its settings, each as ``name=value``.
+    """
+    sweep_dir = next((folder for folder in run_dir.parents if (folder / COMPARISON).is_file()), None)
+    if sweep_dir and (run_dir / JOB_FILE).is_file():
+        job = read_job(run_dir)
+        overrides = [*job.overrides, *changes]
+        write_job(replace(job, overrides=overrides, state="done", seconds=None, error=None), run_dir)
+        write_comparison(read_runs(sweep_dir), sweep_dir)
+
+
 def read_runs(sweep_dir: Path) -> list[Run]:
     """Read the runs below ``sweep_dir``, in the sweep's order."""
     runs = []
     for path in sweep_dir.rglob(JOB_FILE):
-        job = Job(**json.loads(path.read_text(encoding="utf-8")))
+        job = read_job(path.parent)
         numbers = read_scores(path.parent) | {"seconds": job.seconds} if job.state == "done" else {}
         runs.append(Run(path.parent.relative_to(sweep_dir).as_posix(), job, numbers))
     return sorted(runs, key=lambda run: run.job.number)
@@ -140,7 +160,7 @@ def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
         "combinations": [asdict(each) for each in combinations],
         "runs": [{**asdict(run.job), "folder": run.folder, "numbers": run.numbers} for run in best_first(runs)],
     }
-    write_text(sweep_dir / "comparison.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(sweep_dir / COMPARISON, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def show_comparison(runs: Sequence[Run]) -> None:

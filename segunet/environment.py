@@ -1,4 +1,4 @@
-"""What a run was made with: versions of the software, names of the hardware."""
+"""What a run was made with: versions of the software, names of the hardware, the memory there is."""
 
 import os
 import platform
@@ -10,6 +10,9 @@ import torch
 
 from segunet.version import __version__
 
+_MEMINFO = Path("/proc/meminfo")
+# Of the container that this process may be in: cgroup v2, and v1.
+_MEMORY_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _PACKAGES = ("torchvision", "pytorch-lightning", "hydra-core", "albumentations", "numpy")
 
 
@@ -29,6 +32,25 @@ def hardware() -> dict[str, str]:
         names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         found["GPU"] = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
     return found
+
+
+def memory() -> int:
+    """Return the bytes of memory that a process can have: what is free or, where that is not known, what there is.
+
+    A container's limit counts where it is lower.
+    """
+    if _MEMINFO.is_file():
+        free = proc_bytes(_MEMINFO, "MemAvailable")
+    else:
+        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = (path.read_text().strip() for path in _MEMORY_LIMITS if path.is_file())
+    return min([free, *(int(limit) for limit in limits if limit.isdigit())])  # "max": no limit
+
+
+def proc_bytes(file: Path, name: str) -> int:
+    """Return the bytes that a ``Name:   123 kB`` line of a file in /proc tells; the kernel means 1,024 bytes."""
+    words = file.read_text().split()
+    return 1024 * int(words[words.index(f"{name}:") + 1])
 
 
 def _processor() -> str:

@@ -1,6 +1,5 @@
 """A checkpoint ready to predict: what ``python -m segunet.predict`` and notebooks use."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor
 from segunet import build
 from segunet.data.transforms import check_inference_size, resize_long_side
 from segunet.data.voc import as_rgb, read_image, readable
+from segunet.environment import memory
 from segunet.errors import UserError
 from segunet.inference import check_tta, predict
 from segunet.tiling import check_tiles, predict_rows
@@ -114,7 +114,7 @@ class Predictor:
     def _check_memory(self, entering: int, predicted: int) -> None:
         """Refuse what would end the process: the system gives memory out that it does not have."""
         needed = _BYTES_PER_PIXEL * entering + 8 * len(self.class_names) * predicted  # logits, and their classes' int64
-        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = memory()
         if self.fabric.device.type == "cpu" and needed > there:
             raise UserError(
                 f"The whole picture ({entering / 1e6:.0f} million pixels as it enters the network) would need about "

@@ -17,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segunet.commands import full_errors, is_main_process
-from segunet.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
+from segunet.comparison import COMPARISON, Job, failures, read_runs, show_comparison, write_comparison, write_job
 from segunet.errors import UserError
 from segunet.extras import import_extra
 from segunet.terminal import close_log_files, setup_logging
@@ -107,7 +107,7 @@ def check_sweep(config: DictConfig) -> None:
         if override.is_interval_sweep() and not searches:
             raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
     folder = _folder(config)
-    if (folder / "comparison.json").exists():
+    if (folder / COMPARISON).exists():
         raise UserError(f"hydra.sweep.dir={folder} holds a sweep already. Give another folder.")
     if searches:
         check_search(config.hydra.sweeper)

@@ -17,9 +17,10 @@ from segunet.commands import (
     is_main_process,
     open_run_dir,
     planned_run_dir,
+    resume_changes,
     resumed_config,
 )
-from segunet.comparison import read_scores
+from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError
 from segunet.files import remove_drafts
@@ -67,6 +68,8 @@ def train(cfg: DictConfig) -> Path:
     trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         conclude(trainer, run_dir, datamodule, started)
+        if resume:
+            record_resumed(run_dir, resume_changes())
     return run_dir
 
 

@@ -3,10 +3,13 @@
 import os
 import platform
 import re
+from pathlib import Path
 
+import pytest
 import torch
 
-from segunet.environment import hardware, versions
+from segunet import environment
+from segunet.environment import hardware, memory, versions
 from segunet.version import __version__
 
 
@@ -26,3 +29,19 @@ def test_the_hardware_has_a_name() -> None:
     assert len(found["processor"]) > 2
     assert 1 <= int(found["cores"]) <= (os.cpu_count() or 1)
     assert ("GPU" in found) == torch.cuda.is_available()
+
+
+def test_the_memory_is_what_is_free_or_what_a_container_may_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = [tmp_path / "none", tmp_path / "v2", tmp_path / "v1"]
+    monkeypatch.setattr(environment, "_MEMORY_LIMITS", limits)
+    limits[1].write_text("max\n")
+    limits[2].write_text("9223372036854771712\n")  # cgroup v1's word for no limit
+    assert 0 < memory() <= there
+    limits[1].write_text("65536\n")
+    assert memory() == 65536
+    monkeypatch.setattr(environment, "_MEMORY_LIMITS", [])
+    monkeypatch.setattr(environment, "_MEMINFO", tmp_path / "none")  # not Linux
+    assert memory() == there

@@ -1,6 +1,5 @@
 """Prediction through the command itself, on what training wrote."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from fractions import Fraction
@@ -154,11 +153,16 @@ def test_bad_settings_are_said_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def limited_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int) -> None:
+    """Let the process find a container's memory limit, in bytes."""
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    monkeypatch.setattr("segunet.environment._MEMORY_LIMITS", [tmp_path / "memory.max"])
+
+
 def test_a_whole_picture_beyond_the_memory_is_refused_and_done_in_tiles(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sysconf = os.sysconf
-    monkeypatch.setattr(os, "sysconf", lambda name: 100 if name == "SC_PHYS_PAGES" else sysconf(name))  # of 4 KiB
+    limited_memory(monkeypatch, tmp_path, 400_000)
     options = [checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg"]
     result = run(predict, *options, f"output={tmp_path / 'whole'}")
     assert result.status == 1
@@ -166,9 +170,10 @@ def test_a_whole_picture_beyond_the_memory_is_refused_and_done_in_tiles(
     assert run(predict, *options, "tile=32", f"output={tmp_path / 'tiles'}").status == 0
 
 
-def test_a_large_picture_that_enters_small_is_not_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sysconf = os.sysconf
-    monkeypatch.setattr(os, "sysconf", lambda name: 1000 if name == "SC_PHYS_PAGES" else sysconf(name))  # of 4 KiB
+def test_a_large_picture_that_enters_small_is_not_refused(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited_memory(monkeypatch, tmp_path, 4_000_000)
     checkpoint, large = trained / "checkpoints" / "best.ckpt", np.zeros((150, 150, 3), dtype=np.uint8)
     assert segunet.load(checkpoint, inference_size=32, accelerator="cpu").predict(large).shape == (150, 150)
     for size in (None, 1000):

@@ -99,6 +99,23 @@ def test_an_interrupted_sweep_keeps_what_is_done(
     assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["done", "unfinished"]
 
 
+def test_a_resumed_run_of_a_sweep_is_listed_as_done(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tmp_path / "sweep"
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.train.conclude", lambda *_: signal.raise_signal(signal.SIGINT))
+        run(train, "-m", *tiny, "seed=1,2", f"hydra.sweep.dir={sweep}")
+    assert [row["state"] for row in runs_of(sweep)] == ["unfinished"]
+    result = run(train, f"resume={sweep / '0'}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    (row,) = runs_of(sweep)
+    assert (row["state"], row["seconds"]) == ("done", "")
+    assert float(row["miou"]) == metrics_of(sweep / "0")["miou"]
+    (job,) = json.loads((sweep / "comparison.json").read_text())["runs"]
+    assert job["overrides"][-2:] == ["seed=1", "trainer.max_epochs=2"]
+
+
 # Optuna 2 calls an older name of SQLAlchemy's.
 pytestmark = pytest.mark.filterwarnings("ignore:.*declarative_base")
 

@@ -26,6 +26,7 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from segunet.cost.complexity import Inputs
+from segunet.environment import memory, proc_bytes
 from segunet.errors import UserError
 from segunet.losses import SegmentationLoss
 from segunet.optimizer import OptimizerFactory
@@ -34,7 +35,7 @@ from segunet.terminal import setup_logging
 ROUNDS = 5
 # A fork of a server that has imported everything and done nothing else; macOS's libraries do not bear a fork.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
-_STATUS, _MEMINFO = Path("/proc/self/status"), Path("/proc/meminfo")
+_STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -162,26 +163,15 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.is_file():
-        return _read_bytes(_STATUS, "VmHWM")
+        return proc_bytes(_STATUS, "VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def check_memory(needed: int, device: torch.device) -> None:
-    """Raise a UserError if ``device`` has fewer than ``needed`` bytes free; where that is not known, do nothing."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    elif _MEMINFO.is_file():
-        free = _read_bytes(_MEMINFO, "MemAvailable")
-    else:
-        return
+    """Raise a UserError if ``device`` has fewer than ``needed`` bytes free."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
     if needed > free:
         raise UserError(
             f"Measuring this network takes {needed / 1e9:.1f} GB at the very least, and {free / 1e9:.1f} GB are free "
             f"on {device}. Give measure=false, for what can be counted without running the network."
         )
-
-
-def _read_bytes(file: Path, name: str) -> int:
-    """Return the bytes of a ``Name:   123 kB`` line; the kernel means 1,024 bytes."""
-    words = file.read_text().split()
-    return 1024 * int(words[words.index(f"{name}:") + 1])
