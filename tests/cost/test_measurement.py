@@ -2,6 +2,7 @@
 
 import os
 import time
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -38,6 +39,19 @@ class Sigmoids(nn.Module):
         return x + 0 * self.idle[0, 0]
 
 
+class OnlyCompiled(nn.Module):
+    """Runs under torch.compile alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(3, CHANNELS, kernel_size=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            raise RuntimeError("not compiled")
+        return self.head(x)  # type: ignore[no-any-return]
+
+
 def pictures() -> Inputs:
     return Inputs((torch.rand(1, 3, SIDE, SIDE),), {})
 
@@ -66,6 +80,17 @@ def test_a_training_step_holds_every_map_and_the_optimizer_s_state() -> None:
     # Weights, gradients, two moments; the output of each sigmoid and, in the loss, the log-softmax.
     least = 4 * WEIGHTS + (SIGMOIDS + 1) * MAP
     assert least < measurement.peak_bytes < 2 * least
+
+
+def test_what_is_to_be_compiled_is_compiled() -> None:
+    loss = SegmentationLoss(CrossEntropy(), ignore_index=255)
+    training = loss, OptimizerFactory(torch.optim.AdamW, lr=1e-3)
+    forward = Workload(OnlyCompiled, pictures, CPU)
+    for workload in (forward, replace(forward, num_classes=CHANNELS, training=training)):
+        measurement = measure(replace(workload, compile=True))
+        assert measurement.warmup_seconds > measurement.seconds
+        with pytest.raises(UserError, match="not compiled"):
+            measure(workload)
 
 
 def test_a_process_that_the_system_ends_is_said() -> None:
