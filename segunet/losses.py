@@ -164,11 +164,13 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, masks: Tensor) -> LossParts:
         """Return the loss of ``logits`` (N, K, H, W) against ``masks`` int64 (N, H, W).
 
-        A batch in which every pixel is ignored gives 0, with a gradient of 0.
+        A batch in which every pixel is ignored gives 0, with a gradient of 0. All is computed in float32, also under
+        autocast: float16 has no number for a sum over more than 65,504 pixels.
         """
-        log_probabilities, own, targets = pixel_terms(logits, masks, self.ignore_index)
-        pixelwise = self.pixelwise(log_probabilities, own, targets)
-        overlap = dice(log_probabilities.exp(), own.exp() * (targets >= 0), targets, self.dice_smooth)
+        with torch.autocast(logits.device.type, enabled=False):
+            log_probabilities, own, targets = pixel_terms(logits, masks, self.ignore_index)
+            pixelwise = self.pixelwise(log_probabilities, own, targets)
+            overlap = dice(log_probabilities.exp(), own.exp() * (targets >= 0), targets, self.dice_smooth)
         return LossParts(
             self.pixelwise_weight * pixelwise + self.dice_weight * overlap,
             pixelwise.detach(),

@@ -255,6 +255,17 @@ def test_half_precision_logits_give_the_float32_loss(dtype: torch.dtype, pixelwi
     torch.testing.assert_close(parts, loss_of(logits.to(dtype).float(), masks, pixelwise))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing_however_many_pixels_are_summed(dtype: torch.dtype) -> None:
+    masks = torch.zeros(1, 300, 300, dtype=torch.int64)  # 90,000 pixels of one class; float16 ends at 65,504
+    masks[:, :20] = 1
+    logits = 4.0 * F.one_hot(masks, 3).permute(0, 3, 1, 2)
+    for pixelwise in (CrossEntropy([50.0, 1.0, 1.0], 0.1), Focal()):
+        wanted = loss_of(logits, masks, pixelwise)
+        with torch.autocast("cpu", dtype):
+            torch.testing.assert_close(loss_of(logits, masks, pixelwise), wanted, rtol=0, atol=0)
+
+
 def test_the_loss_does_not_depend_on_the_memory_format() -> None:
     logits, masks = batch()
     channels_last = logits.contiguous(memory_format=torch.channels_last)
