@@ -158,7 +158,7 @@ def as_picture(image: Source) -> Picture:
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "the image"
         with readable(Path(name), "picture"):
-            return as_rgb(image.copy(), name)
+            return as_rgb(image, name)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
 from segunet.data.findings import KINDS, Finding, Severity
 from segunet.data.voc import (
@@ -35,6 +35,7 @@ from segunet.data.voc import (
     mask_values,
     named_pairs,
     opened,
+    orientation,
     read_names,
     repeated_names,
 )
@@ -241,9 +242,8 @@ def _examine_picture(seen: Examined) -> None:
     path = seen.pair.image
     with seen.noting("unreadable_picture", path), opened(path, "picture") as image:
         seen.image_mode = image.mode
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-        if orientation in range(2, 9):
-            seen.note("exif_rotation", path, f"has the EXIF orientation {orientation}")
+        if (turned := orientation(image)) != 1:
+            seen.note("exif_rotation", path, f"has the EXIF orientation {turned}")
         with seen.noting("picture_mode", path):
             pixels = as_rgb(image, str(path))
             seen.size = pixels.shape[:2]

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from segunet.errors import UserError
 
@@ -30,7 +30,16 @@ _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 _DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # as Pillow raises
 # Aerial and microscope pictures have more than Pillow takes for an attack (89 million pixels).
 Image.MAX_IMAGE_PIXELS = 1_000_000_000
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
+# How to turn upright what has an EXIF orientation other than 1 (EXIF 2.3, table 6); 5 to 8 swap width and height.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Pair(NamedTuple):
@@ -128,11 +137,12 @@ def read_names(path: Path) -> list[str]:
             "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
         )
     try:
-        names = path.read_text(encoding="utf-8-sig").split()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} cannot be read as UTF-8 text ({error}). Save the list as UTF-8, one name a line."
         ) from error
+    names = [name for line in lines if (name := line.strip())]
     if not names:
         raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
     return names
@@ -162,12 +172,13 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
 
 def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
-    """Convert a Pillow image, turned upright in place, to uint8 (H, W, 3) as :func:`read_image` says.
+    """Convert a Pillow image to uint8 (H, W, 3) as :func:`read_image` says.
 
     Raises:
         UserError: a mode that has no plain reading; calls the picture ``name``.
     """
-    ImageOps.exif_transpose(image, in_place=True)
+    if (turned := orientation(image)) in _TURNS:
+        image = image.transpose(_TURNS[turned])
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
@@ -181,12 +192,18 @@ def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
+    value = image.getexif().get(ExifTags.Base.Orientation)
+    return value if value in _TURNS else 1
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Return the (height, width) that :func:`read_image` would give, from the file's head alone."""
     try:
         with Image.open(path) as image:
             width, height = image.size
-            sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+            sideways = orientation(image) >= 5
     except _DAMAGED as error:
         raise _unreadable(path, "picture", error) from error
     return (width, height) if sideways else (height, width)

@@ -1,5 +1,6 @@
 """Reading a VOC folder: lists, pictures of every mode, masks of every kind, and what is refused."""
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +219,25 @@ def test_pictures_are_upright_whatever_their_exif_orientation(tmp_path: Path, or
     operation = UPRIGHT[orientation]
     upright = stored if operation is None else stored.transpose(operation)
     assert_reads_as(tmp_path / f"turned{suffix}", np.asarray(upright), tolerance=0 if suffix == ".png" else 12)
+
+
+def test_a_name_on_a_list_is_a_whole_line(tmp_path: Path) -> None:
+    lists = tmp_path / "ImageSets" / "Segmentation"
+    for folder in (lists, tmp_path / "JPEGImages", tmp_path / "SegmentationClass"):
+        folder.mkdir(parents=True)
+    (lists / "val.txt").write_text("a picture\r\n\n  b \n")
+    for name in ("a picture", "b"):
+        Image.fromarray(colours()).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        Image.fromarray(colours()[..., 0]).save(tmp_path / "SegmentationClass" / f"{name}.png")
+    assert [pair.name for pair in list_pairs(tmp_path, "val")] == ["a picture", "b"]
+
+
+def test_strange_exif_entries_beside_the_orientation_are_passed_over(tmp_path: Path) -> None:
+    make = struct.pack(">HHIf", ExifTags.Base.Make, 11, 1, 1.5)  # a number, where a text belongs
+    turn = struct.pack(">HHIHH", ExifTags.Base.Orientation, 3, 1, 6, 0)
+    exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", 2) + make + turn + bytes(4)
+    Image.fromarray(colours()).save(tmp_path / "odd.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), np.rot90(colours(), k=-1))
 
 
 def test_an_exif_orientation_that_means_nothing_is_passed_over(tmp_path: Path) -> None:
