@@ -5,6 +5,8 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from segunet.commands import full_errors, is_main_process
-from segunet.comparison import COMPARISON, Job, failures, read_runs, show_comparison, write_comparison, write_job
+from segunet.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
 from segunet.errors import UserError
 from segunet.extras import import_extra
 from segunet.terminal import close_log_files, setup_logging
@@ -37,10 +39,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse what no sweep can do; let SIGTERM end the sweep as Ctrl-C does."""
         setup_logging()
-        try:
+        with exiting():
             check_sweep(config)
-        except UserError as error:
-            sys.exit(f"error: {error}")
         self.given = list(config.hydra.overrides.task)
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         logging.getLogger("optuna").setLevel(logging.WARNING)
@@ -49,8 +49,27 @@ class Sweep(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Forget the run before; list this one as unfinished."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
+        if config.hydra.mode == RunMode.MULTIRUN:
+            with exiting():
+                self._begin(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """List the run as done or failed; to Hydra's sweeper a failed one is a run without a result."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            with exiting():
+                self._end(config, job_return)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the comparison; the exit status is 1 if a run failed."""
+        with exiting():
+            runs = read_runs(_folder(config))
+            show_comparison(runs)
+            write_comparison(runs, _folder(config))
+        logger.info("comparison.csv, comparison.json, runs.csv written to %s", _folder(config))
+        if message := failures(runs):
+            sys.exit(message)
+
+    def _begin(self, config: DictConfig) -> None:
         setup_logging()
         forget_earlier_runs()
         self.start = time.monotonic()
@@ -59,10 +78,7 @@ class Sweep(Callback):
         own = [override for override in self.job.overrides if override not in self.given]
         logger.info("run %d of the sweep: %s", self.job.number, " ".join(own or self.job.overrides))
 
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """List the run as done or failed; to Hydra's sweeper a failed one is a run without a result."""
-        if config.hydra.mode != RunMode.MULTIRUN:
-            return
+    def _end(self, config: DictConfig, job_return: JobReturn) -> None:
         seconds = time.monotonic() - self.start
         if job_return.status == JobStatus.FAILED:
             error = job_return._return_value  # the property would raise it
@@ -74,24 +90,21 @@ class Sweep(Callback):
         close_log_files()
         self._record(config)
 
-    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """Show the comparison; the exit status is 1 if a run failed."""
-        runs = read_runs(_folder(config))
-        show_comparison(runs)
-        try:
-            write_comparison(runs, _folder(config))
-        except UserError as error:
-            sys.exit(f"error: {error}")
-        logger.info("comparison.csv, comparison.json, runs.csv written to %s", _folder(config))
-        if message := failures(runs):
-            sys.exit(message)
-
     def _record(self, config: DictConfig) -> None:
         write_job(self.job, Path(config.hydra.runtime.output_dir))
         runs = read_runs(_folder(config))
         write_comparison(runs, _folder(config))
         if len(runs) == config.hydra.sweeper.get("n_trials") and all(run.job.state == "failed" for run in runs):
             self.on_multirun_end(config)  # Optuna's sweeper would end in a traceback
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """End the process with what goes wrong: Hydra would make a warning of it and go on."""
+    try:
+        yield
+    except Exception as error:
+        sys.exit(f"error: {_text(error)}")
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -107,8 +120,8 @@ def check_sweep(config: DictConfig) -> None:
         if override.is_interval_sweep() and not searches:
             raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
     folder = _folder(config)
-    if (folder / COMPARISON).exists():
-        raise UserError(f"hydra.sweep.dir={folder} holds a sweep already. Give another folder.")
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
     if searches:
         check_search(config.hydra.sweeper)
 
@@ -116,6 +129,8 @@ def check_sweep(config: DictConfig) -> None:
 def check_search(sweeper: DictConfig) -> None:
     """Raise a UserError where Optuna's sweeper is not installed or cannot do what is asked of it."""
     import_extra("hydra_plugins.hydra_optuna_sweeper._impl", "optuna")
+    if sweeper.sampler is not None and sweeper.sampler._target_.endswith("GridSampler"):
+        raise UserError("hydra/sweeper/sampler=grid: every combination is what -m runs without hydra/sweeper=search.")
     if "minimize" in str(sweeper.direction):
         raise UserError(
             "hydra/sweeper=optuna looks for the lowest result, and a run's result is its mIoU. Take "

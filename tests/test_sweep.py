@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from segunet import evaluate, train
+from segunet import evaluate, summary, train
+from segunet.files import write_text
 from tests.commands import TINY, Command
 
 
@@ -45,7 +46,7 @@ def test_a_sweep_compares_runs_that_are_as_they_would_be_alone(run: Command, tin
     assert "(n - 1)" in result.output
     assert "seed=2" not in result.output.splitlines()[0]
     again = run(train, "-m", *tiny, "seed=1,2", f"hydra.sweep.dir={sweep}")
-    assert "holds a sweep already" in again.error
+    assert "is there already" in again.error
 
 
 def test_a_failed_run_leaves_the_others_and_is_named(
@@ -125,14 +126,15 @@ BAD = {
     "++resume=a": "Leave -m out",
     "optimizer.lr=tag(log,interval(1e-4,1e-2))": "hydra/sweeper=search",
     "hydra/sweeper=optuna": "hydra/sweeper=search",
+    "hydra/sweeper=search hydra/sweeper/sampler=grid": "without hydra/sweeper=search",
 }
 
 
 @pytest.mark.parametrize("override", BAD)
 def test_what_no_sweep_can_do_is_refused(run: Command, tmp_path: Path, override: str) -> None:
-    if "optuna" in override:
+    if "hydra/sweeper=" in override:
         pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
-    result = run(train, "-m", "seed=1,2", override, f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    result = run(train, "-m", "seed=1,2", *override.split(" "), f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
     assert BAD[override] in result.error
     assert not (tmp_path / "sweep").exists()
@@ -146,6 +148,27 @@ def test_a_run_of_a_sweep_starts_no_processes(run: Command, tiny: list[str], tmp
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="needs the extra optuna: pip install -e '.[optuna]'"
 )
+
+
+def test_a_sweep_s_folder_is_its_own(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "job.json").write_text('{"name": "mine"}')
+    result = run(summary, "-m", "measure=false", "depth=1,2", f"hydra.sweep.dir={tmp_path}")
+    assert result.status == 1
+    assert "not an empty folder" in result.error
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_a_comparison_that_cannot_be_written_ends_the_sweep(
+    run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def foreign(_: Any, folder: Path) -> None:
+        write_text(folder / "job.json", '{"name": "mine"}')
+
+    monkeypatch.setattr("segunet.sweep.write_job", foreign)
+    result = run(summary, "-m", "measure=false", "depth=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert "error: TypeError" in result.error
 
 
 @needs_optuna
