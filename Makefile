@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-export NO_ALBUMENTATIONS_UPDATE := 1
 
 .PHONY: train test check tensorboard
 .DEFAULT_GOAL := train

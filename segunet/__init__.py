@@ -1,5 +1,9 @@
 """segunet trains, evaluates and ships a ResNet-50 U-Net for semantic segmentation."""
 
+import os
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing albumentations would ask PyPI for a newer one
+
 from segunet.errors import UserError
 from segunet.predictor import Predictor, load
 from segunet.version import __version__

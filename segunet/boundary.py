@@ -67,7 +67,8 @@ def boundary_counts(
     prediction = np.where(mask == ignore_index, ignore_index, prediction)
     distance = max(round(DILATION * math.hypot(*mask.shape)), 1)
     counts = np.zeros((2, num_classes), dtype=np.int64)
-    for index in np.union1d(mask, prediction):
+    present = np.bincount(mask.ravel(), minlength=256) + np.bincount(prediction.ravel(), minlength=256)
+    for index in np.flatnonzero(present):
         if index != ignore_index:
             truth, predicted = boundary(mask == index, distance), boundary(prediction == index, distance)
             counts[:, index] = np.count_nonzero(truth & predicted), np.count_nonzero(truth | predicted)

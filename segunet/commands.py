@@ -42,7 +42,6 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
 
     def decorate(function: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         def run(cfg: DictConfig) -> float | None:
-            os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
             setup_logging(quiet=not is_main_process())
             try:
                 return function(cfg)

@@ -39,11 +39,19 @@ class ArrayNet(nn.Module):
         self.run = run
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded."""
+        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
+
+        Raises:
+            RuntimeError: the runtime cannot run it, for one for want of memory.
+        """
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
         array = images.to("cpu", torch.uint8).contiguous().numpy()
-        return torch.from_numpy(self.run(array)).to(images.device)
+        try:
+            logits = self.run(array)
+        except Exception as error:  # each runtime has kinds of its own
+            raise RuntimeError(str(error)) from error
+        return torch.from_numpy(logits).to(images.device)
 
 
 class ProgramNet(nn.Module):
@@ -60,7 +68,8 @@ class ProgramNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
-        return self.program(images)  # type: ignore[no-any-return]
+        logits: Tensor = self.program(images)
+        return logits
 
 
 def read_exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -3,11 +3,11 @@
 import os
 import pickle
 import struct
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -16,26 +16,30 @@ from PIL import Image
 
 from segunet.errors import UserError
 
+_DRAFT = ".segunet-"  # what the name of an unfinished file begins with
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open ``path`` for writing bytes; it appears, or replaces the older one, only when all is on disk.
 
+    A symbolic link stays one: the file that it leads to is replaced.
+
     Raises:
         UserError: the disk is full or the folder cannot be written; the older file is as it was.
     """
+    target = path.resolve()
+    draft = target.with_name(f"{_DRAFT}{uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with draft.open("xb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            draft.replace(target)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            draft.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise UserError(
@@ -45,9 +49,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8, whole or not at all; a file's name in it that is no text gets question marks."""
     with whole_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="replace"))
 
 
 def save_torch(content: Any, path: Path) -> None:
@@ -66,8 +70,8 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
 
 
 def remove_drafts(folder: Path) -> None:
-    """Remove what :func:`whole_file` left in ``folder`` when its process was killed."""
-    for draft in folder.glob(".*.*-*"):
+    """Remove what :func:`whole_file` left in ``folder``, and below it, when its process was killed."""
+    for draft in folder.rglob(f"{_DRAFT}*"):
         draft.unlink(missing_ok=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from segunet.errors import UserError
-from segunet.files import read_torch_file, whole_file
+from segunet.files import read_torch_file, remove_drafts, whole_file, write_text
 
 
 def write(path: Path, content: bytes) -> None:
@@ -69,7 +69,7 @@ def full_disk(*_: object, **__: object) -> None:
 
 
 @pytest.mark.parametrize("older", [None, b"old"])
-@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp"])
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace", "pathlib.Path.open"])
 def test_a_full_disk_is_the_user_s_error_and_leaves_the_older_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, older: bytes | None, step: str
 ) -> None:
@@ -93,10 +93,42 @@ def test_a_disk_that_fills_up_in_the_middle_is_the_user_s_error(tmp_path: Path) 
 
 
 def test_a_really_full_device_is_the_user_s_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.mkstemp", lambda **_: (os.open("/dev/full", os.O_WRONLY), str(tmp_path / "draft")))
+    monkeypatch.setattr("pathlib.Path.open", lambda *_: os.fdopen(os.open("/dev/full", os.O_WRONLY), "wb"))
     with pytest.raises(UserError, match="No space left on device"):
         write(tmp_path / "file.bin", b"x" * 100_000)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_has_the_mode_of_the_user_s_mask_and_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "link.bin").symlink_to(tmp_path / "target.bin")
+    mask = os.umask(0o077)
+    try:
+        write(tmp_path / "link.bin", b"new")
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "link.bin").is_symlink()
+    assert (tmp_path / "target.bin").read_bytes() == b"new"
+    assert (tmp_path / "target.bin").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_name_as_long_as_the_system_takes_it_can_be_written(tmp_path: Path) -> None:
+    write(tmp_path / ("x" * 255), b"new")
+    assert (tmp_path / ("x" * 255)).read_bytes() == b"new"
+
+
+def test_a_text_may_hold_the_name_of_a_file_that_is_no_text(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", os.fsdecode(b"b\xe9st"))
+    assert (tmp_path / "text").read_text() == "b?st"
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / ".mine-1").touch()
+    with whole_file(tmp_path / "below" / "file.bin"):
+        (draft,) = (tmp_path / "below").iterdir()
+    (tmp_path / "below" / "file.bin").rename(draft)
+    remove_drafts(tmp_path)
+    assert sorted(each.name for each in tmp_path.rglob("*")) == [".mine-1", "below"]
 
 
 def test_a_folder_that_is_a_file_is_the_user_s_error(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
         if path.is_file():
             return [path]
         found = path.rglob("*") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
-        files = sorted(file for file in found if file.is_file() and not _is_below(file, leave_out))
+        left_out = [folder.resolve() for folder in leave_out]
+        files = sorted(file for file in found if file.is_file() and not _is_below(file.resolve(), left_out))
     except (OSError, ValueError, NotImplementedError) as error:  # a name too long, a pattern that means nothing
         raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
@@ -42,7 +43,7 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
             f"input={given}: there is {what} there ({path.absolute()}). Give a picture, a video, a folder of them, or "
             "a pattern such as input='photos/**/*.jpg'."
         )
-    if others := Counter(file.suffix or "without suffix" for file in files if file not in set(inputs)):
+    if others := Counter(file.suffix or "without suffix" for file in files if not is_input(file)):
         logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
     return inputs
 
@@ -60,14 +61,21 @@ def is_video(path: Path) -> bool:
 def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
     """Return for each input the name of what is written for it: its path below their common folder, no suffix.
 
+    Where pictures, or videos, differ in nothing but their suffix, their names keep it.
+
     Raises:
-        UserError: two inputs would be written to the same file.
+        UserError: two inputs would be written to the same file all the same.
     """
     base = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
-    names = {path: path.absolute().relative_to(base).with_suffix("").as_posix() for path in inputs}
-    by_name: dict[str, Path] = {}
+    below = {path: path.absolute().relative_to(base) for path in inputs}
+    uses = Counter((is_video(path), name.with_suffix("")) for path, name in below.items())
+    names = {
+        path: (name if uses[is_video(path), name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
+        for path, name in below.items()
+    }
+    by_name: dict[tuple[bool, str], Path] = {}
     for path, name in names.items():
-        if (other := by_name.setdefault(name, path)) != path:
+        if (other := by_name.setdefault((is_video(path), name), path)) != path:
             raise UserError(
                 f"{other} and {path} would both be written as {name}. Predict them one after the other, with another "
                 "output=FOLDER each."
@@ -76,4 +84,4 @@ def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
 
 
 def _is_below(file: Path, folders: Sequence[Path]) -> bool:
-    return any(file.resolve().is_relative_to(folder.resolve()) for folder in folders)
+    return any(file.is_relative_to(folder) for folder in folders)

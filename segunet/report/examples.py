@@ -61,7 +61,8 @@ def examples(
     """Return the pictures of :func:`chosen`, predicted as they were scored.
 
     Args:
-        image_miou: mean IoU of each picture of the data module's validation list, by name; may be empty.
+        image_miou: mean IoU of each picture that was scored, by name; may be empty. Those that are not on the data
+            module's validation list any more are left out.
         net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
         trainer: whose device and precision it was scored in; the net is moved there.
         datamodule: set up, with the inference size that was scored.
@@ -89,8 +90,9 @@ def examples(
         }
         return Example(name, image_miou[name], {what: small(panel) for what, panel in panels.items()})
 
+    there = {name: miou for name, miou in image_miou.items() if name in index_of}
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
-        return {kind: [example(name) for name in names] for kind, names in chosen(image_miou).items()}
+        return {kind: [example(name) for name in names] for kind, names in chosen(there).items()}
 
 
 def small(panel: Picture) -> Picture:

@@ -31,8 +31,9 @@ def read_history(folder: Path) -> dict[str, Points]:
     validated = series.get("val/miou", {}).keys() & series.get("epoch", {}).keys()
     if not validated:
         return {}
-    # Lightning counts steps and epochs from 0, and logs a validation at the last step of its epoch.
-    ends, epochs = zip(*sorted((step + 1, series["epoch"][step] + 1) for step in validated), strict=True)
+    # Lightning counts steps and epochs from 0. An epoch's last validation is at its last step.
+    end_of = {series["epoch"][step] + 1: step + 1 for step in sorted(validated)}
+    epochs, ends = list(end_of), list(end_of.values())
     points = {
         tag: [
             (_epochs_done(step + 1, ends, epochs), value)

@@ -1,5 +1,6 @@
 """Which files an input names, and what is written for each."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,19 @@ def test_names_are_paths_below_the_common_folder(folder: Path) -> None:
     assert list(output_names([folder / "deep/er/c.tif"]).values()) == ["c"]
 
 
-def test_two_inputs_of_one_name_are_refused(folder: Path) -> None:
-    with pytest.raises(UserError, match=r"b\.jpg and .*b\.png would both"):
-        output_names([folder / "b.jpg", folder / "b.png"])
+def test_names_keep_the_suffix_where_nothing_else_tells_them_apart(folder: Path) -> None:
+    names = output_names([folder / name for name in ("a.jpg", "b.jpg", "b.png", "b.mov", "c.mov", "c.avi")])
+    assert list(names.values()) == ["a", "b.jpg", "b.png", "b", "c.mov", "c.avi"]
+    with pytest.raises(UserError, match=r"b\.jpg and .*b\.jpg\.jpg would both be written as b\.jpg"):
+        output_names([folder / name for name in ("b.jpg", "b.png", "b.jpg.jpg")])
+
+
+def test_many_files_are_looked_up_at_once(tmp_path: Path) -> None:
+    for number in range(3000):
+        (tmp_path / f"{number}.{'jpg' if number % 2 else 'txt'}").touch()
+    began = time.process_time()
+    assert len(find_inputs(str(tmp_path), [])) == 1500
+    assert time.process_time() - began < 1
 
 
 def test_a_video_is_known_by_its_suffix() -> None:

@@ -1,11 +1,15 @@
 """Which pictures are shown, and that they are what was scored."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from pytorch_lightning import Trainer
 
-from segunet.report.examples import chosen, small
+from segunet import build
+from segunet.report.examples import chosen, examples, small
 
 
 def scored(*values: float) -> dict[str, float]:
@@ -52,6 +56,20 @@ def test_a_picture_without_a_score_is_not_shown() -> None:
         "best": ["picture 1"],
         "median": [],
         "worst": ["picture 3"],
+    }
+
+
+def test_a_picture_that_is_off_the_list_is_left_out(trained: Path) -> None:
+    checkpoint = build.load_checkpoint(trained / "checkpoints" / "best.ckpt")
+    datamodule = instantiate(checkpoint.data)
+    datamodule.setup("test")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    scores = {"val_0": 0.9, "gone": 0.5, "val_1": 0.1}
+    found = examples(scores, checkpoint.net, trainer, datamodule, checkpoint.palette)
+    assert {kind: [each.name for each in some] for kind, some in found.items()} == {
+        "best": ["val_0"],
+        "median": [],
+        "worst": ["val_1"],
     }
 
 

@@ -40,6 +40,12 @@ def test_steps_become_epochs(tmp_path: Path) -> None:
     assert history["val/miou"] == [(1.0, 0.25), (2.0, 0.5)]
 
 
+def test_an_epoch_that_was_validated_twice_ends_once(tmp_path: Path) -> None:
+    write_events(tmp_path, 1000, run_of({4: 3.0, 9: 2.0}, {4: 0.125, 9: 0.25, 14: 0.375, 19: 0.5}))
+    history = read_history(tmp_path)
+    assert history["val/miou"] == [(0.5, 0.125), (1.0, 0.25), (1.5, 0.375), (2.0, 0.5)]
+
+
 def test_what_a_resumed_run_trained_anew_replaces_what_was_lost(tmp_path: Path) -> None:
     write_events(tmp_path, 1000, run_of({4: 8.0, 9: 7.0, 14: 6.0, 19: 5.0, 24: 4.0}, {9: 0.1, 19: 0.2}))
     write_events(tmp_path, 1001, run_of({14: 6.5, 19: 5.5}, {19: 0.3}))
