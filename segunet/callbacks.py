@@ -25,6 +25,8 @@ from segunet.visualize import Picture, confusion_picture, palette_image, stack, 
 
 logger = logging.getLogger(__name__)
 
+STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
+
 
 class RunProgress(Callback):
     """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
@@ -181,18 +183,24 @@ class Pictures(Callback):
         """Write the strips as one PNG."""
         if self.strips and trainer.is_global_zero:
             assert isinstance(pl_module, ScoringTask)
-            save_png(stack(self.strips), self.folder / "image_truth_prediction.png")
+            save_png(stack(self.strips), self.folder / STRIPS)
 
 
 class SavePredictions(Callback):
     """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
 
-    Until all are written the folder is called ``<folder>.part``.
+    Until all are written the folder is called ``<folder>.part``; what an evaluation that was stopped left is removed.
     """
 
     def __init__(self, folder: Path, palette: Picture) -> None:
         self.folder, self.palette = folder, palette
         self.draft = folder.with_name(f"{folder.name}.part")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin with an empty folder."""
+        if trainer.is_global_zero:
+            shutil.rmtree(self.draft, ignore_errors=True)
+        trainer.strategy.barrier()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any

@@ -24,6 +24,7 @@ from segunet.files import save_png
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
 
+RESULTS = ("check.json", "overlays.png")  # what is written to a run's folder
 _WAITING = 64  # examples that wait to be taken up, or to be read
 
 
@@ -39,7 +40,7 @@ def check_data(cfg: DictConfig) -> Survey:
     datamodule = build.datamodule_from_config(cfg)
     datamodule.prepare_data()
     survey = new_survey(datamodule)
-    run_dir = planned_run_dir(cfg, "check_data")
+    run_dir = planned_run_dir(cfg, "check_data", RESULTS)
     open_run_dir(cfg, run_dir)
     read_examples(survey, datamodule.num_workers)
     check_batch_size(survey, datamodule)
@@ -80,10 +81,7 @@ def read_examples(survey: Survey, num_workers: int) -> None:
 def check_batch_size(survey: Survey, datamodule: VOCDataModule) -> None:
     """Note a training list that is too short for the batch size."""
     train = survey.splits[0]
-    datamodule.train_pairs = train.pairs
-    try:
-        datamodule.check_batch_size()
-    except UserError:
+    if len(train.pairs) < datamodule.batch_size:
         detail = f"has {len(train.pairs)} names, and data.batch_size is {datamodule.batch_size}"
         survey.findings.append(Finding("short_list", train.path, detail, train.role))
 

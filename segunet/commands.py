@@ -72,6 +72,11 @@ def is_main_process() -> bool:
     return not any(int(os.environ.get(name, 0)) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
+def started_from_outside() -> bool:
+    """Return whether this is a further process of torchrun or srun, not one that the main process started."""
+    return not is_main_process() and _RUN_DIR_VARIABLE not in os.environ
+
+
 def full_errors() -> bool:
     """Return whether errors are to be shown with their traceback."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -91,7 +96,7 @@ def check_one_process(trainer: Trainer) -> None:
         )
 
 
-def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str] = ()) -> Path:
+def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     """Return where this run will write: ``cfg.run_dir``, or a new folder below outputs/<name>/; makes nothing.
 
     A run of a sweep writes to its own folder below the sweep's.

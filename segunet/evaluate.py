@@ -8,17 +8,19 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from segunet import build
-from segunet.callbacks import Pictures, SavePredictions, ScoringProgress
+from segunet.callbacks import STRIPS, Pictures, SavePredictions, ScoringProgress
 from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_whole_number
 from segunet.metrics import Scores
 from segunet.report.examples import examples
 from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
-from segunet.report.scores import show_report, write_report
+from segunet.report.scores import FILES, show_report, write_report
 from segunet.tasks.segmentation import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
+
+RESULTS = (*FILES, PAGE, STRIPS, "predictions", "predictions.part")  # what is written to a run's folder
 
 
 def evaluate(cfg: DictConfig) -> Scores:
@@ -38,7 +40,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
-    run_dir = planned_run_dir(cfg, "evaluate")
+    run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
     pictures = Pictures(cfg.pictures, checkpoint.palette, checkpoint.class_names, run_dir)
     callbacks: list[pl.Callback] = [ScoringProgress(), pictures]
     if cfg.save_predictions:

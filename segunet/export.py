@@ -3,7 +3,7 @@
 import logging
 import os
 import shlex
-import tempfile
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,14 +43,18 @@ def export(cfg: DictConfig) -> Path:
         exported, _ = read_exported(draft)
         comparison = compare(checkpoint.net, exported, datamodule, cfg.seed)
         show(comparison, cfg.format)
-        check_same(comparison, **cfg.tolerance)
+        check_same(comparison, cfg.tolerance.logits, cfg.tolerance.agreement)
     return output
 
 
 def check_numbers(cfg: DictConfig) -> None:
     """Raise a UserError for numbers that mean nothing."""
     check_whole_number("images", cfg.images, least=1)
-    for name, value in cfg.tolerance.items():
+    check_whole_number("seed", cfg.seed, least=0)
+    if not isinstance(cfg.tolerance, DictConfig):
+        raise UserError(f"tolerance has two values, tolerance.logits and tolerance.agreement; got {cfg.tolerance}.")
+    for name in ("logits", "agreement"):
+        value = cfg.tolerance[name]
         if not isinstance(value, int | float) or not 0 <= value <= 1:
             raise UserError(f"tolerance.{name} must be a number in 0..1, got {value}.")
 
@@ -88,15 +92,19 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
     """Return where to write: ``cfg.output``, or beside the checkpoint.
 
     Raises:
-        UserError: the name does not fit the format, or is a folder's.
+        UserError: the name does not fit the format, is a folder's, or has somebody else's weights beside it.
     """
-    if cfg.output is None:
-        return source.with_suffix(chosen.suffix)
-    path = as_path(cfg.output)
+    path = source.with_suffix(chosen.suffix) if cfg.output is None else as_path(cfg.output)
     if path.suffix != chosen.suffix or path.is_dir():
         raise UserError(
             f"output={cfg.output} must be the name of a {chosen.suffix} file, which format={cfg.format} writes"
             f"{'; it is a folder' if path.is_dir() else f', such as {path.with_suffix(chosen.suffix).name}'}."
+        )
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and weights.exists() and not path.exists():
+        raise UserError(
+            f"{weights} is there without {path.name}, and would be overwritten by this network's weights. Move it, or "
+            "give another name as output=PATH."
         )
     return path
 
@@ -105,26 +113,31 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
 def whole_files(path: Path) -> Iterator[Path]:
     """Give the path of a draft; it, and what was written beside it, gets to ``path`` only if the block ends well.
 
+    What a killed process left of its draft is removed.
+
     Raises:
         UserError: the folder cannot be written.
     """
+    folder = path.with_name(f".{path.name}.draft")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
-            draft = Path(folder) / path.name
-            yield draft
-            others = [each for each in Path(folder).iterdir() if each != draft]
-            for each in [*others, draft]:
-                with each.open("rb") as file:
-                    os.fsync(file.fileno())
-            if others:
-                path.unlink(missing_ok=True)  # it never stands beside another's weights, even for a moment
-            for each in [*others, draft]:
-                each.replace(path.parent / each.name)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        draft = folder / path.name
+        yield draft
+        others = [each for each in folder.iterdir() if each != draft]
+        for each in [*others, draft]:
+            with each.open("rb") as file:
+                os.fsync(file.fileno())
+        if others:
+            path.unlink(missing_ok=True)  # it never stands beside another's weights, even for a moment
+        for each in [*others, draft]:
+            each.replace(path.parent / each.name)
     except OSError as error:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}. Make room or give another place (output=PATH)."
         ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(checkpoint: build.Checkpoint, chosen: Format, path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -19,20 +20,31 @@ from segunet.commands import (
     planned_run_dir,
     resume_changes,
     resumed_config,
+    started_from_outside,
 )
 from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError
+from segunet.errors import UserError, check_flag, check_whole_number
 from segunet.files import remove_drafts
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.history import read_history
 from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
-from segunet.report.scores import show_report, write_report
+from segunet.report.scores import FILES, show_report, write_report
 from segunet.terminal import log_to_file
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 _BEST_MIOU = "best/miou"
+_LARGEST_SEED = 2**32 - 1  # NumPy's
+# The least values of what Lightning does not check itself, or checks only when the training begins.
+_WHOLE_NUMBERS = {
+    "max_epochs": 1,
+    "max_steps": -1,
+    "accumulate_grad_batches": 1,
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 0,
+}
+RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder beside its checkpoints
 
 
 def train(cfg: DictConfig) -> Path:
@@ -45,16 +57,15 @@ def train(cfg: DictConfig) -> Path:
     resume = as_path(cfg.resume).absolute() if cfg.resume else None
     if resume:
         cfg = resumed_config(resume)
+    check_settings(cfg)
+    if resume:
         epochs_done = check_unfinished(cfg, resume)
-    check_numbers(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     datamodule = build.datamodule_from_config(cfg)
     datamodule.first_epoch = epochs_done
-    if is_main_process():
-        datamodule.prepare_data()
-    datamodule.setup("fit")
+    set_up(datamodule)
     task = build.task_from_config(cfg, datamodule, resumed=resume is not None)
-    run_dir = resume or planned_run_dir(cfg, "train")
+    run_dir = resume or planned_run_dir(cfg, "train", RESULTS)
     callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
     trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
@@ -73,27 +84,60 @@ def train(cfg: DictConfig) -> Path:
     return run_dir
 
 
-def check_numbers(cfg: DictConfig) -> None:
-    """Raise a UserError for numbers that no run can have."""
-    if cfg.trainer.max_epochs < 1 or cfg.seed < 0:
-        raise UserError(
-            f"trainer.max_epochs must be 1 or more and seed 0 or more, got {cfg.trainer.max_epochs} and {cfg.seed}."
-        )
+def check_settings(cfg: DictConfig) -> None:
+    """Raise a UserError for values that no run can have."""
+    check_whole_number("seed", cfg.seed, least=0, most=_LARGEST_SEED)
+    for name in ("channels_last", "compile"):
+        check_flag(name, cfg[name])
+    for name, least in _WHOLE_NUMBERS.items():
+        if name in cfg.trainer:
+            check_whole_number(f"trainer.{name}", cfg.trainer[name], least)
 
 
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
-    """Return how many epochs the run in ``run_dir`` has done.
+    """Return how many epochs the run in ``run_dir`` has done; warn if the last of them is not whole.
 
     Raises:
         UserError: it has done all of them.
     """
-    done: int = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")["epoch"] + 1
+    content = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    done: int = content["epoch"] + 1
+    last_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    if not last_epoch["is_last_batch"]:
+        logger.warning(
+            "trainer.max_steps cut epoch %d of %s short after %d batches. The run goes on with the next epoch; what is "
+            "missing of that one is not trained.",
+            done,
+            run_dir,
+            last_epoch["current"]["completed"],
+        )
     if cfg.trainer.max_epochs <= done:
         raise UserError(
             f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
             f"trainer.max_epochs=N with N above {done}."
         )
     return done
+
+
+def set_up(datamodule: VOCDataModule) -> None:
+    """Prepare the data, in the first process, and read the lists, in each.
+
+    Raises:
+        UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
+    """
+    if is_main_process():
+        datamodule.prepare_data()
+    try:
+        datamodule.setup("fit")
+    except UserError as error:
+        if not started_from_outside():
+            raise
+        data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
+        raise UserError(
+            f"{error} Of processes started together (torchrun, srun) only the first one writes or downloads data, and "
+            "the others do not wait for it. Prepare the data with one process, then start them again: "
+            + shlex.join(["python", "-m", "segunet.check_data", *data])
+        ) from error
 
 
 def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:

@@ -1,5 +1,7 @@
 """Boundary IoU against a computation by distances, and against a case done by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from segunet.boundary import BoundaryIoU, boundary_counts
 K, IGNORE = 4, 255
 
 
-def by_distances(prediction: NDArray[np.int64], mask: NDArray[np.int64], index: int) -> tuple[int, int]:
+def by_distances(prediction: NDArray[np.integer[Any]], mask: NDArray[np.integer[Any]], index: int) -> tuple[int, int]:
     """Count a class's boundary pixels: the chessboard distance to the next pixel that is not of the class."""
     height, width = mask.shape
     far = max(round(0.02 * float(np.sqrt(height**2 + width**2))), 1)

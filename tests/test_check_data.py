@@ -168,6 +168,16 @@ def test_wrong_settings_are_named(run: Command, options: list[str], overrides: l
     assert "Traceback" not in result.error
 
 
+def test_somebody_s_own_files_are_left_alone(run: Command, options: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "check.json").write_text("mine")
+    assert "check.json in it, which segunet.check_data has not written" in run(check_data, *options).error
+    assert [each.read_text() for each in (tmp_path / "out").iterdir()] == ["mine"]
+    (tmp_path / "out" / "check.json").unlink()
+    for _ in range(2):
+        assert run(check_data, *options).status == 0
+
+
 def test_a_data_set_has_to_be_named(run: Command) -> None:
     assert "Which data set?" in run(check_data, "data=from_checkpoint").error
     assert "data.root" in run(check_data, "data=custom", "data.class_names=[a,b]").error

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 from segunet import evaluate, train
-from segunet.boundary import boundary_counts
 from segunet.build import load_checkpoint
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask, read_size
-from segunet.metrics import image_miou
 from tests.commands import TINY, Command
+from tests.test_boundary import by_distances
+from tests.test_metrics import scores_by_loop
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -174,16 +174,15 @@ def test_the_contours_and_each_picture_are_scored(
             np.asarray(Image.open(pair.mask)),
             np.asarray(Image.open(out / f"predictions/{pair.name}.png")),
         )
-        counts += boundary_counts(prediction, truth, 3, 255)
-        predicted, true = (torch.from_numpy(each[None].astype(np.int64)) for each in (prediction, truth))
-        of_image[pair.name] = image_miou(predicted, true, 3, 255).item()
+        counts += np.array([by_distances(prediction, truth, index) for index in range(3)]).T
+        of_image[pair.name] = scores_by_loop(truth.astype(np.int64), prediction.astype(np.int64), 3)["miou"]
     metrics = metrics_of(out)
     assert [row["boundary_iou"] for row in metrics["per_class"].values()] == (counts[0] / counts[1]).tolist()
-    assert metrics["boundary_miou"] == (counts[0] / counts[1]).mean()
+    assert metrics["boundary_miou"] == pytest.approx((counts[0] / counts[1]).mean())
     assert metrics["mean_image_miou"] == pytest.approx(np.mean(list(of_image.values())))
     with (out / "per_image.csv").open() as file:
         rows = {row["image"]: float(row["miou"]) for row in csv.DictReader(file)}
-    assert rows == of_image
+    assert rows == pytest.approx(of_image)
 
 
 @pytest.mark.parametrize("setting", ["pictures=-1", "pictures=some", "boundary_iou=maybe", "save_predictions=1"])
@@ -191,6 +190,29 @@ def test_wrong_values_are_refused(run: Command, trained: Path, tmp_path: Path, s
     options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}"]
     assert setting.partition("=")[0] in run(evaluate, *options, setting).error
     assert not (tmp_path / "out").exists()
+
+
+def test_somebody_s_own_files_are_left_alone(run: Command, trained: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "predictions" / "labels.txt"
+    labels.parent.mkdir()
+    labels.write_text("precious")
+    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path}"]
+    result = run(evaluate, *options, "save_predictions=true")
+    assert result.status == 1
+    assert "predictions in it, which segunet.evaluate has not written" in result.error
+    assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["precious"]
+
+
+def test_predictions_of_a_stopped_evaluation_are_not_among_the_next_one_s(
+    run: Command, trained: Path, tmp_path: Path
+) -> None:
+    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}"]
+    run(evaluate, *options)
+    (tmp_path / "out" / "predictions.part").mkdir()
+    (tmp_path / "out" / "predictions.part" / "stale.png").touch()
+    assert run(evaluate, *options, "save_predictions=true").status == 0
+    names = sorted(path.stem for path in (tmp_path / "out" / "predictions").iterdir())
+    assert names == sorted(pair.name for pair in list_pairs(trained / "voc", "val"))
 
 
 def test_a_checkpoint_is_no_reason_to_write_a_data_set(run: Command, trained: Path, tmp_path: Path) -> None:

@@ -121,6 +121,23 @@ def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command,
     assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.xml"]
 
 
+def test_weights_of_something_else_are_left_alone(run: Command, checkpoint: Path) -> None:
+    checkpoint.with_suffix(".bin").write_text("precious")
+    result = run(export, f"checkpoint={checkpoint}", "format=openvino")
+    assert result.status == 1
+    assert "net.bin is there without net.xml" in result.error
+    assert checkpoint.with_suffix(".bin").read_text() == "precious"
+
+
+def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".net.onnx.draft").mkdir()
+    (tmp_path / ".net.onnx.draft" / "net.onnx").write_text("half")
+    with export.whole_files(tmp_path / "net.onnx") as draft:
+        assert not draft.exists()
+        draft.write_text("whole")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("net.onnx", "whole")]
+
+
 @pytest.mark.parametrize(
     ("difference", "agreement", "same"),
     [(0.01, 0.9995, True), (0.011, 1.0, False), (0.0, 0.998, False), (math.nan, 1.0, False), (0.0, math.nan, False)],
@@ -152,6 +169,8 @@ BAD = {
     "output=/dev/null/net.onnx": "could not be written",
     "images=0": "images must be",
     "tolerance.logits=much": "tolerance.logits must be",
+    "tolerance=null": "tolerance.agreement",
+    "seed=abc": "seed must be a whole number",
     "data.root=/nowhere": "data.root",
     "split=nowhere": "nowhere.txt",
 }

@@ -241,7 +241,8 @@ def enet_weights(counts: NDArray[np.int64]) -> list[float]:
 
     Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one.
     """
-    return (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()  # type: ignore[no-any-return]
+    weights: list[float] = (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()
+    return weights
 
 
 def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
@@ -327,10 +328,12 @@ def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
 
 
 def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
-    size = f"{path.stat().st_size} bytes" if is_file(path) else "no such file"
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"There is no {kind} {path.absolute()}.")
+    size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
     return UserError(
-        f"{path} ({size}) cannot be read as a {kind}: {error}. It may be truncated or of another format: "
-        "copy it again from its source, or take its name off the list."
+        f"{path}{size} cannot be read as a {kind}: {error}. It may be truncated or of another format: copy it again "
+        "from its source, or leave it out."
     )
 
 

@@ -30,7 +30,7 @@ PAGE = "report.html"  # in a run's folder
 
 _TINY = 128  # up to here each of them is seen
 _CONFUSED = 10  # pairs
-_DASH = "–"  # noqa: RUF001
+_DASH = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def page(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["tiny"] = _is_tiny
     environment.filters |= {"score": _score, "percent": _percent, "data_uri": _data_uri}
     scores, names = report.scores, report.class_names
     return environment.get_template("report.html.j2").render(
@@ -172,9 +173,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
 
 
+def _is_tiny(picture: Picture) -> bool:
+    return max(picture.shape[:2]) <= _TINY
+
+
 def _data_uri(picture: Picture) -> str:
     """Return a picture uint8 (H, W, 3) as an address: a tiny one as it is, a larger one as JPEG."""
-    form = "png" if max(picture.shape[:2]) <= _TINY else "jpeg"
+    form = "png" if _is_tiny(picture) else "jpeg"
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format=form, quality=85)
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -16,6 +16,7 @@ from segunet.metrics import Scores, mean_of_defined
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
 
+FILES = ("metrics.json", "per_class.csv", "per_image.csv", "confusion_matrix.png")  # in a run's folder
 HEADLINE = {
     "miou": "mIoU",
     "pixel_accuracy": "pixel accuracy",
