@@ -2,7 +2,7 @@
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from torch import nn
 
 from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError
+from segunet.errors import UserError, check_number, check_whole_number, is_list_of
 from segunet.exported import READERS, read_exported
 from segunet.files import read_torch_file
 from segunet.tasks.segmentation import SegmentationTask
@@ -41,6 +41,7 @@ class Checkpoint:
         palette: uint8 (256, 3).
         inference_size: long side at which pictures enter the net; None is their own size.
         data: the data config it was trained with, resolved.
+        model: the network's config, resolved; empty for an exported one.
     """
 
     net: nn.Module
@@ -48,6 +49,7 @@ class Checkpoint:
     palette: NDArray[np.uint8]
     inference_size: int | None
     data: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 def net_from_config(model: DictConfig) -> nn.Module:
@@ -57,13 +59,25 @@ def net_from_config(model: DictConfig) -> nn.Module:
 
 
 def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
-    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, if there is one."""
-    datamodule: VOCDataModule = instantiate(cfg.data, seed=cfg.seed, inference_size=cfg.get("inference_size"))
+    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, where there are such.
+
+    Raises:
+        UserError: no data set is named, or a setting of it means nothing.
+    """
+    if "_target_" not in cfg.data:
+        raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
+    options = {"seed": cfg.get("seed", 0), "inference_size": cfg.get("inference_size")}
+    datamodule: VOCDataModule = instantiate(cfg.data, **options)
     return datamodule
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
-    """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone."""
+    """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone.
+
+    Raises:
+        UserError: a setting that means nothing, also where only ``torch`` can tell.
+    """
+    check_num_classes(cfg.model, datamodule)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
@@ -72,14 +86,23 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     loss = cfg.loss.copy()
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
+    optimizer = instantiate(cfg.optimizer)
+    optimizer(net)  # torch sees to its settings now, not when the training begins
     return SegmentationTask(
         net=net,
         loss=instantiate(loss),
-        optimizer=instantiate(cfg.optimizer),
+        optimizer=optimizer,
         lr_schedule=instantiate(cfg.lr_schedule),
         class_names=datamodule.class_names,
         card=card(cfg, datamodule),
     )
+
+
+def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
+    """Raise a UserError where a ``model`` config says another number of classes than the data set has."""
+    wanted, came = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
+    if came != wanted:
+        raise UserError(f"model.num_classes={came}: data.class_names has {wanted}. Leave out model.num_classes.")
 
 
 def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
@@ -88,7 +111,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
         weights = datamodule.class_weights()
         names = zip(datamodule.class_names, weights, strict=True)
         logger.info("class weights: %s", ", ".join(f"{name} {weight}" for name, weight in names))
-    if isinstance(weights, str) or len(weights) != len(datamodule.class_names):
+    if not is_list_of(int | float, weights, len(datamodule.class_names)):
         raise UserError(
             f"loss.pixelwise.class_weights must be null, auto, or a list of {len(datamodule.class_names)} numbers, one "
             f"for each of {', '.join(datamodule.class_names[:3])}, ...; got {weights}."
@@ -97,15 +120,23 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
 
 
 def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
-    """Build the callbacks that ``cfg.callbacks`` asks for."""
+    """Build the callbacks that ``cfg.callbacks`` asks for.
+
+    Raises:
+        UserError: a setting that means nothing.
+    """
     options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
+    check_whole_number("callbacks.pictures", options.pictures, least=0)
+    check_whole_number("callbacks.freeze_encoder_epochs", options.freeze_encoder_epochs, least=0)
     pictures = Pictures(options.pictures, datamodule.form.palette, datamodule.class_names, run_dir)
     callbacks: list[Callback] = [RunProgress(), pictures]
     if options.freeze_encoder_epochs > 0:
         callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
     if options.ema_decay is not None:
+        check_number("callbacks.ema_decay (if not null)", options.ema_decay, least=0, below=1)
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
+        check_whole_number("callbacks.early_stopping_patience (if not null)", options.early_stopping_patience, least=1)
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=options.early_stopping_patience))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
     last = RunCheckpoint(checkpoints, "last", save_on_train_epoch_end=True)
@@ -137,7 +168,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
             enable_progress_bar=False,  # RunProgress and ScoringProgress
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 
@@ -150,7 +181,7 @@ def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
     chosen: Any = default_precision(accelerator) if precision == "auto" else precision
     try:
         return Fabric(accelerator=accelerator, devices=1, precision=chosen)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"accelerator={accelerator} precision={precision}: Lightning says: {error}") from error
 
 
@@ -200,6 +231,7 @@ def _with_card(net: nn.Module, card: dict[str, Any]) -> Checkpoint:
         palette=np.array(card["palette"], dtype=np.uint8),
         inference_size=card["inference_size"],
         data=card["data"],
+        model=card.get("model", {}),
     )
 
 

@@ -1,7 +1,6 @@
 """What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
 
 import logging
-import shlex
 import shutil
 import time
 from pathlib import Path
@@ -13,14 +12,14 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import TextColumn
 from torch import Tensor
 
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
 from segunet.files import save_png, save_torch, whole_file
 from segunet.tasks.segmentation import ScoringTask
-from segunet.terminal import console
+from segunet.terminal import progress_bar, setting
 from segunet.visualize import Picture, confusion_picture, palette_image, stack, strip
 
 logger = logging.getLogger(__name__)
@@ -87,9 +86,9 @@ class RunProgress(Callback):
         run_dir = Path(trainer.default_root_dir)
         if (run_dir / "checkpoints" / "last.ckpt").is_file():
             logger.info(
-                "stopped in epoch %d; go on: python -m segunet.train resume=%s",
+                "stopped in epoch %d; go on: python -m segunet.train %s",
                 trainer.current_epoch + 1,
-                shlex.quote(str(run_dir)),
+                setting("resume", run_dir),
             )
 
 
@@ -115,20 +114,6 @@ class ScoringProgress(Callback):
     def on_exception(self, *_: Any) -> None:
         """Take the bar away."""
         self.bar.stop()
-
-
-def progress_bar(*columns: TextColumn) -> Progress:
-    """Return a bar for a terminal; elsewhere it prints nothing."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
 
 
 class Pictures(Callback):

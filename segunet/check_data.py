@@ -11,7 +11,6 @@ from omegaconf import DictConfig
 
 from segunet import build
 from segunet.ahead import map_ahead
-from segunet.callbacks import progress_bar
 from segunet.commands import command, open_run_dir, planned_run_dir
 from segunet.data.check import Survey, examine, read_split
 from segunet.data.check_report import show_balance, show_findings, show_pictures, write_findings
@@ -21,6 +20,7 @@ from segunet.data.findings import KINDS, Finding
 from segunet.data.voc import find_voc_folder
 from segunet.errors import UserError, check_whole_number
 from segunet.files import save_png
+from segunet.terminal import progress_bar
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
 
@@ -34,8 +34,6 @@ def check_data(cfg: DictConfig) -> Survey:
     Raises:
         UserError: a folder or a list that cannot be read at all; at the end, if there are errors.
     """
-    if "_target_" not in cfg.data:
-        raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
     check_whole_number("pictures", cfg.pictures, least=0)
     datamodule = build.datamodule_from_config(cfg)
     datamodule.prepare_data()

@@ -1,33 +1,9 @@
-"""PASCAL VOC's class names and palette, and the index that marks pixels to be ignored."""
+"""PASCAL VOC's palette, and the index that marks pixels to be ignored."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 IGNORE_INDEX = 255
-
-VOC_CLASS_NAMES = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 
 
 def voc_palette() -> NDArray[np.uint8]:

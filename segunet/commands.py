@@ -18,10 +18,12 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning import Trainer
 from yaml import YAMLError
 
+from segunet.command_line import check_command_line
 from segunet.errors import UserError
 from segunet.files import write_text
+from segunet.help import choices_help, settings_help
 from segunet.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
-from segunet.terminal import setup_logging
+from segunet.terminal import setting, setup_logging
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
 _NOTHING = object()
@@ -31,6 +33,8 @@ _FIXED = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
+OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
+OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
@@ -47,6 +51,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 return function(cfg)
             except KeyboardInterrupt:
                 sys.exit(128 + signal.SIGINT)
+            except SystemExit as stop:  # Lightning makes 1 of a Ctrl-C
+                sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
             except (UserError, InstantiationException, OmegaConfBaseException, MisconfigurationException) as error:
                 if full_errors():
                     raise
@@ -54,10 +60,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                     raise UserError(_paragraph(error)) from error
                 sys.exit(f"error: {_paragraph(error)}")
 
-        program: Callable[[], None] = hydra.main(
-            version_base="1.3", config_path=str(CONF_DIR), config_name=config_name
-        )(run)
-        return program
+        program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
+
+        def checked_program() -> None:
+            try:
+                check_command_line(config_name)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            program()
+
+        return checked_program
 
     return decorate
 
@@ -118,10 +130,12 @@ def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     if not cfg.run_dir:
         return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
     folder = as_path(cfg.run_dir).absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file. Give a folder for the results.")
     if (folder / "checkpoints").exists():
         raise UserError(
             f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
-            f"python -m segunet.train resume={cfg.run_dir}"
+            f"python -m segunet.train {setting('resume', cfg.run_dir)}"
         )
     if not _wrote(cfg, folder) and (foreign := [each for each in (_CONFIG, *results) if (folder / each).exists()]):
         raise UserError(

@@ -1,7 +1,6 @@
 """Bring your own checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
 
 import logging
-import shlex
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from segunet.models.state_dicts import (
     ORIGINS,
     Origin,
     StateDict,
+    decoder_widths,
     resnet_depth,
     state_dict_in,
     to_segunet,
@@ -23,6 +23,7 @@ from segunet.models.state_dicts import (
     wrappers_in,
 )
 from segunet.models.unet import UNet
+from segunet.terminal import setting
 
 logger = logging.getLogger("segunet.convert")  # __name__ is "__main__" when run as a program
 
@@ -47,6 +48,8 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
     state = fit_classes(state, origin, datamodule.class_names, source)
     if (depth := resnet_depth(state)) in DEPTHS:
         cfg.model.encoder.depth = depth
+    if len(widths := decoder_widths(state, origin)) == 5:
+        cfg.model.decoder.widths, cfg.model.decoder.full_resolution_width = widths[:4], widths[4]
     card = build.card(cfg, datamodule)
     net = build.net_from_config(OmegaConf.create(card["model"]))
     if not isinstance(net, UNet):
@@ -56,7 +59,7 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
     except UserError as error:
         raise UserError(
             f"{source} as from={cfg['from']} with a ResNet-{cfg.model.encoder.depth}: {error} The network must be the "
-            "original one, with a ResNet encoder, three colour channels and the default decoder."
+            "original one, with a ResNet encoder, three colour channels and a decoder of five steps without attention."
         ) from error
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
@@ -136,7 +139,7 @@ def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source
 
 def conclude(cfg: DictConfig, checkpoint: build.Checkpoint) -> None:
     """Say what was written and how to go on."""
-    names, output = checkpoint.class_names, shlex.quote(str(cfg.output))
+    names, output = checkpoint.class_names, setting("checkpoint", cfg.output)
     logger.info(
         "written to %s: %s's network with a ResNet-%d encoder, %s parameters, %d classes (%s)",
         cfg.output,
@@ -146,8 +149,8 @@ def conclude(cfg: DictConfig, checkpoint: build.Checkpoint) -> None:
         len(names),
         ", ".join(names),
     )
-    logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s data.root=PATH", output)
-    logger.info("predict:   python -m segunet.predict checkpoint=%s input=PATH", output)
+    logger.info("evaluate:  python -m segunet.evaluate %s data.root=PATH", output)
+    logger.info("predict:   python -m segunet.predict %s input=PATH", output)
 
 
 @command("convert")

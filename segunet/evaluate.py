@@ -14,7 +14,8 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_whole_number
 from segunet.metrics import Scores
 from segunet.report.examples import examples
-from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.facts import command_line, duration, facts
+from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.tasks.segmentation import ScoringTask
 

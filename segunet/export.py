@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from segunet.errors import UserError, check_whole_number
 from segunet.exported import READERS, read_exported
 from segunet.fidelity import Comparison, check_same, compare
 from segunet.formats import FORMATS, Format, traced
-from segunet.terminal import console
+from segunet.terminal import console, setting
 from segunet.version import __version__
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
@@ -188,10 +187,10 @@ def conclude(output: Path) -> None:
     """Say what was written and how to go on."""
     files = [output, *([output.with_suffix(".bin")] if output.suffix == ".xml" else [])]
     sizes = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
-    path = shlex.quote(str(output))
+    checkpoint = setting("checkpoint", output)
     logger.info("written to %s", sizes)
-    logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s", path)
-    logger.info("predict:   python -m segunet.predict checkpoint=%s input=PATH", path)
+    logger.info("evaluate:  python -m segunet.evaluate %s", checkpoint)
+    logger.info("predict:   python -m segunet.predict %s input=PATH", checkpoint)
 
 
 @command("export")

@@ -17,5 +17,5 @@ def import_extra(module: str, extra: str) -> Any:
     except ImportError as error:
         raise UserError(
             f"This needs the package {module.split('.')[0]}, which cannot be imported ({error}). "
-            f"It comes with the extra segunet[{extra}]: in the project's folder, pip install -e '.[{extra}]'."
+            f"It comes with the extra segunet[{extra}]: pip install -e '.[{extra}]' in the project's folder."
         ) from error

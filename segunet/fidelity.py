@@ -2,17 +2,18 @@
 
 import time
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 from torch import Tensor, nn
 
-from segunet.callbacks import progress_bar
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
 from segunet.inference import logits_at
 from segunet.metrics import Scores
 from segunet.tasks.segmentation import ScoringTask
+from segunet.terminal import progress_bar
 
 # Batches and sizes that are not those of the trace.
 _OTHER_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
@@ -27,7 +28,7 @@ class Comparison:
         largest: the largest absolute logit of the original.
         agreement: share of the pixels to which both give the same class, 0..1.
         scores: of the original and the exported network.
-        speeds: of both, images/s.
+        speeds: of both, images/s; the median over the batches.
     """
 
     difference: float
@@ -38,19 +39,19 @@ class Comparison:
 
 
 class Contender:
-    """A network, its scores and its time."""
+    """A network, its scores and its times."""
 
     def __init__(self, net: nn.Module, num_classes: int, ignore_index: int) -> None:
         self.net = net
         self.task = ScoringTask(net, num_classes, ignore_index)
-        self.seconds = 0.0
+        self.seconds: list[float] = []  # an image, of each batch
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, having counted them."""
         height, width = batch.masks.shape[-2:]
         start = time.perf_counter()
         logits = logits_at(self.net, batch.images, (height, width))
-        self.seconds += time.perf_counter() - start
+        self.seconds.append((time.perf_counter() - start) / len(batch.images))
         predictions = logits.argmax(dim=1)
         self.task.count(predictions, batch)
         return logits, predictions
@@ -82,13 +83,12 @@ def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule,
             pixels += came_classes.numel()
             bar.advance(task, len(batch.names))
     scores = [contender.task.gather_scores() for contender in both]
-    images = scores[0].images
     return Comparison(
         difference=torch.stack(differences).max().item(),  # NaN if one is
         largest=torch.stack(largest).max().item(),
         agreement=agreeing / pixels,
         scores=(scores[0], scores[1]),
-        speeds=(images / both[0].seconds, images / both[1].seconds),
+        speeds=(1 / median(both[0].seconds), 1 / median(both[1].seconds)),
     )
 
 

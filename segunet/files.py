@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,7 +99,8 @@ def read_torch_file(path: Path, advice: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return the telling line of torch's message, without its advice to trust the file."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = next((line for line in lines if "WeightsUnpickler error" in line), lines[0])
-    return line.split(" Please use")[0].strip().rstrip(".")
+    """Return what torch says of a file with code in it, or of one cut short; its other messages say nothing."""
+    if code := re.search(r"Unsupported (global|class): [^\n]*?(?= was not an allowed|\. |\.?\n|$)", str(error), re.I):
+        return code[0]
+    cut_short = re.match("PytorchStreamReader[^.]*", str(error))
+    return cut_short[0] if cut_short else "it is damaged, or of another format"

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from segunet.errors import check_number
+
 
 def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
     """Flatten a batch to what the losses need; P = H * W pixels.
@@ -95,13 +97,18 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
 
 
 class CrossEntropy(nn.Module):
-    """:func:`cross_entropy` with its settings; ``class_weights`` are K numbers or None."""
+    """:func:`cross_entropy` with its settings; ``class_weights`` are K numbers or None.
+
+    Raises:
+        UserError: a weight below 0, a label smoothing outside 0..1.
+    """
 
     label = "ce"
     class_weights: Tensor | None
 
     def __init__(self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
+        check_number("loss.pixelwise.label_smoothing", label_smoothing, least=0, most=1)
         self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
         self.label_smoothing = label_smoothing
 
@@ -111,13 +118,19 @@ class CrossEntropy(nn.Module):
 
 
 class Focal(nn.Module):
-    """:func:`focal` with its settings; ``class_weights`` are K numbers or None."""
+    """:func:`focal` with its settings; ``class_weights`` are K numbers or None.
+
+    Raises:
+        UserError: a weight, a gamma or an alpha below 0.
+    """
 
     label = "focal"
     class_weights: Tensor | None
 
     def __init__(self, class_weights: Sequence[float] | None = None, gamma: float = 2.0, alpha: float = 0.5) -> None:
         super().__init__()
+        for name, value in (("gamma", gamma), ("alpha", alpha)):
+            check_number(f"loss.pixelwise.{name}", value, least=0)
         self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
         self.gamma = gamma
         self.alpha = alpha
@@ -144,6 +157,9 @@ class SegmentationLoss(nn.Module):
         pixelwise_weight: of the first term; 0 leaves it out of the sum.
         dice_weight: of the Dice term; 0 leaves it out of the sum.
         dice_smooth: against a division by zero in Dice.
+
+    Raises:
+        UserError: one of the last three is below 0.
     """
 
     def __init__(
@@ -155,6 +171,9 @@ class SegmentationLoss(nn.Module):
         dice_smooth: float = 1e-5,
     ) -> None:
         super().__init__()
+        weights = {"pixelwise_weight": pixelwise_weight, "dice_weight": dice_weight, "dice_smooth": dice_smooth}
+        for name, value in weights.items():
+            check_number(f"loss.{name}", value, least=0)
         self.pixelwise = pixelwise
         self.ignore_index = ignore_index
         self.pixelwise_weight = pixelwise_weight
@@ -179,4 +198,8 @@ class SegmentationLoss(nn.Module):
 
 
 def _as_tensor(class_weights: Sequence[float] | None) -> Tensor | None:
-    return None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+    if class_weights is None:
+        return None
+    for weight in class_weights:
+        check_number("each of loss.pixelwise.class_weights", weight, least=0)
+    return torch.tensor(list(class_weights), dtype=torch.float32)

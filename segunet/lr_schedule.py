@@ -8,7 +8,7 @@ from functools import partial
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_number, is_list_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class WarmupCosine:
         start_factor: s = lr * start_factor, 0..1, but at least start_lr.
         start_lr: the least s.
         min_factor: m = lr * min_factor, 0..1.
+
+    Raises:
+        UserError: a share or a factor outside 0..1, bounds that are no pair, a rate below 0.
     """
 
     warmup: float = 0.05
@@ -41,8 +44,12 @@ class WarmupCosine:
 
     def __post_init__(self) -> None:
         for name in ("warmup", "flat", "start_factor", "min_factor"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"lr_schedule.{name} must be within 0..1, got {getattr(self, name)}.")
+            check_number(f"lr_schedule.{name}", getattr(self, name), least=0, most=1)
+        check_number("lr_schedule.start_lr", self.start_lr, least=0)
+        for name in ("warmup_epochs", "flat_epochs"):
+            bounds = getattr(self, name)
+            if not is_list_of(int | float, bounds, 2) or not 0 <= bounds[0] <= bounds[1]:
+                raise UserError(f"lr_schedule.{name} must be [least, most], 0 <= least <= most, got {bounds}.")
 
     def __call__(self, epoch: float, total_epochs: float, lr: float) -> float:
         """Return the learning rate after ``epoch`` of ``total_epochs`` epochs for the peak rate ``lr``."""

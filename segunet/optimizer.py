@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_number
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class OptimizerFactory:
         lr: peak learning rate.
         encoder_lr: peak learning rate of ``net.encoder``; None is ``lr``.
         weight_decay: for weights of two dimensions and more; norms and biases get none.
+
+    Raises:
+        UserError: a rate that is not above 0, a decay below 0; when called, settings that ``optimizer`` refuses.
     """
 
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
@@ -27,12 +30,17 @@ class OptimizerFactory:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and (self.encoder_lr is None or self.encoder_lr > 0)):
-            raise UserError(f"optimizer.lr and encoder_lr must be above 0, got {self.lr} and {self.encoder_lr}.")
+        check_number("optimizer.lr", self.lr, above=0)
+        if self.encoder_lr is not None:
+            check_number("optimizer.encoder_lr", self.encoder_lr, above=0)
+        check_number("optimizer.weight_decay", self.weight_decay, least=0)
 
     def __call__(self, net: nn.Module) -> Optimizer:
         """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can thaw."""
-        return self.optimizer(list(self._groups(net)))
+        try:
+            return self.optimizer(list(self._groups(net)))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"optimizer.optimizer.*: torch does not take these settings: {error}") from error
 
     def _groups(self, net: nn.Module) -> Iterator[dict[str, Any]]:
         for part, lr in (("encoder", self.encoder_lr or self.lr), ("decoder", self.lr)):

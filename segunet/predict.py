@@ -1,9 +1,11 @@
 """Predict pictures and videos: ``python -m segunet.predict checkpoint=PATH input=FILE|FOLDER|GLOB|VIDEO ...``."""
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
+from contextlib import closing, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,18 +14,18 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
-from segunet.ahead import map_ahead
-from segunet.callbacks import progress_bar
+from segunet.ahead import draw_ahead, map_ahead
 from segunet.commands import command, open_run_dir, planned_run_dir
 from segunet.data.inputs import find_inputs, is_video, output_names
-from segunet.data.video import Frame, read_frames, read_info, write_video
-from segunet.data.voc import read_image
-from segunet.errors import UserError
-from segunet.files import save_png, whole_file
+from segunet.data.video import Frame, VideoWriter, read_frames, read_info, video_writer
+from segunet.data.voc import read_image, readable
+from segunet.errors import UserError, abbreviated
+from segunet.files import remove_drafts, save_png, whole_file
 from segunet.predictor import Predictor, load
+from segunet.terminal import progress_bar
 from segunet.visualize import (
-    LEAST_LEGEND,
     Picture,
+    drawable,
     legend,
     overlay,
     overlay_with_legend,
@@ -33,27 +35,31 @@ from segunet.visualize import (
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 
+Mask = NDArray[np.uint8]
+
 RESULTS = ("masks", "overlays")  # what is written below the output folder
 _THREADS, _WAITING = 2, 2  # for reading, and again for writing; pictures that wait are held in memory
+_LARGE = 20_000_000  # pixels; while such a picture is read, predicted or written, nothing else is
 _MOST_OF_JPEG = 65_500  # pixels a side
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Prediction(NamedTuple):
-    """A picture uint8 (H, W, 3), its classes uint8 (H, W), and the name of its files below the output folder."""
+    """A picture uint8 (H, W, 3), its classes uint8 (H, W), and the path that it was read from."""
 
-    name: str
+    path: Path
     image: Picture
-    mask: NDArray[np.uint8]
+    mask: Mask
 
 
 def predict(cfg: DictConfig) -> Path:
     """Predict ``cfg.input`` as ``cfg`` says and return the output folder.
 
     Raises:
-        UserError: whatever the user can mend; at the end, if some inputs could not be read.
+        UserError: whatever the user can mend; at the end, if some inputs could not be predicted.
     """
     for name in ("checkpoint", "input"):
-        if cfg[name] is None:
+        if cfg[name] in (None, ""):
             raise UserError(f"Which {name}? Give {name}=PATH; python -m segunet.predict --help shows examples.")
     output = planned_run_dir(cfg, "predict", RESULTS)
     results = [output / name for name in RESULTS]
@@ -61,117 +67,161 @@ def predict(cfg: DictConfig) -> Path:
     settings = ("tta", "tile", "overlap", "inference_size", "accelerator", "precision")
     model = load(cfg.checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
-    pictures = {path: name for path, name in names.items() if not is_video(path)}
+    for folder in results:
+        remove_drafts(folder)
+    logger.info("writing to %s", output)
     with progress_bar() as bar:
-        task = bar.add_task("predicting", total=len(names))
-        advance = partial(bar.advance, task)
-        failed = predict_pictures(model, pictures, output, advance)
-        for path in (path for path in names if path not in pictures):
-            failed += predict_video(model, path, output / "overlays" / f"{names[path]}.mp4", advance)
-    logger.info("written to %s", output)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {len(names)} inputs could not be predicted, see above: "
-            f"{', '.join(map(str, failed[:5]))}{', ...' if len(failed) > 5 else ''}. The others are in {output}."
-        )
+        work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(names))))
+        work.predict_pictures(path for path in names if not is_video(path))
+        for path in filter(is_video, names):
+            work.predict_video(path)
+    if failed := work.failed:
+        text = f"{len(failed)} of {len(names)} inputs could not be predicted, see above: "
+        others = f" The others are in {output}." if len(failed) < len(names) else ""
+        raise UserError(f"{text}{abbreviated([str(path) for path in failed])}.{others}")
     return output
 
 
-def predict_pictures(
-    model: Predictor, names: Mapping[Path, str], output: Path, advance: Callable[[float], object]
-) -> list[Path]:
-    """Write masks/<name>.png and overlays/<name>.jpg of each picture; return those that failed.
+class Clock:
+    """Measures how long something takes from now on, and how much of that the network does."""
 
-    Pictures are read, and results written, by threads while the network works.
+    def __init__(self) -> None:
+        self.began, self.busy = time.monotonic(), 0.0
+
+    @contextmanager
+    def network(self) -> Iterator[None]:
+        """Count the time that is spent inside."""
+        began = time.monotonic()
+        yield
+        self.busy += time.monotonic() - began
+
+    def log(self, done: int, kind: str, head: str = "") -> None:
+        """Tell how many of a ``kind`` of thing were done."""
+        seconds = time.monotonic() - self.began
+        speed = f"{done / seconds:.3g} {kind}s/s; {100 * self.busy / seconds:.0f} % of it in the network"
+        logger.info("%s%d %s(s) in %.1f s (%s)", head, done, kind, seconds, speed)
+
+
+class Work:
+    """Predicts while threads read what comes next and write what is done.
+
+    An input that fails is named, and the others go on; a full disk ends it all.
+
+    Attributes: ``failed``, the paths of the inputs that failed.
 
     Args:
         model: predicts.
-        names: of the files to write, for each picture's path.
+        names: of the files to write, for each input's path.
         output: folder to write to.
-        advance: is told how much was done, a picture being 1.
+        advance: is told how much was done, an input being 1.
     """
-    failed: list[Path] = []
-    busy = 0.0
 
-    def predictions() -> Iterator[Prediction]:
-        nonlocal busy
-        for path, image in map_ahead(_read, names, _THREADS, _WAITING):
-            began = time.monotonic()
-            try:
-                if isinstance(image, UserError):
-                    raise image
-                prediction = Prediction(names[path], image, model.predict(image, advance))
-            except UserError as error:
-                text = error.paragraph
-                logger.error(text if str(path) in text else f"{path}: {text}")
-                failed.append(path)
-                continue
-            busy += time.monotonic() - began
-            yield prediction
+    def __init__(
+        self, model: Predictor, names: Mapping[Path, str], output: Path, advance: Callable[[float], object]
+    ) -> None:
+        self.model, self.names, self.output, self.advance = model, names, output, advance
+        self.failed: list[Path] = []
 
-    began = time.monotonic()
-    for _ in map_ahead(partial(_save, model, output), predictions(), _THREADS, _WAITING):
-        pass
-    seconds = time.monotonic() - began
-    if done := len(names) - len(failed):
-        share = f"{100 * busy / seconds:.0f} % of it in the network"
-        logger.info("%d picture(s) in %.1f s (%.3g pictures/s; %s)", done, seconds, done / seconds, share)
-    return failed
+    def predict_pictures(self, paths: Iterable[Path]) -> None:
+        """Write masks/<name>.png and overlays/<name>.jpg of each picture."""
+        clock = Clock()
+        with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
+            predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
+            saved = map_ahead(self._save, predictions, _THREADS, _WAITING, lambda each: each.mask.size > _LARGE)
+            if done := sum(saved):
+                clock.log(done, "picture")
+
+    def predict_video(self, path: Path) -> None:
+        """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of all classes."""
+        clock, done = Clock(), 0
+        try:
+            info = read_info(path)
+            with (
+                whole_file(self.output / "overlays" / f"{self.names[path]}.mp4") as file,
+                closing(read_frames(path)) as frames,
+                closing(draw_ahead(frames, _WAITING)) as read,
+                video_writer(file, info.rate) as writer,
+                closing(map_ahead(self._drawing(writer), self._masked(clock, read), 1, _WAITING)) as written,
+            ):
+                for _ in written:
+                    done += 1
+                    self.advance(1 / info.frames if info.frames else 0)
+        except UserError as error:
+            self._note(path, error)
+        else:
+            clock.log(done, "frame", f"{path}: ")
+
+    def _read(self, path: Path) -> tuple[Path, Picture] | None:
+        try:
+            return path, read_image(path)
+        except UserError as error:
+            self._note(path, error)
+            return None
+
+    def _predict(self, clock: Clock, read: tuple[Path, Picture]) -> Prediction | None:
+        path, image = read
+        try:
+            with clock.network():
+                return Prediction(path, image, self.model.predict(image, self.advance))
+        except UserError as error:
+            self._note(path, error)
+            return None
+
+    def _save(self, prediction: Prediction) -> bool:
+        path, image, mask = prediction
+        name, palette = self.names[path], self.model.palette
+        try:
+            with whole_file(self.output / "masks" / f"{name}.png") as file:
+                palette_image(mask, palette).save(file, format="PNG")
+            picture = overlay_with_legend(image, mask, palette, self.model.class_names)
+            _save_overlay(picture, self.output / "overlays" / name)
+            return True
+        except UserError as error:
+            self._note(path, error)
+            return False
+
+    def _masked(self, clock: Clock, frames: Iterable[Frame]) -> Iterator[tuple[Frame, Mask]]:
+        for frame in frames:
+            with clock.network():
+                mask = self.model.predict(frame.image)
+            yield frame, mask
+
+    def _drawing(self, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
+        """Return what writes a frame's overlay, above a legend of all classes that stays the same."""
+        palette, entries = self.model.palette, dict(enumerate(drawable(self.model.class_names)))
+        below = cache(partial(legend, entries, palette))
+
+        def draw(masked: tuple[Frame, Mask]) -> None:
+            (image, seconds), mask = masked
+            picture = stack([overlay(image, mask, palette), below(image.shape[1])])
+            writer.write(Frame(picture, seconds))
+
+        return draw
+
+    def _note(self, path: Path, error: UserError) -> None:
+        """Name an input that failed; raise its error if the others would fail of the same."""
+        if getattr(error.__cause__, "errno", None) in _FULL_DISK:
+            raise error
+        text = error.paragraph
+        logger.error(text if str(path) in text else f"{path}: {text}")
+        self.failed.append(path)
 
 
-def predict_video(model: Predictor, path: Path, target: Path, advance: Callable[[float], object]) -> list[Path]:
-    """Write a video under its prediction's colours, with a legend of the classes; return [path] if it failed.
-
-    Args:
-        model: predicts.
-        path: of the video.
-        target: of the MP4 to write.
-        advance: is told how much was done, the video being 1.
-    """
+def _is_large(path: Path) -> bool:
     try:
-        info = read_info(path)
-        with whole_file(target) as file:
-            frames = _overlaid(model, read_frames(path))
-            write_video(file, _counted(frames, info.frames, advance), info.rate)
-    except UserError as error:
-        logger.error("%s", error.paragraph)
-        return [path]
-    return []
+        with readable(path, "picture"), Image.open(path) as image:
+            return image.width * image.height > _LARGE
+    except UserError:
+        return False  # is told when it is read
 
 
-def _read(path: Path) -> tuple[Path, Picture | UserError]:
-    try:
-        return path, read_image(path)
-    except UserError as error:
-        return path, error
-
-
-def _save(model: Predictor, output: Path, prediction: Prediction) -> None:
-    name, image, mask = prediction
-    with whole_file(output / "masks" / f"{name}.png") as file:
-        palette_image(mask, model.palette).save(file, format="PNG")
-    picture = overlay_with_legend(image, mask, model.palette, model.class_names)
-    if max(picture.shape) < _MOST_OF_JPEG:
-        with whole_file(output / "overlays" / f"{name}.jpg") as file:
-            Image.fromarray(picture).save(file, format="JPEG", quality=92, subsampling=0)
-    else:
-        save_png(picture, output / "overlays" / f"{name}.png")
-
-
-def _overlaid(model: Predictor, frames: Iterable[Frame]) -> Iterator[Frame]:
-    """Yield each frame's overlay, above a legend of all classes that stays the same."""
-    entries, below = dict(enumerate(model.class_names)), None
-    for frame in frames:
-        if below is None:
-            below = legend(entries, model.palette, max(frame.image.shape[1], LEAST_LEGEND))
-        coloured = overlay(frame.image, model.predict(frame.image), model.palette)
-        yield Frame(stack([coloured, below]), frame.time)
-
-
-def _counted(frames: Iterable[Frame], total: int, advance: Callable[[float], object]) -> Iterator[Frame]:
-    for frame in frames:
-        yield frame
-        advance(1 / max(total, 1))
+def _save_overlay(picture: Picture, target: Path) -> None:
+    """Write ``target``.jpg, or .png where JPEG cannot hold it."""
+    if max(picture.shape) >= _MOST_OF_JPEG:
+        save_png(picture, target.with_name(f"{target.name}.png"))
+        return
+    with whole_file(target.with_name(f"{target.name}.jpg")) as file:
+        Image.fromarray(picture).save(file, format="JPEG", quality=92, subsampling=0)
 
 
 @command("predict")

@@ -15,16 +15,16 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from segunet import build
-from segunet.callbacks import progress_bar
 from segunet.commands import as_path, command
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
 from segunet.cost.report import show_layers, show_measurements
 from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.environment import hardware, versions
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number
 from segunet.exported import READERS
 from segunet.files import write_text
+from segunet.terminal import progress_bar
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
 
@@ -90,16 +90,31 @@ def check_settings(cfg: DictConfig) -> None:
         "accelerator": ("auto", "cpu", "cuda"),
     }
     for name, values in choices.items():
-        if cfg[name] not in values:
+        if not any(cfg[name] == value and type(cfg[name]) is type(value) for value in values):
             wanted = ", ".join(str(value).lower() for value in values)
             raise UserError(f"{name} must be one of {wanted}, got {cfg[name]}.")
     for name in ("batch_size", "depth"):
-        if type(cfg[name]) is not int or cfg[name] < 1:
-            raise UserError(f"{name} must be a whole number, 1 or more, got {cfg[name]}.")
+        check_whole_number(name, cfg[name], least=1)
+    if "_target_" not in cfg.data:
+        raise UserError("Which data set? The network has its classes. Give data=sample, data=voc2012 or data=custom.")
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
         raise UserError("loss.pixelwise.class_weights=auto needs training masks, and none are read here: leave it out.")
-    if cfg.output is not None and as_path(cfg.output).suffix != ".json":
-        raise UserError(f"output={cfg.output}: wanted the name of a .json file to write.")
+    if cfg.output is not None:
+        check_output(as_path(cfg.output))
+
+
+def check_output(path: Path) -> None:
+    """Raise a UserError unless ``path`` is the name of a new JSON file, or of one that this command wrote."""
+    if path.suffix != ".json":
+        raise UserError(f"output={path}: wanted the name of a .json file to write.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError):
+        content = None
+    if not isinstance(content, dict) or not content.keys() >= {"network", "layers"}:
+        raise UserError(f"output={path} is there already, and segunet.summary has not written it. Give another name.")
 
 
 def check_one_network(cfg: DictConfig) -> None:
@@ -134,10 +149,7 @@ def _model_of(checkpoint: Path) -> DictConfig:
         raise UserError(
             f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
         )
-    build.load_checkpoint(checkpoint)
-    model = OmegaConf.create(build.read_checkpoint(checkpoint)["segunet"]["model"])
-    assert isinstance(model, DictConfig)
-    return model
+    return OmegaConf.create(build.load_checkpoint(checkpoint).model)
 
 
 def _diffusion_unet(cfg: DictConfig) -> Subject:

@@ -1,10 +1,13 @@
-"""What is said to the user: one console, and log lines that go to it and to the run's log file."""
+"""What is said to the user: one console, its progress bar, and log lines that go to it and to the run's log file."""
 
 import logging
+import re
+import shlex
 import warnings
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 console = Console()
 
@@ -18,6 +21,29 @@ _NOT_FOR_USERS = (
     # Lightning 2.6 calls an older name of torch's pytree.
     ".*isinstance.treespec, LeafSpec.*is deprecated.*",
 )
+
+
+def progress_bar(*columns: TextColumn) -> Progress:
+    """Return a bar for a terminal; elsewhere it prints nothing."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def setting(name: str, value: object) -> str:
+    """Return ``name=value`` as it is to be typed: quoted for Hydra and for the shell where they need it."""
+    text = str(value)
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+        return f"{name}={text}"
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)  # Hydra: a backslash counts as one only before a quote
+    return shlex.quote(f'{name}="{escaped}"')
 
 
 class _ConsoleHandler(logging.Handler):

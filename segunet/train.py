@@ -24,14 +24,15 @@ from segunet.commands import (
 )
 from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError, check_flag, check_whole_number
+from segunet.errors import UserError, abbreviated, check_flag, check_whole_number
 from segunet.files import remove_drafts
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.report.examples import examples
+from segunet.report.facts import command_line, duration, facts
 from segunet.report.history import read_history
-from segunet.report.page import PAGE, Report, command_line, duration, facts, write_page
+from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
-from segunet.terminal import log_to_file
+from segunet.terminal import log_to_file, setting
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 _BEST_MIOU = "best/miou"
@@ -159,6 +160,13 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
         trainer.precision,
         run_dir,
     )
+    names = {pair.name for pair in datamodule.train_pairs}
+    if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:
+        logger.warning(
+            "%d names are on both lists (%s): the scores on them say nothing. python -m segunet.check_data tells more.",
+            len(both),
+            abbreviated(both),
+        )
 
 
 def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, started: float) -> None:
@@ -176,8 +184,8 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, star
         board.log_metrics({_BEST_MIOU: scores.miou}, trainer.global_step)
         board.finalize("success")
     logger.info("best epoch: %d; written to %s", content["epoch"] + 1, run_dir)
-    logger.info("evaluate:  python -m segunet.evaluate checkpoint=%s", shlex.quote(str(best)))
-    logger.info("go on:     python -m segunet.train resume=%s trainer.max_epochs=N", shlex.quote(str(run_dir)))
+    logger.info("evaluate:  python -m segunet.evaluate %s", setting("checkpoint", best))
+    logger.info("go on:     python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
     logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
     report = report_of(trainer, run_dir, datamodule, scores, content["epoch"] + 1, time.monotonic() - started)
     write_page(report, run_dir / PAGE)

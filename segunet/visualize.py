@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 Picture = NDArray[np.uint8]
 
 _WRONG, _IGNORED = (220, 20, 20), (128, 128, 128)
-LEAST_LEGEND = 160  # pixels, so that a name fits beside its colour
 
 
 def colour_mask(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
@@ -76,17 +75,19 @@ def legend(entries: Mapping[int, str], palette: Picture, width: int, text_size: 
     Args:
         entries: text by class index, in the order in which they are drawn.
         palette: uint8 (256, 3).
-        width: of the legend, in pixels; entries that do not fit into a line begin the next one.
+        width: in pixels, at the least: an entry that does not fit into a line begins the next one, and the legend is
+            as wide as its longest entry.
         text_size: in pixels.
     """
     font, line, box = ImageFont.load_default(size=text_size), 2 * text_size, text_size
+    lengths = {index: box + text_size // 2 + int(font.getlength(text)) + text_size for index, text in entries.items()}
+    width = max([width, *(text_size + length for length in lengths.values())])
     places, x, y = [], text_size, 0
     for index, text in entries.items():
-        right = x + box + text_size // 2 + int(font.getlength(text)) + text_size
-        if right > width and x > text_size:
-            right, x, y = right - x + text_size, text_size, y + line
+        if x + lengths[index] > width:
+            x, y = text_size, y + line
         places.append((x, y, index, text))
-        x = right
+        x += lengths[index]
     canvas = Image.new("RGB", (width, y + line), "white")
     draw = ImageDraw.Draw(canvas)
     for x, y, index, text in places:
@@ -101,8 +102,17 @@ def legend_of_shares(
 ) -> Picture:
     """Return the :func:`legend` of the classes that have a share (K,), 0..1, of a picture, largest first."""
     found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
-    entries = {index: f"{class_names[index]} {_percent(shares[index])}" for index in found}
+    names = drawable(class_names)
+    entries = {index: f"{names[index]} {_percent(shares[index])}" for index in found}
     return legend(entries, palette, width, text_size)
+
+
+def drawable(names: Sequence[str]) -> list[str]:
+    """Return the classes' names, but "class 3" for one with letters that Pillow's own font has not."""
+    font = ImageFont.load_default(size=14)
+    absent = bytes(font.getmask("\uffff"))  # the box that is drawn instead
+    letters = {letter for letter in "".join(names) if bytes(font.getmask(letter)) != absent}
+    return [name if letters.issuperset(name) else f"class {index}" for index, name in enumerate(names)]
 
 
 def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.float64]:
@@ -113,11 +123,11 @@ def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np
 def overlay_with_legend(
     image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, class_names: Sequence[str]
 ) -> Picture:
-    """Return :func:`overlay` above a :func:`legend` of the classes found, (H + h, max(W, 160), 3)."""
+    """Return :func:`overlay` above a :func:`legend` of the classes found: (H + h, W or more, 3)."""
     height, width = mask.shape
     text_size = max(13, min(max(height, width) // 60, width // 16))
     shares = class_shares(mask, len(class_names))
-    below = legend_of_shares(class_names, shares, palette, max(width, LEAST_LEGEND), text_size)
+    below = legend_of_shares(class_names, shares, palette, width, text_size)
     return stack([overlay(image, mask, palette), below])
 
 
@@ -131,7 +141,7 @@ def palette_image(mask: NDArray[np.integer[Any]], palette: Picture) -> Image.Ima
 def confusion_picture(confusion: NDArray[np.integer[Any]], class_names: Sequence[str]) -> Picture:
     """Draw a confusion matrix (K, K): row = truth, column = prediction, each cell its share of the row in %."""
     cell, font = 34, ImageFont.load_default(size=13)
-    names = _names_band(class_names, cell, font)
+    names = _names_band(drawable(class_names), cell, font)
     left, size = names.width, names.height  # the matrix begins at (left, left)
     canvas = Image.new("RGB", (left + size + 10, left + size + 30), "white")
     canvas.paste(names, (0, left))

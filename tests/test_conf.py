@@ -8,8 +8,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from segunet import build, commands  # noqa: F401 - commands registers the resolvers
-from segunet.classes import VOC_CLASS_NAMES
 from segunet.paths import CONF_DIR
+from tests.test_classes import VOC_NAMES
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
 TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
@@ -50,7 +50,7 @@ def test_the_classes_are_written_once() -> None:
 
 
 def test_voc_s_names_are_those_of_the_config() -> None:
-    assert tuple(composed("train", "data=voc2012").data.class_names) == VOC_CLASS_NAMES
+    assert tuple(composed("train", "data=voc2012").data.class_names) == VOC_NAMES
 
 
 def test_the_evaluation_composes_with_every_data_set() -> None:

@@ -89,6 +89,14 @@ def test_a_state_dict_of_smp_gives_smp_s_logits(run: Command, tmp_path: Path) ->
     assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
 
 
+def test_the_decoder_s_widths_are_read_off_the_state_dict(run: Command, tmp_path: Path) -> None:
+    original = smp_unet(decoder_channels=(64, 48, 32, 16, 8))
+    torch.save(original.state_dict(), tmp_path / "smp.pth")
+    result = run(convert, f"source={tmp_path}/smp.pth", "from=smp", *NAMES, f"output={tmp_path}/smp.ckpt")
+    assert result.status == 0, result.error
+    assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
+
+
 def test_what_a_state_dict_does_not_tell_can_be_given(run: Command, tmp_path: Path) -> None:
     original = smp_unet(decoder_interpolation="bilinear")
     torch.save(original.state_dict(), tmp_path / "smp.pth")
@@ -171,7 +179,7 @@ def test_unreadable_files_are_refused_by_name_and_nothing_in_them_runs(
         (["from=smp"], "has 3 logit(s) a pixel, the data config names 21 classes (background"),
         (["from=smp", *NAMES, "model=article"], "unexpected (decoder.blocks.0.conv1.1.weight"),
         (["from=smp", *NAMES, "model.std=[1,1]"], "model.std must be three numbers"),
-        (["from=unknown"], "article\n\tsmp"),
+        (["from=unknown"], "Give one of article, smp."),
     ],
 )
 def test_settings_that_do_not_fit_the_state_dict_are_explained(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segunet.classes import IGNORE_INDEX
+from segunet.errors import UserError
 from segunet.losses import (
     CrossEntropy,
     Focal,
@@ -270,6 +272,27 @@ def test_the_loss_does_not_depend_on_the_memory_format() -> None:
     logits, masks = batch()
     channels_last = logits.contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(loss_of(channels_last, masks), loss_of(logits, masks))
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "much", True])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("pixelwise.label_smoothing", lambda value: CrossEntropy(label_smoothing=value)),
+        ("pixelwise.class_weights", lambda value: CrossEntropy([1.0, value])),
+        ("pixelwise.class_weights", lambda value: Focal([1.0, value])),
+        ("pixelwise.gamma", lambda value: Focal(gamma=value)),
+        ("pixelwise.alpha", lambda value: Focal(alpha=value)),
+        ("pixelwise_weight", lambda value: SegmentationLoss(Focal(), 255, pixelwise_weight=value)),
+        ("dice_weight", lambda value: SegmentationLoss(Focal(), 255, dice_weight=value)),
+        ("dice_smooth", lambda value: SegmentationLoss(Focal(), 255, dice_smooth=value)),
+    ],
+)
+def test_settings_that_no_loss_can_have_are_refused_by_name(
+    name: str, make: Callable[[Any], object], value: Any
+) -> None:
+    with pytest.raises(UserError, match=rf"loss\.{name} must be a number, 0 or more.* got {value}"):
+        make(value)
 
 
 def test_class_weights_travel_with_the_module_and_stay_out_of_its_state() -> None:

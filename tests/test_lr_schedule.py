@@ -149,6 +149,19 @@ def test_a_share_outside_0_to_1_is_refused_by_name(name: str, share: float) -> N
         WarmupCosine(**wrong)
 
 
+@pytest.mark.parametrize("name", ["warmup_epochs", "flat_epochs"])
+@pytest.mark.parametrize("bounds", [[1], [1, 2, 3], [3, 1], [-1, 2], [math.nan, 1], ["a", "b"], 3, None])
+def test_bounds_that_are_no_pair_are_refused_by_name(name: str, bounds: Any) -> None:
+    with pytest.raises(UserError, match=rf"lr_schedule\.{name} must be \[least, most\]"):
+        WarmupCosine(**{name: bounds})
+
+
+@pytest.mark.parametrize("rate", [-1e-3, math.inf, "small"])
+def test_a_start_that_is_no_rate_is_refused(rate: Any) -> None:
+    with pytest.raises(UserError, match=rf"lr_schedule\.start_lr .*{rate}"):
+        WarmupCosine(start_lr=rate)
+
+
 def test_shares_that_add_up_to_more_than_the_run_give_rates_in_range() -> None:
     schedule = WarmupCosine(warmup=0.8, flat=0.8)
     rates = [schedule(step / 10, 10, 1e-3) for step in range(101)]

@@ -83,7 +83,8 @@ def test_a_step_moves_every_parameter_by_its_rate(net: UNet) -> None:
 
 @pytest.mark.parametrize(("lr", "encoder_lr"), [(0.0, None), (-1e-3, 1e-3), (1e-3, 0.0), (1e-3, -1.0)])
 def test_a_rate_that_is_not_above_0_is_refused(lr: float, encoder_lr: float | None) -> None:
-    with pytest.raises(UserError, match=rf"optimizer\.lr and encoder_lr .* got {lr} and {encoder_lr}"):
+    wrong = f"lr must .* got {lr}" if lr <= 0 else f"encoder_lr must .* got {encoder_lr}"
+    with pytest.raises(UserError, match=rf"optimizer\.{wrong}"):
         OptimizerFactory(torch.optim.SGD, lr=lr, encoder_lr=encoder_lr)
 
 
@@ -91,3 +92,15 @@ def test_a_rate_that_is_not_above_0_is_refused(lr: float, encoder_lr: float | No
 def test_a_rate_that_is_no_number_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="nan"):
         OptimizerFactory(torch.optim.SGD, **wrong)
+
+
+def test_a_decay_below_0_is_refused_and_0_is_none() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay must .* got -1"):
+        OptimizerFactory(torch.optim.SGD, lr=1e-3, weight_decay=-1)
+    assert OptimizerFactory(torch.optim.SGD, lr=1e-3, weight_decay=0).weight_decay == 0
+
+
+@pytest.mark.parametrize("setting", [{"momentum": -1}, {"momentum": "much"}, {"monemtum": 0.9}])
+def test_what_torch_refuses_is_told(net: UNet, setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.optimizer\.\*: .*(momentum|monemtum|str)"):
+        OptimizerFactory(partial(torch.optim.SGD, **setting), lr=1e-3)(net)

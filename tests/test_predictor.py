@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import segunet
@@ -73,6 +74,37 @@ def test_progress_adds_up_to_the_picture(trained: Path, picture: Path) -> None:
             picture, shares.append
         )
         assert sum(shares) == pytest.approx(1)
+
+
+def test_pictures_enter_at_the_checkpoint_s_size_unless_another_is_given(trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["segunet"]["inference_size"] = 32
+    torch.save(content, tmp_path / "small.ckpt")
+    image = read_image(trained / "voc" / "JPEGImages" / "val_1.jpg")
+
+    def mask(path: Path, **settings: Any) -> Any:
+        return segunet.load(path, accelerator="cpu", **settings).predict(image)
+
+    small = mask(tmp_path / "small.ckpt")
+    np.testing.assert_array_equal(small, mask(trained / "checkpoints" / "best.ckpt", inference_size=32))
+    own_size = mask(tmp_path / "small.ckpt", inference_size=None)
+    np.testing.assert_array_equal(own_size, mask(trained / "checkpoints" / "best.ckpt"))
+    assert (small != own_size).any()
+
+
+@pytest.mark.parametrize("text", ["Failed to allocate memory for requested buffer", "cannot Allocate Memory"])
+def test_what_other_runtimes_say_of_the_memory_is_understood(model: segunet.Predictor, text: str) -> None:
+    def fails(*_: Any) -> None:
+        raise RuntimeError(text)
+
+    model.net.register_forward_pre_hook(fails)
+    with pytest.raises(segunet.UserError, match="The memory does not suffice"):
+        model.predict(np.zeros((4, 4, 3), np.uint8))
+
+
+def test_a_setting_that_there_is_not_is_named(trained: Path) -> None:
+    with pytest.raises(TypeError, match=r"load\(\) got an unexpected keyword argument 'tile_size'"):
+        segunet.load(trained / "gone.ckpt", tile_size=512)  # type: ignore[call-arg]  # so editors see it too
 
 
 def test_a_setting_that_means_nothing_is_refused(trained: Path) -> None:

@@ -140,6 +140,8 @@ def test_a_denoising_step_is_measured_on_request(run: Command, tmp_path: Path) -
     ("override", "message"),
     [
         ("measure=maybe", "measure must be one of auto, true, false"),
+        ("measure=1", "measure must be one of auto, true, false"),
+        ("data=from_checkpoint", "Which data set?"),
         ("compile=yes", "compile must be one of true, false"),
         ("accelerator=tpu", "accelerator must be one of auto, cpu, cuda"),
         ("depth=0", "depth must be a whole number"),
@@ -157,3 +159,16 @@ def test_settings_that_mean_nothing_are_refused(run: Command, override: str, mes
     result = run(summary, override, *([] if override.startswith("accelerator") else ["accelerator=cpu"]))
     assert result.status == 1
     assert message in result.error
+
+
+def test_somebody_s_own_file_is_left_alone_and_an_earlier_summary_is_replaced(run: Command, tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    path.write_text('{"precious": 1}')
+    result = run(summary, *TINY_MODEL, *TABLE, f"output={path}")
+    assert result.status == 1
+    assert f"output={path} is there already" in result.error
+    assert read(path) == {"precious": 1}
+    path.unlink()
+    for size in (64, 96):
+        assert run(summary, *TINY_MODEL, *TABLE, f"size={size}", f"output={path}").status == 0
+    assert read(path)["input"] == [1, 3, 96, 96]

@@ -63,7 +63,7 @@ def test_a_failed_run_leaves_the_others_and_is_named(
     result = run(train, "-m", *tiny, "seed=-1,1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
     assert "2 of 3 runs failed" in result.error
-    assert "run 0: trainer.max_epochs" in result.error
+    assert "run 0: seed must" in result.error
     assert "run 1: RuntimeError: out of luck" in result.error
     assert result.output.count("Traceback") == 1  # a bug is shown whole, a wrong setting is not
     assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["failed", "failed", "done"]
@@ -95,7 +95,7 @@ def test_an_interrupted_sweep_keeps_what_is_done(
     handler = signal.getsignal(signal.SIGTERM)
     result = run(train, "-m", *tiny, "seed=1,2,3", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     signal.signal(signal.SIGTERM, handler)
-    assert result.status in (1, 128 + number)
+    assert result.status == 128 + number
     assert "Traceback" not in result.output + result.error
     assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["done", "unfinished"]
 
@@ -142,7 +142,9 @@ def test_what_no_sweep_can_do_is_refused(run: Command, tmp_path: Path, override:
 
 def test_a_run_of_a_sweep_starts_no_processes(run: Command, tiny: list[str], tmp_path: Path) -> None:
     options = ["trainer.devices=2", "trainer.strategy=ddp", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    assert "trainer.devices=1" in run(train, "-m", *tiny, *options).error
+    result = run(train, "-m", *tiny, *options)
+    assert result.status == 1
+    assert "trainer.devices=1" in result.error
 
 
 needs_optuna = pytest.mark.skipif(

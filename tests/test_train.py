@@ -9,11 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segunet import commands, train
+from segunet import build, commands, evaluate, train
+from segunet.errors import UserError
 from tests.commands import TINY, Command
 
 
@@ -45,6 +47,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
     assert list(metrics["per_class"]) == ["background", "disc", "square"]
     assert "segunet.evaluate checkpoint=" in result.output
     assert result.output.count("images/s") == 2  # a line an epoch
+    assert build.load_checkpoint(folder / "checkpoints" / "best.ckpt").model["encoder"]["depth"] == 18
 
 
 def test_tensorboard_shows_losses_rates_scores_and_pictures(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -91,6 +94,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         run(train, *overrides, f"run_dir={cut}")
     result = run(train, f"resume={cut}")
     assert result.status == 0, result.output
+    assert "cut epoch" not in result.output
     first, second = weights_of(whole / "checkpoints/last.ckpt"), weights_of(cut / "checkpoints/last.ckpt")
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert json.loads((whole / "metrics.json").read_text()) == json.loads((cut / "metrics.json").read_text())
@@ -117,11 +121,30 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
-    (folder / "checkpoints" / ".last.ckpt-half").touch()  # as a kill in the middle of saving leaves
+    (folder / "checkpoints" / ".segunet-half").touch()  # as a kill in the middle of saving leaves
     result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
     assert result.status == 0, result.output
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == done + 2
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "segunet.callbacks.RunProgress.on_validation_start", lambda *_: signal.raise_signal(signal.SIGINT)
+    )
+    handler = signal.getsignal(signal.SIGINT)
+    result = run(train, *tiny, f"run_dir={tmp_path / 'run'}", "trainer.num_sanity_val_steps=0")
+    signal.signal(signal.SIGINT, handler)
+    assert result.status == 128 + signal.SIGINT
+
+
+def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:
+    with (voc_folder / "ImageSets" / "Segmentation" / "val.txt").open("a") as file:
+        file.write("train_0\n")
+    result = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
+    assert "1 names are on both lists (train_0)" in result.output
 
 
 def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -152,8 +175,36 @@ def test_a_frozen_encoder_does_not_move_and_then_does(run: Command, tiny: list[s
 def test_ema_validates_the_average_that_it_saves(run: Command, tiny: list[str], tmp_path: Path) -> None:
     run(train, *tiny, "trainer.max_epochs=2", "callbacks.ema_decay=0.5", f"run_dir={tmp_path}/run")
     content = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    average, current = content["state_dict"], content["current_model_state"]
-    assert any(not torch.equal(average[name], current[name]) for name in average)
+    validated = content["segunet"]["scores"]["confusion"]
+    logged = scalars(tmp_path / "run", "val/miou")[-1][1]
+    current = {**content, "state_dict": content["current_model_state"]}
+    torch.save(current, tmp_path / "current.ckpt")
+    scores = {}
+    for name, checkpoint in (
+        ("average", tmp_path / "run/checkpoints/last.ckpt"),
+        ("current", tmp_path / "current.ckpt"),
+    ):
+        options = ["data.num_workers=0", "trainer.accelerator=cpu", f"run_dir={tmp_path / name}"]
+        assert run(evaluate, f"checkpoint={checkpoint}", *options).status == 0
+        scores[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+    assert scores["average"]["confusion_matrix"] == validated
+    assert scores["average"]["miou"] == pytest.approx(logged)
+    assert scores["current"]["confusion_matrix"] != validated
+
+
+def test_mixed_precision_trains_and_what_it_saves_is_scored(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    options = ["trainer.precision=bf16-mixed", "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]
+    result = run(train, *tiny, *options)
+    assert result.status == 0, result.error
+    assert "cpu, bf16-mixed" in result.output
+    losses = [value for _, value in scalars(tmp_path / "run", "train/loss") + scalars(tmp_path / "run", "val/loss")]
+    assert np.isfinite(losses).all()
+    checkpoint = tmp_path / "run/checkpoints/best.ckpt"
+    assert {value.dtype for value in weights_of(checkpoint).values() if value.is_floating_point()} == {torch.float32}
+    options = ["data.num_workers=0", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
+    assert run(evaluate, f"checkpoint={checkpoint}", *options, f"run_dir={tmp_path / 'scored'}").status == 0
+    trained, scored = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "scored"))
+    assert scored["confusion_matrix"] == trained["confusion_matrix"]
 
 
 def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -178,6 +229,17 @@ def test_class_weights_from_the_masks(run: Command, tiny: list[str], tmp_path: P
     assert "class weights: background" in result.output
 
 
+def test_a_run_that_max_steps_cut_within_an_epoch_says_so_when_resumed(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    run(train, *tiny, "trainer.max_epochs=2", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")
+    result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_steps=-1")
+    assert result.status == 0, result.error
+    assert "trainer.max_steps cut epoch 1" in result.output
+    assert "short after 1 batches" in result.output
+    assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 1 + 3
+
+
 BAD = {
     "data.root=/nowhere/at/all": "/nowhere/at/all",
     "data.train_split=unknown": "unknown.txt",
@@ -193,6 +255,39 @@ BAD = {
     "data.class_names=[background,disc,disc]": "data.class_names",
     "loss.pixelwise.class_weights=[1,2]": "class_weights",
     "data.class_names=[background,disc]": "no class: 2 (",
+    "trainer.max_epochs=abc": "trainer.max_epochs must be a whole number, 1 or more, got abc",
+    "trainer.accumulate_grad_batches=abc": "trainer.accumulate_grad_batches",
+    "trainer.precision=transformer-engine": "trainer.*",
+    "trainer.accelerator=tpu": "trainer.*",
+    "seed=1.5": "seed must be a whole number",
+    "compile=abc": "compile must be true or false",
+    "callbacks.freeze_encoder_epochs=null": "callbacks.freeze_encoder_epochs",
+    "callbacks.ema_decay=1": "callbacks.ema_decay (if not null) must be a number, 0 or more and below 1, got 1",
+    "callbacks.early_stopping_patience=abc": "callbacks.early_stopping_patience",
+    "callbacks.pictures=abc": "callbacks.pictures",
+    "lr_schedule.warmup_epochs=[1]": "lr_schedule.warmup_epochs must be [least, most]",
+    "lr_schedule.warmup=abc": "lr_schedule.warmup",
+    "optimizer.optimizer.betas=[2,.9]": "beta parameter at index 0: 2",
+    "optimizer.weight_decay=-1": "optimizer.weight_decay",
+    "optimizer.lr=inf": "optimizer.lr must be a number, above 0, got inf",
+    "loss.pixelwise.label_smoothing=3": "loss.pixelwise.label_smoothing",
+    "loss=focal_dice loss.pixelwise.gamma=-1": "loss.pixelwise.gamma",
+    "loss.pixelwise.class_weights=[a,b,c]": "loss.pixelwise.class_weights",
+    "loss.pixelwise.class_weights=[1,1,-1]": "loss.pixelwise.class_weights",
+    "loss.pixelwise.class_weights=5": "loss.pixelwise.class_weights",
+    "loss.dice_weight=-1": "loss.dice_weight",
+    "model.num_classes=2": "data.class_names has 3",
+    "model.decoder.widths=5": "model.decoder.widths",
+    "model.encoder.num_maps=abc": "model.encoder.num_maps",
+    "model.mean=5": "model.mean",
+    "data.batch_size=abc": "data.batch_size must be a whole number, 1 or more, got abc",
+    "data.num_workers=abc": "data.num_workers",
+    "data.ignore_index=abc": "data.ignore_index must be in 0..255, got abc",
+    "data.palette=5": "data.palette",
+    "data.transform.scale=2": "data.transform.scale",
+    "data.transform.flip=abc": "data.transform.flip",
+    "data.transform.crop_size=abc": "data.transform.crop_size",
+    "inference_size=abc": "inference_size",
 }
 
 
@@ -200,12 +295,38 @@ BAD = {
 def test_bad_input_is_one_paragraph_and_leaves_no_folder(
     run: Command, tiny: list[str], tmp_path: Path, override: str
 ) -> None:
-    result = run(train, *tiny, override, f"run_dir={tmp_path / 'run'}")
+    result = run(train, *tiny, *override.split(" "), f"run_dir={tmp_path / 'run'}")
     assert result.status == 1
     assert BAD[override] in result.error
     assert result.error.startswith("error: ")
     assert "Traceback" not in result.error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("accelerator", "precision"), [("tpu", "32-true"), ("cpu", "transformer-engine")])
+def test_what_a_missing_package_would_do_is_refused(accelerator: str, precision: str) -> None:
+    with pytest.raises(UserError, match=f"accelerator={accelerator} precision={precision}"):
+        build.fabric_from_settings(accelerator, precision)
+
+
+def test_a_data_set_is_asked_for(run: Command) -> None:
+    result = run(train, "data=from_checkpoint")
+    assert result.status == 1
+    assert "Which data set? Give data=sample" in result.error
+
+
+def test_a_process_that_did_not_wait_for_the_first_one_says_what_to_do(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("SEGUNET_RUN_DIR", raising=False)
+    nowhere = f"data.root={tmp_path / 'nowhere'}"
+    error = run(train, *tiny[:-1], nowhere, f"run_dir={tmp_path / 'run'}").error
+    assert "which does not exist" in error
+    assert "python -m segunet.check_data data=custom" in error
+    assert nowhere in error
+    monkeypatch.setenv("SEGUNET_RUN_DIR", str(tmp_path / "run"))  # started by a main process that prepared the data
+    assert "segunet.check_data" not in run(train, *tiny[:-1], nowhere).error
 
 
 def test_a_setting_without_a_value_is_asked_for(run: Command) -> None:
@@ -217,7 +338,9 @@ def test_a_setting_without_a_value_is_asked_for(run: Command) -> None:
 def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(
     run: Command, tiny: list[str], tmp_path: Path
 ) -> None:
-    result = run(train, *tiny, "loss.dice_weight=inf", f"run_dir={tmp_path / 'run'}")
+    result = run(
+        train, *tiny, "model.std=[1e-40,1e-40,1e-40]", "trainer.num_sanity_val_steps=0", f"run_dir={tmp_path / 'run'}"
+    )
     assert result.status == 1
     assert "at step 0" in result.error
     assert "train_" in result.error
@@ -231,7 +354,7 @@ def test_an_unknown_name_stops_with_a_message(voc_folder: Path, wrong: str) -> N
     assert "Traceback" not in result.stderr
     assert wrong.split("=")[1 if "unknown" in wrong else 0].split(".")[-1] in result.stderr
     if "unknown" in wrong:
-        assert "Available options" in result.stderr
+        assert "Give one of" in result.stderr
 
 
 def test_a_full_disk_ends_the_run_with_a_paragraph_and_no_half_checkpoint(tiny: list[str], tmp_path: Path) -> None:
@@ -275,3 +398,13 @@ def test_two_processes_score_each_picture_once_and_talk_once(tiny: list[str], tm
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["images"] == 4
     assert result.stdout.count("epoch 1/1") == 1
+
+
+def test_fewer_validation_batches_than_processes_are_refused(tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/val.txt").write_text("val_0\n")
+    options = ["data.batch_size=1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "segunet.train", *tiny, *options, f"run_dir={tmp_path / 'run'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 1
+    assert "too few for 2 processes" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -7,13 +7,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.classes import IGNORE_INDEX, VOC_CLASS_NAMES, voc_palette
+from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.visualize import (
-    LEAST_LEGEND,
     at_size_of,
     colour_mask,
     confusion_picture,
     differences,
+    drawable,
     legend,
     legend_of_shares,
     overlay,
@@ -22,6 +22,7 @@ from segunet.visualize import (
     stack,
     strip,
 )
+from tests.test_classes import VOC_NAMES
 
 PALETTE = voc_palette()
 
@@ -123,7 +124,7 @@ def test_an_index_picture_survives_a_png_with_its_palette() -> None:
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 21])
 def test_a_confusion_picture_has_room_for_every_class(num_classes: int) -> None:
-    names = VOC_CLASS_NAMES[:num_classes]
+    names = VOC_NAMES[:num_classes]
     picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 5, names)
     assert picture.dtype == np.uint8
     assert picture.ndim == 3
@@ -158,16 +159,32 @@ def test_long_class_names_fit() -> None:
     assert long.shape[1] > short.shape[1] + 100
 
 
-def test_a_legend_fits_its_picture() -> None:
-    names = ["background", "motorbike", "pottedplant"]
+@pytest.mark.parametrize("longest", ["pottedplant", "swimming pool, natatorium, and what belongs to it"])
+def test_a_legend_is_as_wide_as_its_picture_or_its_longest_entry(longest: str) -> None:
+    names = ["background", longest]
     for height, width in ((64, 64), (6000, 120), (300, 2000), (40, 1)):
         mask = np.zeros((height, width), dtype=np.uint8)
         mask[: height // 2] = 1
         drawn = overlay_with_legend(np.zeros((height, width, 3), dtype=np.uint8), mask, voc_palette(), names)
         below = drawn[height + 4 :]
-        assert drawn.shape[1] == max(width, LEAST_LEGEND)
+        assert drawn.shape[1] >= width
+        assert drawn.shape[1] == width or (below[:, -30:] == 0).any()
         assert (below[:, -4:] == 255).all()  # no text is cut off at the right
         assert (below == 0).any()  # but there is some
+
+
+def test_names_that_the_font_cannot_write_are_told_apart() -> None:
+    assert drawable(["background", "道路", "建物", "forêt", "l'eau (2)"])[1:] == [
+        "class 1",
+        "class 2",
+        "class 3",
+        "l'eau (2)",
+    ]
+    shares, palette = np.array([0.0, 0.5, 0.5]), voc_palette()
+    drawn = legend_of_shares(["background", "道路", "建物"], shares, palette, 400)
+    np.testing.assert_array_equal(drawn, legend({1: "class 1 50 %", 2: "class 2 50 %"}, palette, 400))
+    confusion = np.eye(2, dtype=np.int64)
+    assert (confusion_picture(confusion, ["道路", "路道"]) != confusion_picture(confusion, ["道路", "b"])).any()
 
 
 def test_a_legend_names_the_classes_that_have_a_share_the_largest_first() -> None:

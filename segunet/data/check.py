@@ -38,6 +38,7 @@ from segunet.data.voc import (
     orientation,
     read_names,
     repeated_names,
+    teaches_nothing,
 )
 from segunet.errors import UserError
 
@@ -178,11 +179,14 @@ class Survey:
     def _judge_list(self, split: Split) -> None:
         for name, times in repeated_names(split.names).items():
             self._of_list("repeated_name", split, f"names {name!r} {times} times")
-        if is_binary(split.first_values, self.form):
-            first = f"the first {len(split.pairs[:PEEK])} masks"
-            self._of_list("binary_list", split, f"has only 0 and {self.form.ignore_index} in {first}")
+        present = np.flatnonzero(split.pixels[: len(self.class_names)]).tolist()
+        if teaches_nothing(split.first_values, self.form):
+            values = " and ".join(map(str, sorted(split.first_values)))
+            self._of_list("binary_list", split, f"has only {values} in the first {len(split.pairs[:PEEK])} masks")
+        elif split.role == "train" and len(present) == 1 < len(self.class_names):
+            self._of_list("one_class", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
         for index, name in enumerate(self.class_names):
-            if split.pixels[index] == 0:
+            if present and index not in present:
                 self._of_list("absent_class", split, f"has no pixel of class {index} ({name})")
 
     def _of_list(self, kind: str, split: Split, detail: str) -> None:

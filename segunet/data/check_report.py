@@ -52,7 +52,7 @@ def as_dict(survey: Survey) -> dict[str, Any]:
     pictures             also:
         sizes            how many different ones
         height, width    [smallest, median, largest] in pixels, upright; null if no picture could be read
-    class_weights        K numbers for loss.pixelwise.class_weights, from the training masks
+    class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none can be used
     """
     return {
         "folder": str(survey.folder.absolute()),
@@ -72,8 +72,10 @@ def as_dict(survey: Survey) -> dict[str, Any]:
     }
 
 
-def class_weights(survey: Survey) -> list[float]:
-    """Return the weights that ``loss.pixelwise.class_weights=auto`` takes."""
+def class_weights(survey: Survey) -> list[float] | None:
+    """Return the weights that ``loss.pixelwise.class_weights=auto`` takes; None without a pixel of any class."""
+    if not survey.splits[0].pixels[: survey.form.num_classes].any():
+        return None
     return enet_weights(survey.splits[0].pixels[: survey.form.num_classes])
 
 
@@ -104,7 +106,11 @@ def show_pictures(survey: Survey) -> None:
 
 
 def show_balance(survey: Survey) -> None:
-    """Print each class's share of the pixels, and in how many pictures it is, for each list."""
+    """Print each class's share of the pixels, and in how many pictures it is, for each list; weights to paste."""
+    weights = class_weights(survey)
+    if weights is None:
+        _print(Text("no mask of the training list could be counted, so nothing is said of the classes' balance"))
+        return
     table = Table()
     table.add_column("class")
     for split in survey.splits:
@@ -115,9 +121,9 @@ def show_balance(survey: Survey) -> None:
         cells = (_balance(split, value) for split in survey.splits)
         table.add_row(escape(name), *(cell for pair in cells for cell in pair))
     console.print(table)
-    weights = ",".join(map(str, class_weights(survey)))
+    listed = ",".join(map(str, weights))
     _print(
-        Text(f"weights of the classes, if rare ones are to count more:\n  'loss.pixelwise.class_weights=[{weights}]'")
+        Text(f"weights of the classes, if rare ones are to count more:\n  'loss.pixelwise.class_weights=[{listed}]'")
     )
 
 

@@ -38,10 +38,9 @@ def contact_sheet(survey: Survey, count: int, seed: int) -> Picture:
         tiles = [_tile(pair, survey.form, troubles.get(pair.name)) for pair in pairs]
         rows += [np.concatenate(tiles[start : start + _COLUMNS], axis=1) for start in range(0, len(tiles), _COLUMNS)]
     pixels = np.sum([split.pixels for split in survey.splits], axis=0)[: survey.form.num_classes]
-    rows.append(_heading("classes and their shares of the pixels"))
-    rows.append(
-        legend_of_shares(survey.class_names, pixels / max(pixels.sum(), 1), survey.form.palette, rows[0].shape[1])
-    )
+    if pixels.any():
+        rows.append(_heading("classes and their shares of the pixels"))
+        rows.append(legend_of_shares(survey.class_names, pixels / pixels.sum(), survey.form.palette, rows[0].shape[1]))
     return stack(rows)
 
 

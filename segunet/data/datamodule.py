@@ -16,7 +16,7 @@ from segunet.classes import voc_palette
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.sample import write_sample
-from segunet.data.transforms import TrainTransform, check_inference_size
+from segunet.data.transforms import TrainTransform, check_ignore_index, check_inference_size
 from segunet.data.voc import (
     SBD_SPLIT,
     MaskFormat,
@@ -28,7 +28,7 @@ from segunet.data.voc import (
     list_pairs,
     voc_folder_in,
 )
-from segunet.errors import UserError
+from segunet.errors import UserError, check_flag, check_whole_number, is_list_of
 
 
 class VOCDataModule(pl.LightningDataModule):
@@ -76,21 +76,16 @@ class VOCDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("val_batch_size", val_batch_size)):
-            if value <= 0:
-                raise UserError(f"data.{name} must be 1 or more, got {value}.")
-        if isinstance(class_names, str) or len(set(class_names)) < max(len(class_names), 1):
-            raise UserError(
-                "data.class_names must be a list of different names, such as [background,road,car], got "
-                f"{class_names!s}."
-            )
-        if not 0 <= ignore_index <= 255:
-            raise UserError(f"data.ignore_index must be in 0..255, got {ignore_index}. Where no pixel is ignored: 255.")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"data.num_workers must be 0 or more, or null for one a core, got {num_workers}.")
+        check_whole_number("data.batch_size", batch_size, least=1)
+        check_whole_number("data.val_batch_size", val_batch_size, least=1)
+        if num_workers is not None:
+            check_whole_number("data.num_workers (if not null)", num_workers, least=0)
+        check_flag("data.download", download)
         check_inference_size(inference_size)
-        self.root = Path(root).expanduser()
-        self.class_names = list(class_names)
+        check_class_names(class_names)
+        check_ignore_index(ignore_index)
+        self.root = Path(str(root)).expanduser()
+        self.class_names = [str(name) for name in class_names]
         self.form = MaskFormat(len(self.class_names), ignore_index, full_palette(palette, len(class_names)))
         self.train_split, self.val_split = train_split, val_split
         self.transform = transform
@@ -104,6 +99,7 @@ class VOCDataModule(pl.LightningDataModule):
         self.inference_size = inference_size
         self.seed = seed
         self.first_epoch = 0  # of a resumed run: how many epochs it has done
+        self.stage: str | None = None  # what the lists were read for
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
 
@@ -115,15 +111,17 @@ class VOCDataModule(pl.LightningDataModule):
                 download_sbd(folder, *self.archives["sbd"])
 
     def setup(self, stage: str) -> None:
-        """Read the lists and see that the files are there; ``stage`` is Lightning's."""
+        """Read the lists, once, and see that the files are there; ``stage`` is Lightning's."""
+        if stage == self.stage:
+            return
         folder = find_voc_folder(self.root)
         self.val_pairs = list_pairs(folder, self.val_split)
         check_not_binary(self.val_pairs, self.form)
-        if stage != "fit":
-            return
-        self.train_pairs = list_pairs(folder, self.train_split)
-        self.check_batch_size()
-        check_not_binary(self.train_pairs, self.form)
+        if stage == "fit":
+            self.train_pairs = list_pairs(folder, self.train_split)
+            self.check_batch_size()
+            check_not_binary(self.train_pairs, self.form)
+        self.stage = stage
 
     def class_weights(self) -> list[float]:
         """Return :func:`segunet.data.voc.enet_weights` of the training masks; reads every one of them."""
@@ -146,9 +144,19 @@ class VOCDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every picture once, over all processes; batches of equal size."""
+        """Every picture once, over all processes; batches of equal size.
+
+        Raises:
+            UserError: there are fewer batches than processes.
+        """
         world, rank = self._world_and_rank()
         batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
+        if len(batches) < world:
+            raise UserError(
+                f"List {self.val_split!r} of {self.root} makes {len(batches)} batch(es) of up to "
+                f"{self.val_batch_size} pictures of equal size, too few for {world} processes. Lower "
+                "data.val_batch_size or trainer.devices, or put more pictures on the list."
+            )
         dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
         return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
 
@@ -186,6 +194,17 @@ class SampleDataModule(VOCDataModule):
         write_sample(self.root)
 
 
+def check_class_names(class_names: object) -> None:
+    """Raise a UserError unless there are 1 to 256 classes, as many as a mask has values, with different names."""
+    names = class_names if isinstance(class_names, Sequence) and not isinstance(class_names, str) else []
+    if not names or len(set(map(str, names))) < len(names):
+        raise UserError(
+            f"data.class_names must be a list of different names, such as [background,road,car], got {class_names}."
+        )
+    if len(names) > 256:
+        raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has values for 256.")
+
+
 def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
     """Return VOC's palette uint8 (256, 3) with its first ``num_classes`` entries replaced by ``colours``.
 
@@ -195,14 +214,13 @@ def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> N
     palette = voc_palette()
     if colours is None:
         return palette
-    table = [list(colour) for colour in colours]
-    fits = all(len(colour) == 3 and all(value in range(256) for value in colour) for colour in table)
-    if len(table) != num_classes or not fits:
+    fits = is_list_of(Sequence, colours, num_classes) and all(is_list_of(int, colour, 3) for colour in colours)
+    if not fits or not all(value in range(256) for colour in colours for value in colour):
         raise UserError(
             f"data.palette needs one [red, green, blue] in 0..255 for each of the {num_classes} classes, got "
-            f"{len(table)} entries: {table[:3]} ... Leave it null for VOC's colours."
+            f"{str(colours)[:80]} ... Leave it null for VOC's colours."
         )
-    palette[:num_classes] = table
+    palette[:num_classes] = [list(colour) for colour in colours]
     return palette
 
 

@@ -60,10 +60,11 @@ def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path
             f"VOC2012 cannot be put in {voc_dir}: that folder exists, without train.txt and val.txt in its "
             f"{VOC_LISTS}. Complete it, or move it away, and run the same command again."
         )
-    fetch(url, root / VOC_ARCHIVE, md5, option="data.voc_url")
-    voc_dir.parent.mkdir(exist_ok=True)
-    with _unpacked(root / VOC_ARCHIVE, voc_dir.parent, VOC_FOLDER / VOC_LISTS) as folder:
-        (folder / VOC_FOLDER).replace(voc_dir)
+    with _writing(root):
+        fetch(url, root / VOC_ARCHIVE, md5, option="data.voc_url")
+        voc_dir.parent.mkdir(exist_ok=True)
+        with _unpacked(root / VOC_ARCHIVE, voc_dir.parent, VOC_FOLDER / VOC_LISTS) as folder:
+            (folder / VOC_FOLDER).replace(voc_dir)
     return voc_dir
 
 
@@ -83,9 +84,10 @@ def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
     if not _has_lists(voc_dir / VOC_LISTS):
         raise UserError(f"SBD is added to VOC2012, but {voc_dir / VOC_LISTS} lacks train.txt or val.txt.")
     archive = voc_dir.parent / SBD_ARCHIVE
-    fetch(url, archive, md5, option="data.sbd_url")
-    with _unpacked(archive, voc_dir.parent, SBD_FOLDER) as folder:
-        _merge(folder / SBD_FOLDER, voc_dir)
+    with _writing(voc_dir.parent):
+        fetch(url, archive, md5, option="data.sbd_url")
+        with _unpacked(archive, voc_dir.parent, SBD_FOLDER) as folder:
+            _merge(folder / SBD_FOLDER, voc_dir)
 
 
 def fetch(url: str, path: Path, md5: str, option: str) -> None:
@@ -119,6 +121,18 @@ def fetch(url: str, path: Path, md5: str, option: str) -> None:
         part.unlink()
         raise UserError(f"{url} sent a corrupt file, or another: the md5 is not {md5}. It was deleted. {advice}")
     part.replace(path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Make of what the system says of a folder that cannot be written, or of a full disk, a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"The data set cannot be written to {folder}: {error}. Make room, or give another folder as data.root, and "
+            "run again."
+        ) from error
 
 
 def _download(url: str, part: Path) -> None:

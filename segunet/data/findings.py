@@ -66,8 +66,13 @@ KINDS = {
     ),
     "binary_list": Kind(
         "error",
-        "lists whose masks hold only 0 and the ignore index",
+        "lists whose masks hold only 0 and the ignore index, or that alone",
         "Nothing can be learnt from them: write the object's class index (1, 2, ...) where they hold the ignore index.",
+    ),
+    "one_class": Kind(
+        "error",
+        "training lists whose masks hold one class alone",
+        "There is nothing to tell it from: are these the right masks, and did the other indices get lost?",
     ),
     "repeated_name": Kind("error", "names that are on a list more than once", "Keep one line of each."),
     "name_on_both_lists": Kind("error", "names on both lists", _ON_BOTH),

@@ -36,10 +36,20 @@ def write_sample(root: Path) -> None:
         root: the folder that will hold JPEGImages, SegmentationClass and ImageSets.
 
     Raises:
-        UserError: ``root`` holds something else.
+        UserError: ``root`` holds something else, or cannot be written.
     """
     if _is_current(root):
         return
+    try:
+        _write_sample(root)
+    except OSError as error:
+        raise UserError(
+            f"data.root={root}: the built-in sample (15 MB) cannot be written there: {error.strerror or error}. Make "
+            "room, or give another folder."
+        ) from error
+
+
+def _write_sample(root: Path) -> None:
     if root.is_dir() and any(root.iterdir()) and not (root / "sample.json").is_file():
         raise UserError(
             f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "
@@ -83,12 +93,18 @@ def _is_current(root: Path) -> bool:
 
 
 def _move_into_place(draft: Path, root: Path) -> None:
+    """Make ``draft`` the sample, unless another process was faster."""
     draft.chmod(0o755)
     outdated = draft.with_name(f"{draft.name}-outdated")
-    if root.exists():
-        root.replace(outdated)
-    draft.replace(root)
-    shutil.rmtree(outdated, ignore_errors=True)
+    try:
+        if root.exists() and not _is_current(root):
+            root.replace(outdated)
+        draft.replace(root)
+    except OSError:
+        if not _is_current(root):
+            raise
+    finally:
+        shutil.rmtree(outdated, ignore_errors=True)
 
 
 def _write_split(root: Path, split: str) -> None:
@@ -203,4 +219,3 @@ _SHAPES: list[tuple[str, Callable[[], list[NDArray[np.float64]]]]] = [
     ("ring", _ring),
     ("cross", _cross),
 ]
-SAMPLE_CLASS_NAMES = ("background", *(name for name, _ in _SHAPES))

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.errors import UserError, check_whole_number
+from segunet.errors import UserError, check_number, check_whole_number, is_list_of
 
 
 class TrainTransform:
@@ -24,7 +24,8 @@ class TrainTransform:
         color_jitter: most relative change of brightness, contrast and saturation; a tenth of it for the hue.
 
     Raises:
-        UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1.
+        UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
+            ignore_index outside 0..255.
     """
 
     def __init__(
@@ -36,15 +37,14 @@ class TrainTransform:
         flip: float = 0.5,
         color_jitter: float = 0.3,
     ) -> None:
-        if crop_size <= 0 or (base_size is not None and base_size <= 0):
-            raise UserError(
-                f"data.transform.crop_size and base_size are pixels above 0 (base_size may be null), got {crop_size} "
-                f"and {base_size}."
-            )
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {list(scale)}.")
-        if not (0 <= flip <= 1 and 0 <= color_jitter <= 1):
-            raise UserError(f"data.transform.flip and color_jitter must be in 0..1, got {flip} and {color_jitter}.")
+        check_ignore_index(ignore_index)
+        check_whole_number("data.transform.crop_size", crop_size, least=1)
+        if base_size is not None:
+            check_whole_number("data.transform.base_size", base_size, least=1)
+        if not is_list_of(int | float, scale, 2) or not 0 < scale[0] <= scale[1] < math.inf:
+            raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {scale}.")
+        for name, value in (("flip", flip), ("color_jitter", color_jitter)):
+            check_number(f"data.transform.{name}", value, least=0, most=1)
         self._base_size = base_size
         least = math.ceil(1 / scale[0])  # so that the scale jitter leaves a pixel
         jitter = (1 - color_jitter, 1 + color_jitter)
@@ -75,6 +75,12 @@ class TrainTransform:
             image, mask = resize(image, size), np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
         pair = self._compose(image=image, mask=mask)
         return pair["image"], pair["mask"]
+
+
+def check_ignore_index(ignore_index: object) -> None:
+    """Raise a UserError unless ``ignore_index`` is a value that a mask can have."""
+    if not isinstance(ignore_index, int) or ignore_index not in range(256):
+        raise UserError(f"data.ignore_index must be in 0..255, got {ignore_index}. Where no pixel is ignored: 255.")
 
 
 def check_inference_size(inference_size: object) -> None:

@@ -246,7 +246,7 @@ def enet_weights(counts: NDArray[np.int64]) -> list[float]:
 
 
 def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
-    """Refuse masks that are all 0 and 255: an object drawn as 255 would be ignored, and nothing learnt.
+    """Refuse masks that are all 0 and 255, or all 255: an object drawn as 255 would be ignored, and nothing learnt.
 
     Raises:
         UserError: the first 16 of ``pairs`` have only 0 and ``ignore_index``, and some of the latter.
@@ -254,17 +254,23 @@ def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
     values: set[int] = set()
     for pair in pairs[:PEEK]:
         values |= set(np.unique(read_mask(pair.mask, read_size(pair.image), form)).tolist())
-    if is_binary(values, form):
+    if teaches_nothing(values, form):
         raise UserError(
-            f"The first {min(len(pairs), PEEK)} masks (such as {pairs[0].mask}) hold only 0 and {form.ignore_index}. "
-            f"{form.ignore_index} means 'ignore', so nothing could be learnt from them. If 255 was meant to be an "
-            "object, write its class index (1, 2, ...) into the masks instead."
+            f"The first {min(len(pairs), PEEK)} masks (such as {pairs[0].mask}) hold only "
+            f"{' and '.join(map(str, sorted(values)))}. {form.ignore_index} means 'ignore', so nothing could be learnt "
+            f"from them. If {form.ignore_index} was meant to be an object, write its class index (1, 2, ...) into the "
+            "masks instead."
         )
 
 
 def is_binary(values: set[int], form: MaskFormat) -> bool:
     """Return whether masks that hold these values alone were most likely meant as 0/255."""
     return values == {0, form.ignore_index}
+
+
+def teaches_nothing(values: set[int], form: MaskFormat) -> bool:
+    """Return whether a list whose masks hold these values alone has been :func:`is_binary`, or is all ignored."""
+    return form.ignore_index in values and values <= {0, form.ignore_index}
 
 
 def _image_path(folder: Path, name: str) -> Path:
@@ -347,8 +353,9 @@ def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat
         red, green, blue = strange[0] >> 16, strange[0] >> 8 & 255, strange[0] & 255
         raise UserError(
             f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
-            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels. Save masks as index "
-            "PNGs (class index per pixel), or give the colours as data.palette; JPEG and resizing blur colours."
+            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; pixels to ignore have "
+            f"{tuple(form.palette[form.ignore_index].tolist())}. Save masks as index PNGs (class index per pixel), or "
+            "give the colours as data.palette; JPEG and resizing blur colours."
         )
     indices = np.array([index_of[value] for value in values.tolist()], dtype=np.uint8)
     return indices[inverse.reshape(packed.shape)]

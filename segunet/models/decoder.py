@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number, is_list_of
 from segunet.models.blocks import ConvNormAct, UpBlock
 
 
@@ -39,18 +39,21 @@ class UNetDecoder(nn.Module):
         super().__init__()
         if upsampling not in ("bilinear", "nearest"):
             raise UserError(f"model.decoder.upsampling must be bilinear or nearest, got {upsampling!r}.")
-        channels = list(reduced_channels or encoder_channels)
-        if len(channels) != len(encoder_channels) or len(widths) != len(channels) - 1:
+        channels = encoder_channels if reduced_channels is None else reduced_channels
+        count = len(encoder_channels)
+        fits = is_list_of(int, channels, count) and is_list_of(int, widths, count - 1)
+        if not fits or min(*channels, *widths) < 1:
             raise UserError(
-                f"The encoder gives {len(encoder_channels)} maps: model.decoder.reduced_channels needs as many "
-                f"entries (or null) and model.decoder.widths one fewer; got {reduced_channels} and {widths}."
+                f"The encoder gives {count} maps: model.decoder.reduced_channels needs as many entries (or null) and "
+                f"model.decoder.widths one fewer, whole numbers above 0; got {reduced_channels} and {widths}."
             )
         self.reduce = nn.ModuleList()
         if reduced_channels is not None:
             pairs = zip(encoder_channels, channels, strict=True)
             self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
         inputs = [channels[-1], *widths[:-1]]
-        skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
+        # Coarsest first; the coarsest map itself is the start. (OmegaConf's own [a, b][-2::-1] is [b, a].)
+        skips = list(channels)[-2::-1]
         self.steps = nn.ModuleList(
             UpBlock(below, skip, width, norm, align_corners, upsampling)
             for below, skip, width in zip(inputs, skips, widths, strict=True)
@@ -58,6 +61,7 @@ class UNetDecoder(nn.Module):
         self.out_channels = widths[-1]
         self.to_full_resolution: UpBlock | None = None
         if full_resolution_width is not None:
+            check_whole_number("model.decoder.full_resolution_width", full_resolution_width, least=1)
             width = full_resolution_width
             self.to_full_resolution = UpBlock(widths[-1], 0, width, norm, align_corners, upsampling)
             self.out_channels = width

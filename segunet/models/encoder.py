@@ -15,7 +15,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from segunet.errors import UserError, abbreviated
+from segunet.errors import UserError, abbreviated, check_whole_number
 from segunet.files import read_torch_file
 
 logger = logging.getLogger(__name__)
@@ -52,10 +52,8 @@ class ResNetEncoder(nn.Module):
         super().__init__()
         if depth not in DEPTHS:
             raise UserError(f"model.encoder.depth must be one of {DEPTHS}, got {depth}.")
-        if not 2 <= num_maps <= 5:
-            raise UserError(f"model.encoder.num_maps must be 2 to 5, got {num_maps}.")
-        if not 0 <= frozen_stages <= num_maps:
-            raise UserError(f"model.encoder.frozen_stages must be 0 to num_maps ({num_maps}), got {frozen_stages}.")
+        check_whole_number("model.encoder.num_maps", num_maps, least=2, most=5)
+        check_whole_number("model.encoder.frozen_stages", frozen_stages, least=0, most=num_maps)
         resnet = torchvision.models.get_model(f"resnet{depth}", weights=None, zero_init_residual=zero_init_residual)
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if ceil_pool else resnet.maxpool
@@ -95,7 +93,7 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
     Raises:
         UserError: no file, not a state dict, a tensor of another shape, or nothing that matches.
     """
-    source = _imagenet_state_dict(depth) if weights == "imagenet" else _read_state_dict(Path(weights))
+    source = _imagenet_state_dict(depth) if weights == "imagenet" else _read_state_dict(Path(str(weights)).expanduser())
     wanted = encoder.state_dict()
     matched = {name: value for name, value in source.items() if name in wanted}
     if not matched:

@@ -101,6 +101,13 @@ def resnet_depth(state: StateDict) -> int:
     return sum(re.search(r"layer\d\.\d+\.conv\d\.weight$", name) is not None for name in state) + 2
 
 
+def decoder_widths(state: StateDict, origin: Origin) -> list[int]:
+    """Return the widths of the decoder's steps in ``state``, the coarsest first, that to full resolution last."""
+    steps = [*(f"decoder.steps.{i}" for i in range(4)), "decoder.to_full_resolution"]
+    names = [origin.name_of(f"{step}.conv1.0.weight") for step in steps]
+    return [len(state[name]) for name in names if name in state]
+
+
 def with_background(state: StateDict, origin: Origin) -> StateDict:
     """Return ``state`` with a logit of zero before its only one x: softmax of (0, x) is sigmoid of x."""
     heads = {origin.name_of(name) for name in ("head.weight", "head.bias")}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.errors import UserError, check_whole_number, is_list_of
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 
@@ -23,7 +23,7 @@ class UNet(nn.Module):
         head_kernel_size: of the last convolution, from the decoder's map to the logits; odd.
 
     Raises:
-        UserError: an even kernel size; not three numbers as mean and std, those of std above 0.
+        UserError: no class; an even kernel size; not three numbers as mean and std, those of std above 0.
     """
 
     mean: Tensor
@@ -39,9 +39,11 @@ class UNet(nn.Module):
         head_kernel_size: int = 1,
     ) -> None:
         super().__init__()
+        check_whole_number("model.num_classes", num_classes, least=1)
+        check_whole_number("model.head_kernel_size", head_kernel_size, least=1)
         if head_kernel_size % 2 == 0:
             raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
-        if not len(mean) == len(std) == 3 or min(std) <= 0:
+        if not (is_list_of(int | float, mean, 3) and is_list_of(int | float, std, 3)) or min(std) <= 0:
             raise UserError(
                 "model.mean and model.std must be three numbers each, for red, green and blue in 0..255, those of std "
                 f"above 0; got {mean} and {std}."

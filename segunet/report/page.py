@@ -3,21 +3,15 @@
 import base64
 import io
 import math
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.data.datamodule import VOCDataModule
-from segunet.environment import hardware, versions
 from segunet.files import write_text
 from segunet.metrics import Scores
 from segunet.report.chart import Chart, Series, line_chart
@@ -100,35 +94,6 @@ def page(report: Report) -> str:
     )
 
 
-def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:
-    """Return a report's facts; ``took`` says how long its run took."""
-    devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
-    run = {
-        "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "took": took,
-        "device": f"{devices}{trainer.strategy.root_device}, {trainer.precision}",
-        "data": str(datamodule.root.absolute()),
-        "split": datamodule.val_split,
-    }
-    return {"Run": run, "Software": versions(), "Hardware": hardware()}
-
-
-def command_line() -> str:
-    """Return the command that is running, as it could be typed; empty where there is none."""
-    if not HydraConfig.initialized():
-        return ""
-    running = HydraConfig.get()
-    return shlex.join(["python", "-m", f"segunet.{running.job.name}", *running.overrides.task])
-
-
-def duration(seconds: float) -> str:
-    """Return a time span in its two largest units."""
-    whole = round(seconds)
-    if whole >= 3600:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
-
-
 def confused(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
     """Return (truth, prediction) of the pairs of classes that are most confused, by share of the truth's pixels."""
     shares = _shares(confusion)
@@ -174,7 +139,7 @@ def _percent(share: float) -> str:
 
 
 def _is_tiny(picture: Picture) -> bool:
-    return max(picture.shape[:2]) <= _TINY
+    return bool(max(picture.shape[:2]) <= _TINY)
 
 
 def _data_uri(picture: Picture) -> str:

@@ -96,6 +96,11 @@ def without_discs(folder: Path) -> None:
         save_mask(mask, 0, 2)
 
 
+def fill_masks(folder: Path, value: int) -> None:
+    for mask in (folder / "SegmentationClass").glob("train_*"):
+        save_mask(mask, value)
+
+
 def turn_with_mask(folder: Path) -> None:
     turn(folder / PICTURE, 6)
     Image.new("P", SIZE, 1).save(folder / MASK)
@@ -157,6 +162,13 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
             **EMPTY_CLASSES,
         },
     ),
+    "all of a list is 255": (
+        lambda f: fill_masks(f, 255),
+        {
+            "all_ignored": [f"SegmentationClass/train_{number}.png" for number in range(6)],
+            "binary_list": [str(TRAIN_LIST)],
+        },
+    ),
     "a name twice": (lambda f: add_name(f / VAL_LIST, "val_0"), {"repeated_name": [str(VAL_LIST)]}),
     "a name with its suffix": (
         lambda f: replace_in(f / VAL_LIST, "val_1", "val_1.jpg"),
@@ -177,6 +189,14 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
 }
 # These spoil the scores of a training that runs.
 LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
+    "all of a list is background": (
+        lambda f: fill_masks(f, 0),
+        {
+            "only_class_0": [f"SegmentationClass/train_{number}.png" for number in range(6)],
+            "one_class": [str(TRAIN_LIST)],
+            **EMPTY_CLASSES,
+        },
+    ),
     "a name on both lists": (
         lambda f: add_name(f / VAL_LIST, "train_0"),
         {"name_on_both_lists": [str(VAL_LIST)]},

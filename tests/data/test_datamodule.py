@@ -14,7 +14,7 @@ from PIL import Image
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data import sample
 from segunet.data.datamodule import SampleDataModule, VOCDataModule, full_palette
-from segunet.data.sample import RECIPE, SAMPLE_CLASS_NAMES
+from segunet.data.sample import _SHAPES, RECIPE
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import read_mask
 from segunet.errors import UserError
@@ -47,9 +47,9 @@ def on_process(made: VOCDataModule, rank: int, world: int) -> VOCDataModule:
 
 
 @pytest.mark.parametrize("name", ["batch_size", "val_batch_size"])
-@pytest.mark.parametrize("value", [0, -4])
-def test_a_batch_size_below_1_is_refused_by_name(tmp_path: Path, name: str, value: int) -> None:
-    with pytest.raises(UserError, match=rf"data\.{name} must be 1 or more, got {value}"):
+@pytest.mark.parametrize("value", [0, -4, 1.5, "abc", None])
+def test_a_batch_size_below_1_is_refused_by_name(tmp_path: Path, name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"data\.{name} must be a whole number, 1 or more, got {value}"):
         datamodule(tmp_path, setup=None, **{name: value})
 
 
@@ -68,6 +68,33 @@ def test_a_batch_larger_than_the_list_is_refused(voc_folder: Path) -> None:
     with pytest.raises(UserError, match=r"data\.batch_size is 7 .*list .train. .* 6 examples"):
         datamodule(voc_folder, batch_size=7)
     assert len(datamodule(voc_folder, batch_size=6).train_dataloader()) == 1
+
+
+@pytest.mark.parametrize("value", [0, 2, 3, 255])
+def test_any_value_of_a_mask_can_be_ignored(tmp_path: Path, value: int) -> None:
+    assert datamodule(tmp_path, setup=None, ignore_index=value).form.ignore_index == value
+
+
+def test_a_mask_has_values_for_256_classes(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(257)]
+    assert datamodule(tmp_path, setup=None, class_names=names[:256]).form.num_classes == 256
+    with pytest.raises(UserError, match="257 names"):
+        datamodule(tmp_path, setup=None, class_names=names)
+
+
+@pytest.mark.parametrize("names", ["background", {"background": 1}, 3, None, [], ["disc", "disc"], [1, "1"]])
+def test_names_that_are_no_list_or_not_different_are_refused(tmp_path: Path, names: Any) -> None:
+    with pytest.raises(UserError, match=r"data\.class_names must be a list of different names"):
+        datamodule(tmp_path, setup=None, class_names=names)
+
+
+def test_the_lists_are_read_once(voc_folder: Path) -> None:
+    made = datamodule(voc_folder)
+    (voc_folder / "ImageSets/Segmentation/val.txt").unlink()
+    made.setup("fit")
+    assert len(made.val_pairs) == 4
+    with pytest.raises(UserError, match=r"no list .*val\.txt"):
+        made.setup("test")
 
 
 def test_a_missing_folder_is_refused_on_setup(tmp_path: Path) -> None:
@@ -172,6 +199,13 @@ def test_validation_has_every_picture_once_over_all_processes(
     assert sorted(names) == ["val_0", "val_1", "val_2", "val_3"]
 
 
+def test_every_process_of_a_validation_has_a_batch(voc_folder: Path) -> None:
+    for rank in range(4):  # 4 pictures of 3 sizes
+        made = on_process(datamodule(voc_folder, val_batch_size=2), rank, 4)
+        with pytest.raises(UserError, match=r"makes 3 batch.* 4 processes\. Lower data\.val_batch_size"):
+            made.val_dataloader()
+
+
 def test_a_training_batch_is_bytes_with_int64_masks(voc_folder: Path) -> None:
     batches = list(datamodule(voc_folder, batch_size=4).train_dataloader())
     assert len(batches) == 1  # the incomplete one is dropped
@@ -225,7 +259,7 @@ def test_the_sample_writes_its_folder_and_is_read_like_any_other(
     monkeypatch.setattr(sample, "RECIPE", {**RECIPE, "train": 4, "val": 2})
     made = SampleDataModule(
         str(tmp_path / "sample"),
-        class_names=SAMPLE_CLASS_NAMES,
+        class_names=["background", *(name for name, _ in _SHAPES)],
         ignore_index=IGNORE_INDEX,
         train_split="train",
         val_split="val",

@@ -354,6 +354,12 @@ def test_complete_voc_makes_no_request(server: Server, voc: tuple[str, str], voc
     assert server.wanted == []
 
 
+def test_a_place_that_cannot_be_written_is_said(voc: tuple[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"cannot be written to .*file/below: .*Not a directory"):
+        download_voc2012(tmp_path / "file" / "below", *voc)
+
+
 def test_incomplete_voc_is_left_alone(server: Server, voc: tuple[str, str], voc_dir: Path) -> None:
     (voc_dir / LISTS / "val.txt").unlink()
     before = tree(voc_dir)
@@ -500,7 +506,7 @@ def test_sbd_list_comes_last(
         (voc_dir / name).unlink()
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(UserError, match="No space left"):
         download_sbd(voc_dir, *sbd)
     half = {name: body for name, body in tree(voc_dir).items() if not name.endswith(".part")}
     assert f"{LISTS}/trainaug.txt" not in half

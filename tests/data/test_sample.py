@@ -13,13 +13,13 @@ from omegaconf import OmegaConf
 
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data import sample
-from segunet.data.sample import RECIPE, SAMPLE_CLASS_NAMES, draw_example, write_sample
+from segunet.data.sample import _SHAPES, RECIPE, draw_example, write_sample
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask
 from segunet.errors import UserError
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.paths import CONF_DIR
 
-NUM_CLASSES = len(SAMPLE_CLASS_NAMES)
+NUM_CLASSES = len(_SHAPES) + 1
 FORM = MaskFormat(NUM_CLASSES, IGNORE_INDEX, voc_palette())
 SIZE = RECIPE["size"]
 
@@ -100,6 +100,28 @@ def test_a_folder_that_is_no_sample_is_refused_and_left_as_it_is(tmp_path: Path)
     assert list(contents(tmp_path / "mine")) == ["JPEGImages/precious.jpg"]
 
 
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"data\.root=.*file/sample: the built-in sample .* cannot be written there"):
+        write_sample(tmp_path / "file" / "sample")
+
+
+@pytest.mark.usefixtures("small")
+def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = Path.replace
+
+    def late(draft: Path, root: Path) -> Path:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", replace)
+            write_sample(root)
+        return replace(draft, root)
+
+    monkeypatch.setattr(Path, "replace", late)
+    write_sample(tmp_path / "sample")
+    assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+    assert len(list_pairs(tmp_path / "sample", "train")) == 6
+
+
 @pytest.mark.usefixtures("small")
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
@@ -141,7 +163,7 @@ def test_a_writing_that_is_cut_short_leaves_nothing(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_after(patch, 4, error)
-        with pytest.raises(error):
+        with pytest.raises(UserError if error is OSError else error):
             write_sample(tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []
     write_sample(tmp_path / "sample")
@@ -188,7 +210,7 @@ def test_a_drawing_is_a_function_of_its_generator() -> None:
 
 def test_the_class_names_are_those_of_the_config() -> None:
     config = OmegaConf.load(CONF_DIR / "data" / "sample.yaml")
-    assert list(SAMPLE_CLASS_NAMES) == list(config.class_names)
+    assert ["background", *(name for name, _ in _SHAPES)] == list(config.class_names)
     assert config.ignore_index == IGNORE_INDEX
 
 

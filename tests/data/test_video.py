@@ -1,14 +1,14 @@
 """Videos are read frame by frame, upright, and written whole."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from segunet.data.video import Frame, read_frames, read_info, write_video
+from segunet.data.video import Frame, read_frames, read_info, video_writer
 from segunet.errors import UserError
 
 av = pytest.importorskip("av", reason="needs the extra segunet[video]")
@@ -20,12 +20,16 @@ def frames(count: int, height: int = 48, width: int = 64) -> Iterator[Frame]:
         yield Frame(np.full((height, width, 3), 10 * number, dtype=np.uint8), number / 10)
 
 
+def write_video(path: Path, written: Iterable[Frame], rate: int = 10) -> Path:
+    with path.open("wb") as file, video_writer(file, Fraction(rate)) as writer:
+        for frame in written:
+            writer.write(frame)
+    return path
+
+
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    path = tmp_path / "video.mp4"
-    with path.open("wb") as file:
-        write_video(file, frames(20), Fraction(10))
-    return path
+    return write_video(tmp_path / "video.mp4", frames(20))
 
 
 def test_what_is_written_is_read_again(video: Path) -> None:
@@ -39,16 +43,43 @@ def test_what_is_written_is_read_again(video: Path) -> None:
 
 
 def test_odd_sizes_gain_a_row_and_a_column(tmp_path: Path) -> None:
-    with (tmp_path / "odd.mp4").open("wb") as file:
-        write_video(file, frames(3, 33, 45), Fraction(10))
-    assert next(read_frames(tmp_path / "odd.mp4")).image.shape == (34, 46, 3)
+    odd = write_video(tmp_path / "odd.mp4", frames(3, 33, 45))
+    assert next(read_frames(odd)).image.shape == (34, 46, 3)
 
 
 def test_frames_at_uneven_times_keep_them(tmp_path: Path) -> None:
     times = [0.0, 0.04, 0.5, 0.5, 2.0]  # one of them twice, as cameras do
-    with (tmp_path / "uneven.mp4").open("wb") as file:
-        write_video(file, (Frame(frame.image, time) for frame, time in zip(frames(5), times, strict=True)), Fraction(5))
-    assert [frame.time for frame in read_frames(tmp_path / "uneven.mp4")] == pytest.approx(times, abs=2e-3)
+    timed = (Frame(frame.image, time) for frame, time in zip(frames(5), times, strict=True))
+    uneven = write_video(tmp_path / "uneven.mp4", timed, rate=5)
+    assert [frame.time for frame in read_frames(uneven)] == pytest.approx(times, abs=2e-3)
+
+
+def write_as(path: Path, form: str, codec: str, rate: int) -> Path:
+    """Write 25 frames by PyAV alone."""
+    with av.open(path, "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in frames(25):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame.image, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_stream_without_times_has_those_of_its_rate(tmp_path: Path) -> None:
+    bare = write_as(tmp_path / "bare.mp4", "h264", "libx264", rate=25)
+    read = list(read_frames(bare))
+    assert read_info(bare).rate == 25
+    assert [frame.time for frame in read] == pytest.approx([number / 25 for number in range(25)])
+    assert list(read_frames(write_video(tmp_path / "again.mp4", read, rate=25)))[-1].time == pytest.approx(24 / 25)
+
+
+def test_a_stream_that_begins_late_is_read_from_its_first_frame_on(tmp_path: Path) -> None:
+    late = write_as(tmp_path / "late.mpg", "mpeg", "mpeg2video", rate=25)
+    with av.open(late) as container:
+        assert next(container.decode(video=0)).time > 0.1
+    times = [frame.time for frame in read_frames(late)]
+    assert times[0] == 0
+    assert times[-1] == pytest.approx(24 / 25, abs=0.05)
 
 
 def test_a_video_that_was_filmed_upright_is_turned(video: Path, tmp_path: Path) -> None:
@@ -57,8 +88,7 @@ def test_a_video_that_was_filmed_upright_is_turned(video: Path, tmp_path: Path) 
     turned = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # a quarter turn clockwise
     picture = np.zeros((48, 64, 3), dtype=np.uint8)
     picture[:24] = 255  # the upper half is bright
-    with video.open("wb") as file:
-        write_video(file, [Frame(picture, 0.0)], Fraction(10))
+    write_video(video, [Frame(picture, 0.0)])
     head, tail = video.read_bytes().rsplit(upright, 1)
     (tmp_path / "turned.mp4").write_bytes(head + turned + tail)
     image = next(read_frames(tmp_path / "turned.mp4")).image
@@ -78,5 +108,5 @@ def test_files_that_are_no_videos_are_named(video: Path, tmp_path: Path) -> None
 
 
 def test_a_size_that_the_encoder_does_not_take_is_said(tmp_path: Path) -> None:
-    with (tmp_path / "tall.mp4").open("wb") as file, pytest.raises(UserError, match="cannot be encoded"):
-        write_video(file, frames(1, 17_000, 64), Fraction(10))
+    with pytest.raises(UserError, match="cannot be encoded"):
+        write_video(tmp_path / "tall.mp4", frames(1, 17_000, 64))

@@ -1,8 +1,11 @@
 """The decoder and its block: shapes, parameters, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from segunet.errors import UserError
@@ -95,8 +98,25 @@ def test_conv_norm_act_keeps_the_size_and_has_a_bias_or_a_norm(norm: bool, kerne
 
 @pytest.mark.parametrize(
     ("widths", "reduced"),
-    [([10, 9], None), ([10, 9, 8, 7], None), ([10, 9, 7], [2, 3]), ([10, 9, 7], [2, 3, 4, 5, 6])],
+    [
+        ([10, 9], None),
+        ([10, 9, 8, 7], None),
+        ([10, 9, 7], [2, 3]),
+        ([10, 9, 7], [2, 3, 4, 5, 6]),
+        ([10, 9, 0], None),
+        ([10, 9, 7.5], None),
+        (10, None),
+        ([10, 9, 7], ["a", "b", "c", "d"]),
+    ],
 )
-def test_lists_that_do_not_fit_the_encoder_are_refused(widths: list[int], reduced: list[int] | None) -> None:
+def test_lists_that_do_not_fit_the_encoder_are_refused(widths: Any, reduced: Any) -> None:
     with pytest.raises(UserError, match=r"encoder gives 4 maps: model\.decoder\.reduced_channels.*decoder\.widths"):
         UNetDecoder(CHANNELS, widths, reduced)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_lists_of_a_config_are_taken_as_plain_ones(count: int) -> None:
+    channels, reduced, widths = [4, 8, 12, 16, 20][:count], [2, 3, 4, 5, 6][:count], [9, 8, 7, 6][: count - 1]
+    plain = UNetDecoder(channels, widths, reduced).state_dict()
+    config = UNetDecoder(channels, OmegaConf.create(widths), OmegaConf.create(reduced)).state_dict()
+    assert {name: value.shape for name, value in config.items()} == {name: v.shape for name, v in plain.items()}

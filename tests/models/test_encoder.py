@@ -111,6 +111,12 @@ def test_a_full_state_dict_is_loaded_and_its_classifier_reported_unused(
     assert "left at random" not in log.text
 
 
+def test_a_home_folder_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state = resnet18_state(tmp_path / "full.pth")
+    assert differing(ResNetEncoder(depth=18, weights="~/full.pth"), state) == set()
+
+
 def test_a_partial_state_dict_leaves_the_rest_at_random_and_says_so(
     tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:
@@ -263,9 +269,15 @@ def test_an_unknown_depth_is_refused_with_the_choices(depth: int) -> None:
         ResNetEncoder(depth=depth)
 
 
+@pytest.mark.parametrize("frozen_stages", [-1, 6, "stem", True])
+def test_a_number_of_frozen_stages_out_of_range_is_refused(frozen_stages: Any) -> None:
+    with pytest.raises(UserError, match=f"frozen_stages must .* got {frozen_stages}"):
+        ResNetEncoder(depth=18, frozen_stages=frozen_stages)
+
+
 @pytest.mark.parametrize("num_maps", [0, 1, 6])
 def test_a_number_of_maps_out_of_range_is_refused(num_maps: int) -> None:
-    with pytest.raises(UserError, match=f"num_maps must be 2 to 5, got {num_maps}"):
+    with pytest.raises(UserError, match=f"num_maps must .* got {num_maps}"):
         ResNetEncoder(depth=18, num_maps=num_maps)
 
 

@@ -220,7 +220,11 @@ def test_the_head_has_a_channel_a_class() -> None:
     ("setting", "message"),
     [
         ({"head_kernel_size": 2}, "head_kernel_size must be an odd number, got 2"),
+        ({"head_kernel_size": -1}, "head_kernel_size must be a whole number"),
+        ({"num_classes": 0}, r"model\.num_classes must be a whole number, 1 or more, got 0"),
         ({"mean": [0.5]}, r"three numbers each.*got \[0\.5\]"),
+        ({"mean": ["a", "b", "c"]}, "three numbers each"),
+        ({"std": 255}, "three numbers each.*got .* and 255"),
         ({"std": [1.0, 0.0, 1.0]}, "above 0"),
     ],
 )

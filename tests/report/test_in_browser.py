@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segunet.classes import VOC_CLASS_NAMES
 from segunet.metrics import scores_from_confusion
 from segunet.report.page import write_page
 from tests.browser import browser, program
 from tests.report.test_page import HISTORY, report_with
 from tests.report_picture import photograph
+from tests.test_classes import VOC_NAMES
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs playwright and a Chromium")
 
@@ -22,7 +22,7 @@ def test_a_browser_sorts_fits_a_phone_and_turns_dark(tmp_path: Path) -> None:
     confusion[:, [3, 7]] = confusion[[3, 7]] = 0
     confusion[5] = [0] * 5 + [500] + [0] * 14 + [500]  # an accuracy of 0.5, shorter than the others
     report = report_with(
-        **{"scores": scores_from_confusion(confusion, 3), "class_names": VOC_CLASS_NAMES, "history": HISTORY},
+        **{"scores": scores_from_confusion(confusion, 3), "class_names": VOC_NAMES, "history": HISTORY},
         **{"name": "a_very_long_name_of_a_run_" * 4, "best_epoch": 1, "command": "python " + "x" * 300},
     )
     write_page(report, tmp_path / "report.html")
@@ -48,11 +48,11 @@ def test_a_browser_sorts_fits_a_phone_and_turns_dark(tmp_path: Path) -> None:
         assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
         table.get_by_role("button", name="class").focus()
         view.keyboard.press("Enter")
-        assert column(2) == sorted(VOC_CLASS_NAMES)
+        assert column(2) == sorted(VOC_NAMES)
         view.keyboard.press("Enter")
-        assert column(2) == sorted(VOC_CLASS_NAMES, reverse=True)
+        assert column(2) == sorted(VOC_NAMES, reverse=True)
         table.get_by_role("button", name="#").click()
-        assert column(2) == list(VOC_CLASS_NAMES)
+        assert column(2) == list(VOC_NAMES)
 
         def background() -> str:
             return str(view.evaluate("getComputedStyle(document.body).backgroundColor"))

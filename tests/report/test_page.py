@@ -23,7 +23,7 @@ from segunet.data.voc import list_pairs, read_image
 from segunet.errors import UserError
 from segunet.metrics import scores_from_confusion
 from segunet.report.examples import Example
-from segunet.report.page import Report, charts, confused, duration, page, write_page
+from segunet.report.page import Report, charts, confused, page, write_page
 from segunet.visualize import overlay
 from tests.commands import TINY, Command
 from tests.page import parse, rows_of, section, text_of
@@ -279,21 +279,6 @@ def test_a_full_disk_is_the_user_s_error(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(UserError, match=r"report\.html could not be written: No space left on device"):
         write_page(report_with(), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("seconds", "wanted"),
-    [
-        (0.04, "0.0 s"),
-        (12.34, "12.3 s"),
-        (59.7, "1 min 0 s"),
-        (211, "3 min 31 s"),
-        (15_130, "4 h 12 min"),
-        (7199, "1 h 59 min"),
-    ],
-)
-def test_a_time_span_has_two_units(seconds: float, wanted: str) -> None:
-    assert duration(seconds) == wanted
 
 
 def page_of(run_dir: Path) -> Element:

@@ -1,0 +1,39 @@
+"""What a report says of how its run was made."""
+
+import shlex
+from datetime import datetime
+
+import pytorch_lightning as pl
+from hydra.core.hydra_config import HydraConfig
+
+from segunet.data.datamodule import VOCDataModule
+from segunet.environment import hardware, versions
+
+
+def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:
+    """Return a report's facts; ``took`` says how long its run took."""
+    devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
+    run = {
+        "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "took": took,
+        "device": f"{devices}{trainer.strategy.root_device}, {trainer.precision}",
+        "data": str(datamodule.root.absolute()),
+        "split": datamodule.val_split,
+    }
+    return {"Run": run, "Software": versions(), "Hardware": hardware()}
+
+
+def command_line() -> str:
+    """Return the command that is running, as it could be typed; empty where there is none."""
+    if not HydraConfig.initialized():
+        return ""
+    running = HydraConfig.get()
+    return shlex.join(["python", "-m", f"segunet.{running.job.name}", *running.overrides.task])
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its two largest units."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
