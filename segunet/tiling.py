@@ -5,16 +5,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from segunet.errors import UserError, check_whole_number
+from segunet.errors import check_number, check_whole_number
 from segunet.inference import class_scores
+
+_LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
 
 
 def check_tiles(tile: object, overlap: object) -> None:
-    """Raise a UserError unless ``tile`` is None or pixels above 0, and ``overlap`` in 0..0.9."""
+    """Raise a UserError unless ``tile`` is None or 32 pixels or more, and ``overlap`` in 0..0.9."""
     if tile is not None:
-        check_whole_number("tile", tile, least=1)
-    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap <= 0.9:
-        raise UserError(f"overlap must be a share of the tile's side, 0 to 0.9, got {overlap}.")
+        check_whole_number("tile", tile, least=_LEAST_TILE)
+    check_number("overlap", overlap, least=0, most=0.9)
 
 
 def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:

@@ -5,7 +5,9 @@
 ``run``: a command of segunet, run as its user would type it.
 """
 
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,14 @@ VOC_SIZES = {
     "train": [(64, 64), (72, 80), (80, 64), (64, 80), (70, 66), (64, 64)],
     "val": [(64, 64), (64, 80), (72, 65), (64, 64)],
 }
+
+
+@pytest.fixture(autouse=True)
+def _interruptible() -> Iterator[None]:
+    """Let each test begin with Ctrl-C as Python has it: background jobs ignore it, Lightning does from its first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

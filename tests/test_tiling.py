@@ -71,7 +71,7 @@ def test_tiles_cover_a_side_with_the_overlap_and_stay_inside(length: int, overla
     assert all(0 < step <= 64 * (1 - overlap) + 0.5 for step in steps)
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(0, 0.25), (-3, 0.25), (64, -0.1), (64, 1.0)])
+@pytest.mark.parametrize(("tile", "overlap"), [(0, 0.25), (31, 0.25), (64, -0.1), (64, 1.0)])
 def test_settings_that_mean_nothing_are_refused(tile: int, overlap: float) -> None:
     with pytest.raises(UserError, match="must be"):
         check_tiles(tile, overlap)

@@ -134,9 +134,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(
         "segunet.callbacks.RunProgress.on_validation_start", lambda *_: signal.raise_signal(signal.SIGINT)
     )
-    handler = signal.getsignal(signal.SIGINT)
     result = run(train, *tiny, f"run_dir={tmp_path / 'run'}", "trainer.num_sanity_val_steps=0")
-    signal.signal(signal.SIGINT, handler)
     assert result.status == 128 + signal.SIGINT
 
 
