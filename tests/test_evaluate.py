@@ -25,7 +25,7 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def test_evaluation_gives_training_s_numbers_to_the_last_digit(run: Command, trained: Path, tmp_path: Path) -> None:
     for workers in (0, 2):
         options = [f"data.num_workers={workers}", f"run_dir={tmp_path / str(workers)}", "trainer.accelerator=cpu"]
-        result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *options)
+        result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", "boundary_iou=false", *options)
         assert result.status == 0, result.error
         assert "mIoU" in result.output
         assert metrics_of(tmp_path / str(workers)) == metrics_of(trained)
@@ -70,7 +70,7 @@ def test_inference_size_is_kept_in_the_checkpoint(run: Command, voc_folder: Path
     options = [*TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", "inference_size=40"]
     run(train, *options, f"run_dir={tmp_path / 'train'}")
     checkpoint = f"checkpoint={tmp_path / 'train/checkpoints/best.ckpt'}"
-    run(evaluate, checkpoint, f"run_dir={tmp_path / 'as_trained'}")
+    run(evaluate, checkpoint, "boundary_iou=false", f"run_dir={tmp_path / 'as_trained'}")
     run(evaluate, checkpoint, "inference_size=null", f"run_dir={tmp_path / 'own_size'}")
     assert metrics_of(tmp_path / "as_trained") == metrics_of(tmp_path / "train")
     assert metrics_of(tmp_path / "own_size")["confusion_matrix"] != metrics_of(tmp_path / "train")["confusion_matrix"]
@@ -165,7 +165,7 @@ def test_the_contours_and_each_picture_are_scored(
     run: Command, trained: Path, voc_folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    options = ["boundary_iou=true", "save_predictions=true", f"run_dir={out}"]
+    options = ["save_predictions=true", f"run_dir={out}"]
     result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *options)
     assert "boundary mIoU" in result.output
     counts, of_image = np.zeros((2, 3), dtype=np.int64), {}
