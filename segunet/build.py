@@ -137,7 +137,8 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
         check_whole_number("callbacks.early_stopping_patience (if not null)", options.early_stopping_patience, least=1)
-        callbacks.append(EarlyStopping("val/miou", mode="max", patience=options.early_stopping_patience))
+        patience = options.early_stopping_patience
+        callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
     last = RunCheckpoint(checkpoints, "last", save_on_train_epoch_end=True)
     return [*callbacks, best, last]

@@ -163,7 +163,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     names = {pair.name for pair in datamodule.train_pairs}
     if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:
         logger.warning(
-            "%d names are on both lists (%s): the scores on them say nothing. python -m segunet.check_data tells more.",
+            "%d name(s) on both lists (%s): the scores on them say nothing. python -m segunet.check_data tells more.",
             len(both),
             abbreviated(both),
         )
@@ -173,7 +173,8 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, star
     """Show and write the scores of the best checkpoint, and say how to go on."""
     best = run_dir / "checkpoints" / "best.ckpt"
     if not best.is_file():
-        logger.info("no validation took place, so there is no best checkpoint; see %s", run_dir)
+        last = run_dir / "checkpoints" / "last.ckpt"
+        logger.info("no validation took place, so there is no best checkpoint; the weights are in %s", last)
         return
     content = build.read_checkpoint(best)
     saved = content["segunet"]["scores"]

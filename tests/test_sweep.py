@@ -73,7 +73,12 @@ def test_a_failed_run_leaves_the_others_and_is_named(
 
 def test_evaluations_are_compared(run: Command, trained: Path, tmp_path: Path) -> None:
     checkpoint = trained / "checkpoints" / "best.ckpt"
-    choices = [f"checkpoint={checkpoint},{tmp_path / 'none.ckpt'}", "tta=none,flip", "boundary_iou=false", "trainer.accelerator=cpu"]
+    choices = [
+        f"checkpoint={checkpoint},{tmp_path / 'none.ckpt'}",
+        "tta=none,flip",
+        "boundary_iou=false",
+        "trainer.accelerator=cpu",
+    ]
     result = run(evaluate, "-m", *choices, f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
     assert f"run 2, 3: There is no checkpoint {tmp_path / 'none.ckpt'}" in result.error

@@ -142,7 +142,7 @@ def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder:
     with (voc_folder / "ImageSets" / "Segmentation" / "val.txt").open("a") as file:
         file.write("train_0\n")
     result = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
-    assert "1 names are on both lists (train_0)" in result.output
+    assert "1 name(s) on both lists (train_0)" in result.output
 
 
 def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -210,6 +210,13 @@ def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> 
     result = run(train, *tiny, *options, "trainer.max_epochs=30", f"run_dir={tmp_path}/run")
     assert result.status == 0
     assert result.output.count("images/s") < 30
+
+
+def test_early_stopping_waits_for_a_validation(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    options = ["callbacks.early_stopping_patience=1", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}"]
+    result = run(train, *tiny, *options)
+    assert result.status == 0, result.error
+    assert f"the weights are in {tmp_path / 'run' / 'checkpoints' / 'last.ckpt'}" in result.output
 
 
 @pytest.mark.parametrize("choice", ["optimizer=adam", "optimizer=sgd", "loss=focal_dice", "loss=ce", "model=article"])

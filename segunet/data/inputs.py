@@ -38,10 +38,10 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
         raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
     if not inputs:
-        what = f"{len(files)} files, none of them a picture or a video" if files else "nothing"
+        what = f"none of the {len(files)} file(s) there is a picture or a video" if files else "nothing is there"
         raise UserError(
-            f"input={given}: there is {what} there ({path.absolute()}). Give a picture, a video, a folder of them, or "
-            "a pattern such as input='photos/**/*.jpg'."
+            f"input={given}: {what} ({path.absolute()}). Give a picture, a video, a folder of them, or a pattern such "
+            "as input='photos/**/*.jpg'."
         )
     if others := Counter(file.suffix or "without suffix" for file in files if not is_input(file)):
         logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
