@@ -48,7 +48,7 @@ def test_the_advice_can_be_typed(run: Command) -> None:
 
 
 def test_hydra_s_own_flags_are_left_to_hydra(run: Command) -> None:
-    for flags in (["--cfg", "job"], ["--help"], ["--info", "config"]):
+    for flags in (["--cfg", "job"], ["--help"], ["--cfg", "job", "--resolve"]):
         result = run(predict, *flags, "tile=512")
         assert result.status == 0, result.error
         assert "tile: 512" in result.output

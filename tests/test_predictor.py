@@ -68,7 +68,7 @@ def test_one_pixel(model: segunet.Predictor) -> None:
 
 
 def test_progress_adds_up_to_the_picture(trained: Path, picture: Path) -> None:
-    for tile in (None, 24):
+    for tile in (None, 32):
         shares: list[float] = []
         segunet.load(trained / "checkpoints" / "best.ckpt", tile=tile, accelerator="cpu").predict(
             picture, shares.append

@@ -12,7 +12,7 @@ from pathlib import Path
 def class_mean(run_dir: Path, names: list[str]) -> float:
     """Return the mean of the classes' IoU, 0..1."""
     per_class = json.loads((run_dir / "metrics.json").read_text(encoding="utf-8"))["per_class"]
-    return statistics.mean(per_class[name]["iou"] for name in names)
+    return statistics.mean(float(per_class[name]["iou"]) for name in names)
 
 
 if __name__ == "__main__":
