@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -17,21 +17,20 @@ from segunet.errors import UserError
 from segunet.paths import CONF_DIR
 from segunet.terminal import setting
 
+_NOT_OURS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError)  # of Hydra, where it composes a config
+
 
 def check_command_line(command: str) -> None:
     """Raise a UserError for settings of ``sys.argv`` that cannot be read, or that ``conf/<command>.yaml`` has not."""
     given = get_args_parser().parse_args()
-    overrides = [_parsed(text) for text in given.overrides]
-    if given.multirun or given.config_name or given.config_dir or given.config_path:
+    if any(getattr(given, flag) for flag in _NOT_OURS):
         return
-    for override in overrides:
-        if override.is_sweep_override():
-            name, text = _split(str(override.input_line))
-            raise UserError(
-                f"{override.input_line} gives several values, as only a sweep (-m) takes them. A list is typed as "
-                f"'{name}=[{text}]'; a single value with such signs in it as {setting(name, text)}"
-            )
-    _check_names(command, overrides)
+    overrides = [_parsed(text) for text in given.overrides]
+    if not given.multirun and "hydra.mode=MULTIRUN" not in given.overrides:
+        for override in overrides:
+            _check_single(override)
+    _check_names(command, [text for override in overrides if (text := _first_value(override))])
 
 
 def _parsed(text: str) -> Override:
@@ -40,36 +39,60 @@ def _parsed(text: str) -> Override:
     except HydraException as error:
         name, value = _split(text)
         how = f"Type it as {setting(name, value)}" if value else "Settings are typed as name=value."
+        if value.startswith(("[", "{")):
+            how = f"""Type entries with such signs in quotes, as in '{name}=["...",...]'."""
         raise UserError(f"{text} cannot be read as a setting. {how}") from error
 
 
-def _check_names(command: str, overrides: list[Override]) -> None:
+def _check_single(override: Override) -> None:
+    """Raise a UserError where a setting has several values."""
+    if override.is_sweep_override():
+        name, text = _split(str(override.input_line))
+        advice = f" A list is typed as '{name}=[{text}]'; a single value with such signs as {setting(name, text)}"
+        raise UserError(
+            f"{override.input_line} gives several values, as only a sweep (-m) takes them."
+            + ("" if "(" in text else advice)
+        )
+
+
+def _first_value(override: Override) -> str | None:
+    """Return the override with the first value that a sweep gives it; None where only a sweeper can tell it."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if override.is_choice_sweep() or override.is_range_sweep():
+        return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+    return None
+
+
+def _check_names(command: str, overrides: Sequence[str]) -> None:
     try:
         _composed(command, overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except _REFUSALS as error:
         text = str(error).split("Config search path")[0]
         if choice := re.search(r"Could not find '(.+)/(.+)'\s+Available options in .+:\s+(.+)", text, re.DOTALL):
             group, name, there = choice.groups()
-            raise UserError(
-                f"{group}={name}: there is no such {group}. Give one of {', '.join(there.split())}."
-            ) from error
+            known = ", ".join(there.split())
+            raise UserError(f"{group}={name}: there is no such {group}. Give one of {known}.") from error
         if unknown := re.search(r"Could not override '(.+?)'", text):
             raise UserError(_unknown(command, unknown[1], overrides)) from error
         raise UserError(" ".join(text.split())) from error
 
 
-def _unknown(command: str, name: str, overrides: list[Override]) -> str:
+def _unknown(command: str, name: str, overrides: Sequence[str]) -> str:
     """Return that the command has no such setting, and which one may have been meant."""
-    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
-    cfg = _composed(command, [override for override in overrides if override.key_or_group in groups])
+    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
+    try:
+        cfg = _composed(command, [each for each in overrides if _split(each)[0] in groups])
+    except _REFUSALS:
+        cfg = _composed(command, [])
     near = difflib.get_close_matches(name, [*_names(cfg), *groups], n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
 
 
-def _composed(command: str, overrides: list[Override]) -> DictConfig:
+def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose(command, [str(override.input_line) for override in overrides])
+        return compose(command, list(overrides))
 
 
 def _names(value: Any, name: str = "") -> Iterator[str]:
@@ -83,5 +106,5 @@ def _names(value: Any, name: str = "") -> Iterator[str]:
 
 
 def _split(text: str) -> tuple[str, str]:
-    name, _, value = str(text).partition("=")
+    name, _, value = text.partition("=")
     return name, value

@@ -66,6 +66,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
             try:
                 check_command_line(config_name)
             except UserError as error:
+                if full_errors():
+                    raise
                 sys.exit(f"error: {error}")
             program()
 
@@ -149,7 +151,7 @@ def _wrote(cfg: DictConfig, folder: Path) -> bool:
     """Return whether the folder's config.yaml has the settings of this command."""
     try:
         config = OmegaConf.load(folder / _CONFIG)
-    except (OSError, YAMLError):
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return False
     return isinstance(config, DictConfig) and config.keys() == cfg.keys()
 

@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from types import UnionType
 
+import numpy as np
+
 
 class UserError(Exception):
     """Something the user can mend: the message says what was wanted, what came, which file, and what to do."""
@@ -22,7 +24,7 @@ def abbreviated(names: Sequence[str], most: int = 4) -> str:
 
 def check_whole_number(name: str, value: object, least: int, most: float = math.inf) -> None:
     """Raise a UserError unless the setting ``name`` is a whole number, ``least`` or more and ``most`` or less."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
         upper = f" and {most} or less" if most < math.inf else ""
         raise UserError(f"{name} must be a whole number, {least} or more{upper}, got {value}.")
 
@@ -38,7 +40,7 @@ def check_number(
     """Raise a UserError unless the setting ``name`` is a finite number within these bounds."""
     if (
         isinstance(value, bool)
-        or not isinstance(value, int | float)
+        or not isinstance(value, int | float | np.integer | np.floating)
         or not (least <= value <= most and above < value < below)
     ):
         bounds = {f"{least} or more": least, f"{most} or less": most, f"above {above}": above, f"below {below}": below}

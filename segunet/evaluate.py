@@ -11,7 +11,7 @@ from segunet import build
 from segunet.callbacks import STRIPS, Pictures, SavePredictions, ScoringProgress
 from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError, check_whole_number
+from segunet.errors import UserError, check_flag, check_whole_number
 from segunet.metrics import Scores
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -35,8 +35,7 @@ def evaluate(cfg: DictConfig) -> Scores:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
     check_whole_number("pictures", cfg.pictures, least=0)
     for name in ("boundary_iou", "save_predictions"):
-        if not isinstance(cfg[name], bool):
-            raise UserError(f"{name} must be true or false, got {cfg[name]}.")
+        check_flag(name, cfg[name])
     checkpoint = build.load_checkpoint(as_path(cfg.checkpoint))
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index

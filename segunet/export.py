@@ -13,9 +13,10 @@ from rich.table import Table
 
 from segunet import build
 from segunet.commands import as_path, command
-from segunet.errors import UserError, check_whole_number
+from segunet.errors import UserError, check_number, check_whole_number
 from segunet.exported import READERS, read_exported
 from segunet.fidelity import Comparison, check_same, compare
+from segunet.files import DRAFTS, draft_beside, remove_abandoned
 from segunet.formats import FORMATS, Format, traced
 from segunet.terminal import console, setting
 from segunet.version import __version__
@@ -53,9 +54,7 @@ def check_numbers(cfg: DictConfig) -> None:
     if not isinstance(cfg.tolerance, DictConfig):
         raise UserError(f"tolerance has two values, tolerance.logits and tolerance.agreement; got {cfg.tolerance}.")
     for name in ("logits", "agreement"):
-        value = cfg.tolerance[name]
-        if not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise UserError(f"tolerance.{name} must be a number in 0..1, got {value}.")
+        check_number(f"tolerance.{name}", cfg.tolerance[name], least=0, most=1)
 
 
 def chosen_source(cfg: DictConfig) -> Path:
@@ -91,7 +90,8 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
     """Return where to write: ``cfg.output``, or beside the checkpoint.
 
     Raises:
-        UserError: the name does not fit the format, is a folder's, or has somebody else's weights beside it.
+        UserError: the name does not fit the format, or is that of a folder or of something that segunet.export has
+            not written.
     """
     path = source.with_suffix(chosen.suffix) if cfg.output is None else as_path(cfg.output)
     if path.suffix != chosen.suffix or path.is_dir():
@@ -105,7 +105,19 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
             f"{weights} is there without {path.name}, and would be overwritten by this network's weights. Move it, or "
             "give another name as output=PATH."
         )
+    if path.exists():
+        check_exported(path)
     return path
+
+
+def check_exported(path: Path) -> None:
+    """Raise a UserError unless segunet.export has written ``path``, so that it may be replaced."""
+    try:
+        read_exported(path)
+    except UserError as error:
+        raise UserError(
+            f"{path} is there, and would be overwritten, but: {error} Or give another name as output=PATH."
+        ) from error
 
 
 @contextmanager
@@ -117,10 +129,11 @@ def whole_files(path: Path) -> Iterator[Path]:
     Raises:
         UserError: the folder cannot be written.
     """
-    folder = path.with_name(f".{path.name}.draft")
+    path = Path(os.path.realpath(path))
+    folder = draft_beside(path)
     try:
-        shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
+        remove_abandoned(path.parent.glob(DRAFTS))
         draft = folder / path.name
         yield draft
         others = [each for each in folder.iterdir() if each != draft]

@@ -3,8 +3,9 @@
 import os
 import pickle
 import re
+import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +18,12 @@ from PIL import Image
 
 from segunet.errors import UserError
 
-_DRAFT = ".segunet-"  # what the name of an unfinished file begins with
+DRAFTS = ".segunet-*"  # unfinished files and folders; the number of the process that writes one is in its name
+
+
+def draft_beside(path: Path) -> Path:
+    """Return a new name in the folder of ``path``, one of :data:`DRAFTS`."""
+    return path.with_name(DRAFTS.replace("*", f"{os.getpid()}-{uuid4().hex}"))
 
 
 @contextmanager
@@ -29,9 +35,9 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         UserError: the disk is full or the folder cannot be written; the older file is as it was.
     """
-    target = path.resolve()
-    draft = target.with_name(f"{_DRAFT}{uuid4().hex}")
     try:
+        target = Path(os.path.realpath(path))
+        draft = draft_beside(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with draft.open("xb") as file:
@@ -70,10 +76,24 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
         Image.fromarray(picture).save(file, format="PNG")
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what :func:`whole_file` left in ``folder``, and below it, when its process was killed."""
-    for draft in folder.rglob(f"{_DRAFT}*"):
-        draft.unlink(missing_ok=True)
+def remove_abandoned(drafts: Iterable[Path]) -> None:
+    """Remove those of the :data:`DRAFTS` whose process is no more: it was killed before they were done."""
+    for draft in drafts:
+        if (writer := re.match(r"\.segunet-(\d+)-", draft.name)) and not _is_running(int(writer[1])):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 # What torch.load was seen to raise for files that are cut short, damaged, or of another kind.

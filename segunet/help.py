@@ -27,14 +27,13 @@ def settings_help(_root_: DictConfig) -> str:
     Args:
         _root_: the config, with Hydra's own node; an OmegaConf resolver gets it by this name.
     """
-    groups = _groups(_root_)
-    comments = comments_of((CONF_DIR / f"{_root_.hydra.job.config_name}.yaml").read_text(encoding="utf-8"))
-    for group, choice in groups.items():
-        path = CONF_DIR / group / f"{choice}.yaml"
-        if path.is_file():
-            comments |= comments_of(path.read_text(encoding="utf-8"), group)
     settings = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
-    comments = dict(_documented(settings)) | comments
+    comments = dict(_documented(settings))
+    files = {"": _root_.hydra.job.config_name} | {group: f"{group}/{name}" for group, name in _groups(_root_).items()}
+    for group, name in files.items():
+        path = CONF_DIR / f"{name}.yaml"
+        if path.is_file():  # it may be in a folder of the user's
+            comments |= comments_of(path.read_text(encoding="utf-8"), group)
     return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # not the template's
 
 
@@ -50,7 +49,7 @@ def choices_help(_root_: DictConfig) -> str:
 def comments_of(text: str, group: str = "") -> dict[str, list[str]]:
     """Return the comment lines above each setting of a YAML file, by its dotted name.
 
-    What stands above a ``_target_`` is on the whole: the first paragraph of it is the comment of ``group``.
+    What stands above a blank line or a ``_target_`` is on the whole: its first paragraph is the comment of ``group``.
     """
     comments: dict[str, list[str]] = {}
     pending: list[str] = []
@@ -58,10 +57,10 @@ def comments_of(text: str, group: str = "") -> dict[str, list[str]]:
         if line.lstrip().startswith("#"):
             pending.append(line.strip())
             continue
-        if name == f"{group}._target_":
+        if not line.strip() or name == f"{group}._target_":
             name, pending = group, pending[: pending.index("#") if "#" in pending else None]
         if name and pending:
-            comments[name] = pending
+            comments.setdefault(name, pending)
         pending = []
     return comments
 
@@ -73,7 +72,7 @@ def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str
     for each in reversed(classes):
         for arguments, text in _ARGUMENT.findall(inspect.getdoc(each) or ""):
             plain = re.sub(r"\bNone\b", "null", re.sub(r":\w+:`|`", "", text))
-            lines = [f"# {line}" for line in textwrap.wrap(plain, width=100)]
+            lines = [f"# {line}" for line in textwrap.wrap(" ".join(plain.split()), width=100)]
             yield from ((f"{name}.{argument}", lines) for argument in arguments.split(", "))
     for key in map(str, cfg):
         child = cfg._get_node(key)

@@ -4,8 +4,8 @@ Shapes: logits (N, K, H, W); masks (N, H, W) int64, class index or ``ignore_inde
 ``ignore_index`` enter no term.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +97,11 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
 
 
 class CrossEntropy(nn.Module):
-    """:func:`cross_entropy` with its settings; ``class_weights`` are K numbers or None.
+    """:func:`cross_entropy` with its settings.
+
+    Args:
+        class_weights: K numbers or None.
+        label_smoothing: share of the target spread over all classes, 0..1.
 
     Raises:
         UserError: a weight below 0, a label smoothing outside 0..1.
@@ -114,11 +118,16 @@ class CrossEntropy(nn.Module):
 
     def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss; shapes as in :func:`cross_entropy`."""
-        return cross_entropy(log_probabilities, own, targets, self.class_weights, self.label_smoothing)
+        return cross_entropy(log_probabilities, own, targets, _as_float(self.class_weights), self.label_smoothing)
 
 
 class Focal(nn.Module):
-    """:func:`focal` with its settings; ``class_weights`` are K numbers or None.
+    """:func:`focal` with its settings.
+
+    Args:
+        class_weights: K numbers or None.
+        gamma: how much less a pixel counts that is right already, 0 or more.
+        alpha: weight of all pixels, 0 or more.
 
     Raises:
         UserError: a weight, a gamma or an alpha below 0.
@@ -137,7 +146,7 @@ class Focal(nn.Module):
 
     def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss; shapes as in :func:`focal`, and called as :class:`CrossEntropy` is."""
-        return focal(own, targets, self.class_weights, self.gamma, self.alpha)
+        return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha)
 
 
 class LossParts(NamedTuple):
@@ -197,9 +206,15 @@ class SegmentationLoss(nn.Module):
         )
 
 
-def _as_tensor(class_weights: Sequence[float] | None) -> Tensor | None:
+def _as_float(class_weights: Tensor | None) -> Tensor | None:
+    """Return the weights in float32, also where a "true" half precision has turned all buffers."""
+    return None if class_weights is None else class_weights.float()
+
+
+def _as_tensor(class_weights: Iterable[Any] | None) -> Tensor | None:
     if class_weights is None:
         return None
-    for weight in class_weights:
+    weights = [weight.item() if isinstance(weight, Tensor) else weight for weight in class_weights]
+    for weight in weights:
         check_number("each of loss.pixelwise.class_weights", weight, least=0)
-    return torch.tensor(list(class_weights), dtype=torch.float32)
+    return torch.tensor(weights, dtype=torch.float32)

@@ -20,7 +20,7 @@ from segunet.data.inputs import find_inputs, is_video, output_names
 from segunet.data.video import Frame, VideoWriter, read_frames, read_info, video_writer
 from segunet.data.voc import read_image, readable
 from segunet.errors import UserError, abbreviated
-from segunet.files import remove_drafts, save_png, whole_file
+from segunet.files import DRAFTS, remove_abandoned, save_png, whole_file
 from segunet.predictor import Predictor, load
 from segunet.terminal import progress_bar
 from segunet.visualize import (
@@ -39,7 +39,7 @@ Mask = NDArray[np.uint8]
 
 RESULTS = ("masks", "overlays")  # what is written below the output folder
 _THREADS, _WAITING = 2, 2  # for reading, and again for writing; pictures that wait are held in memory
-_LARGE = 20_000_000  # pixels; while such a picture is read, predicted or written, nothing else is
+_LARGE = 20_000_000  # pixels; no picture is read, or written, before such a one has been
 _MOST_OF_JPEG = 65_500  # pixels a side
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -68,7 +68,7 @@ def predict(cfg: DictConfig) -> Path:
     model = load(cfg.checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
     for folder in results:
-        remove_drafts(folder)
+        remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
     with progress_bar() as bar:
         work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(names))))

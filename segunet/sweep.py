@@ -120,7 +120,8 @@ def check_sweep(config: DictConfig) -> None:
         if override.is_interval_sweep() and not searches:
             raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
     folder = _folder(config)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    # Hydra's own multirun.yaml may be left of a sweep that never began.
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
         raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
     if searches:
         check_search(config.hydra.sweeper)

@@ -25,7 +25,7 @@ from segunet.commands import (
 from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, abbreviated, check_flag, check_whole_number
-from segunet.files import remove_drafts
+from segunet.files import DRAFTS, remove_abandoned
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -38,13 +38,8 @@ logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run a
 _BEST_MIOU = "best/miou"
 _LARGEST_SEED = 2**32 - 1  # NumPy's
 # The least values of what Lightning does not check itself, or checks only when the training begins.
-_WHOLE_NUMBERS = {
-    "max_epochs": 1,
-    "max_steps": -1,
-    "accumulate_grad_batches": 1,
-    "num_sanity_val_steps": -1,
-    "log_every_n_steps": 0,
-}
+_WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
+_WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0}
 RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder beside its checkpoints
 
 
@@ -72,7 +67,7 @@ def train(cfg: DictConfig) -> Path:
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
     if is_main_process():
-        remove_drafts(run_dir / "checkpoints")
+        remove_abandoned((run_dir / "checkpoints").glob(DRAFTS))
         log_to_file(run_dir / "train.log")
     hyperparameters_to_board(cfg, trainer)
     introduce(datamodule, trainer, run_dir)
@@ -90,9 +85,10 @@ def check_settings(cfg: DictConfig) -> None:
     check_whole_number("seed", cfg.seed, least=0, most=_LARGEST_SEED)
     for name in ("channels_last", "compile"):
         check_flag(name, cfg[name])
-    for name, least in _WHOLE_NUMBERS.items():
-        if name in cfg.trainer:
-            check_whole_number(f"trainer.{name}", cfg.trainer[name], least)
+    for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
+        value = cfg.trainer.get(name)
+        if value is not None or name in _WHOLE_NUMBERS:
+            check_whole_number(f"trainer.{name}", value, least)
 
 
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:

@@ -1,10 +1,11 @@
 """What is wrong with a command line, said before Hydra does."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from segunet import predict, train
+from segunet import predict, summary, train
 from tests.commands import Command
 
 WRONG = {
@@ -22,6 +23,12 @@ WRONG_OF_TRAIN = {
     "optimizer=null": "Config group override must be",
     "model=article model.decoder.width=1": "Did you mean model.decoder.widths?",
     "data.class_names=a,b": "A list is typed as 'data.class_names=[a,b]'",
+    "data.class_names=[ü,b]": """Type entries with such signs in quotes, as in 'data.class_names=["...",...]'.""",
+    "seed=range(1,3)": "seed=range(1,3) gives several values, as only a sweep (-m) takes them.",
+    "model@foo=article": "train has no setting model@foo. Did you mean model?",
+    "-m trainer.max_epoch=1,2": "Did you mean trainer.max_epochs?",
+    "-m loss=abc,ce": "loss=abc: there is no such loss. Give one of ce, ce_dice, focal_dice.",
+    "hydra.foo=1": "train has no setting hydra.foo.",
 }
 
 
@@ -52,3 +59,20 @@ def test_hydra_s_own_flags_are_left_to_hydra(run: Command) -> None:
         result = run(predict, *flags, "tile=512")
         assert result.status == 0, result.error
         assert "tile: 512" in result.output
+    assert "complete" in run(predict, "--shell-completion", "install=bash").output
+
+
+def test_a_config_of_the_user_s_own_has_its_help(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("defaults: [predict, _self_]\ntile: 640\nown: 1\n")
+    for flags in (["--help"], ["--cfg", "job"]):
+        result = run(predict, "--config-dir", str(tmp_path), "--config-name", "mine", "own=2", *flags)
+        assert result.status == 0, result.error
+        assert "tile: 640" in result.output
+        assert "own: 2" in result.output
+
+
+@pytest.mark.parametrize("sweep", ["-m", "hydra.mode=MULTIRUN"])
+def test_a_sweep_may_have_several_values(run: Command, tmp_path: Path, sweep: str) -> None:
+    result = run(summary, sweep, "measure=false", "depth=range(1,3)", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 0, result.error
+    assert (tmp_path / "sweep" / "1" / "job.json").is_file()

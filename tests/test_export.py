@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -112,13 +113,24 @@ def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports)
 
 
 def test_a_file_that_differs_is_not_written_and_an_older_one_stays(run: Command, checkpoint: Path) -> None:
-    older = checkpoint.with_suffix(".xml")
-    older.write_text("older")
-    result = run(export, f"checkpoint={checkpoint}", "format=openvino", "tolerance.logits=0")
+    options = [f"checkpoint={checkpoint}", "format=onnx"]
+    assert run(export, *options).status == 0
+    older = checkpoint.with_suffix(".onnx").read_bytes()
+    result = run(export, *options, "tolerance.logits=0")
     assert result.status == 1
     assert "tolerance.logits" in result.error
-    assert older.read_text() == "older"
-    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.xml"]
+    assert checkpoint.with_suffix(".onnx").read_bytes() == older
+    assert sorted(path.name for path in checkpoint.parent.iterdir()) == ["net.ckpt", "net.onnx"]
+    assert run(export, *options).status == 0
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("onnx", ".onnx"), ("openvino", ".xml"), ("torch_export", ".pt2")])
+def test_a_file_of_something_else_is_left_alone(run: Command, checkpoint: Path, name: str, suffix: str) -> None:
+    checkpoint.with_suffix(suffix).write_text("precious")
+    result = run(export, f"checkpoint={checkpoint}", f"format={name}")
+    assert result.status == 1
+    assert f"net{suffix} is there, and would be overwritten" in result.error
+    assert checkpoint.with_suffix(suffix).read_text() == "precious"
 
 
 def test_weights_of_something_else_are_left_alone(run: Command, checkpoint: Path) -> None:
@@ -129,13 +141,14 @@ def test_weights_of_something_else_are_left_alone(run: Command, checkpoint: Path
     assert checkpoint.with_suffix(".bin").read_text() == "precious"
 
 
-def test_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".net.onnx.draft").mkdir()
-    (tmp_path / ".net.onnx.draft" / "net.onnx").write_text("half")
-    with export.whole_files(tmp_path / "net.onnx") as draft:
-        assert not draft.exists()
-        draft.write_text("whole")
-    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("net.onnx", "whole")]
+def test_two_exports_to_one_place_do_not_meet_and_a_killed_one_s_draft_goes(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (tmp_path / f".segunet-{killed.pid}-draft").mkdir()
+    with export.whole_files(tmp_path / "net.onnx") as first, export.whole_files(tmp_path / "net.onnx") as second:
+        first.write_text("first")
+        second.write_text("second")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("net.onnx", "first")]
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,15 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from segunet.errors import UserError
-from segunet.files import read_torch_file, remove_drafts, whole_file, write_text
+from segunet.files import DRAFTS, read_torch_file, remove_abandoned, whole_file, write_text
 
 
 def write(path: Path, content: bytes) -> None:
@@ -124,11 +126,16 @@ def test_a_text_may_hold_the_name_of_a_file_that_is_no_text(tmp_path: Path) -> N
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / ".mine-1").touch()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
     with whole_file(tmp_path / "below" / "file.bin"):
         (draft,) = (tmp_path / "below").iterdir()
-    (tmp_path / "below" / "file.bin").rename(draft)
-    remove_drafts(tmp_path)
-    assert sorted(each.name for each in tmp_path.rglob("*")) == [".mine-1", "below"]
+        abandoned = draft.with_name(draft.name.replace(str(os.getpid()), str(killed.pid)))
+        abandoned.touch()
+        abandoned.with_name(f"{abandoned.name}-folder").mkdir()
+        remove_abandoned(tmp_path.rglob(DRAFTS))
+        assert list((tmp_path / "below").iterdir()) == [draft]  # this process goes on with it
+    assert sorted(each.name for each in tmp_path.rglob("*")) == [".mine-1", "below", "file.bin"]
 
 
 def test_a_folder_that_is_a_file_is_the_user_s_error(tmp_path: Path) -> None:

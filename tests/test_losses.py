@@ -1,5 +1,6 @@
 """The losses against torch's, segmentation_models_pytorch's and plain loops over pixels."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -266,6 +267,24 @@ def test_autocast_changes_nothing_however_many_pixels_are_summed(dtype: torch.dt
         wanted = loss_of(logits, masks, pixelwise)
         with torch.autocast("cpu", dtype):
             torch.testing.assert_close(loss_of(logits, masks, pixelwise), wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("pixelwise", [CrossEntropy([3.0, 1.0, 2.0], 0.1), Focal([3.0, 1.0, 2.0])])
+def test_a_loss_in_half_precision_computes_in_float32(dtype: torch.dtype, pixelwise: CrossEntropy | Focal) -> None:
+    masks = torch.zeros(1, 300, 300, dtype=torch.int64)  # weights of 3 for 90,000 pixels: float16 ends at 65,504
+    masks[:, :20] = 1
+    logits = 4.0 * F.one_hot(masks, 3).permute(0, 3, 1, 2)
+    loss = SegmentationLoss(pixelwise, IGNORE_INDEX)
+    wanted = loss(logits, masks)
+    torch.testing.assert_close(copy.deepcopy(loss).to(dtype)(logits.to(dtype), masks), wanted)
+
+
+def test_class_weights_can_be_numbers_of_any_kind() -> None:
+    logits, masks = batch(num_classes=3)
+    for weights in (np.array([1, 2, 3], dtype=np.float32), torch.tensor([1.0, 2.0, 3.0]), [np.int64(1), 2, 3.0]):
+        came = loss_of(logits, masks, CrossEntropy(weights))  # type: ignore[arg-type]
+        torch.testing.assert_close(came, loss_of(logits, masks, CrossEntropy([1.0, 2.0, 3.0])))
 
 
 def test_the_loss_does_not_depend_on_the_memory_format() -> None:

@@ -130,8 +130,8 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"The data set cannot be written to {folder}: {error}. Make room, or give another folder as data.root, and "
-            "run again."
+            f"The data set cannot be put into {folder}: {error}. If there is no room, make some, or give another "
+            "folder as data.root, and run again."
         ) from error
 
 

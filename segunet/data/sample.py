@@ -50,6 +50,7 @@ def write_sample(root: Path) -> None:
 
 
 def _write_sample(root: Path) -> None:
+    root = root.resolve()  # a link stays one
     if root.is_dir() and any(root.iterdir()) and not (root / "sample.json").is_file():
         raise UserError(
             f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "

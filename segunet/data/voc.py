@@ -177,6 +177,7 @@ def as_rgb(image: Image.Image, name: str) -> NDArray[np.uint8]:
     Raises:
         UserError: a mode that has no plain reading; calls the picture ``name``.
     """
+    image.load()  # Pillow turns a TIFF upright itself, but not before
     if (turned := orientation(image)) in _TURNS:
         image = image.transpose(_TURNS[turned])
     if image.mode.startswith("I;16"):

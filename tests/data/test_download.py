@@ -356,7 +356,7 @@ def test_complete_voc_makes_no_request(server: Server, voc: tuple[str, str], voc
 
 def test_a_place_that_cannot_be_written_is_said(voc: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot be written to .*file/below: .*Not a directory"):
+    with pytest.raises(UserError, match=r"cannot be put into .*file/below: .*Not a directory"):
         download_voc2012(tmp_path / "file" / "below", *voc)
 
 

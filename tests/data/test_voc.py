@@ -12,6 +12,7 @@ from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data.voc import (
     MaskFormat,
     Pair,
+    as_rgb,
     check_not_binary,
     count_pixels,
     find_voc_folder,
@@ -219,6 +220,17 @@ def test_pictures_are_upright_whatever_their_exif_orientation(tmp_path: Path, or
     operation = UPRIGHT[orientation]
     upright = stored if operation is None else stored.transpose(operation)
     assert_reads_as(tmp_path / f"turned{suffix}", np.asarray(upright), tolerance=0 if suffix == ".png" else 12)
+
+
+@pytest.mark.parametrize("turned", range(2, 9))
+def test_a_tiff_that_is_not_loaded_yet_is_turned_once(tmp_path: Path, turned: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = turned
+    Image.fromarray(colours()).save(tmp_path / "turned.tif", exif=exif)
+    with Image.open(tmp_path / "turned.tif") as image:
+        came = as_rgb(image, "turned.tif")
+    np.testing.assert_array_equal(came, read_image(tmp_path / "turned.tif"))
+    np.testing.assert_array_equal(came, np.asarray(Image.fromarray(colours()).transpose(UPRIGHT[turned])))  # type: ignore[arg-type]
 
 
 def test_a_name_on_a_list_is_a_whole_line(tmp_path: Path) -> None:
