@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,8 +25,7 @@ from segunet.predictor import Predictor, load
 from segunet.terminal import progress_bar
 from segunet.visualize import (
     Picture,
-    drawable,
-    legend,
+    frame_legend,
     overlay,
     overlay_with_legend,
     palette_image,
@@ -132,7 +131,7 @@ class Work:
                 clock.log(done, "picture")
 
     def predict_video(self, path: Path) -> None:
-        """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of all classes."""
+        """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of its classes."""
         clock, done = Clock(), 0
         try:
             info = read_info(path)
@@ -141,7 +140,7 @@ class Work:
                 closing(read_frames(path)) as frames,
                 closing(draw_ahead(frames, _WAITING)) as read,
                 video_writer(file, info.rate) as writer,
-                closing(map_ahead(self._drawing(writer), self._masked(clock, read), 1, _WAITING)) as written,
+                closing(map_ahead(partial(self._draw, writer), self._masked(clock, read), 1, _WAITING)) as written,
             ):
                 for _ in written:
                     done += 1
@@ -186,17 +185,11 @@ class Work:
                 mask = self.model.predict(frame.image)
             yield frame, mask
 
-    def _drawing(self, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
-        """Return what writes a frame's overlay, above a legend of all classes that stays the same."""
-        palette, entries = self.model.palette, dict(enumerate(drawable(self.model.class_names)))
-        below = cache(partial(legend, entries, palette))
-
-        def draw(masked: tuple[Frame, Mask]) -> None:
-            (image, seconds), mask = masked
-            picture = stack([overlay(image, mask, palette), below(image.shape[1])])
-            writer.write(Frame(picture, seconds))
-
-        return draw
+    def _draw(self, writer: VideoWriter, masked: tuple[Frame, Mask]) -> None:
+        (image, seconds), mask = masked
+        palette, names = self.model.palette, self.model.class_names
+        below = frame_legend(names, mask, palette, image.shape[1])
+        writer.write(Frame(stack([overlay(image, mask, palette), below]), seconds))
 
     def _note(self, path: Path, error: UserError) -> None:
         """Name an input that failed; raise its error if the others would fail of the same."""

@@ -23,7 +23,7 @@ import segunet
 from segunet import evaluate, predict
 from segunet.data.video import Frame, VideoWriter, read_frames, video_writer
 from segunet.data.voc import list_pairs, read_image
-from segunet.visualize import overlay, palette_image
+from segunet.visualize import frame_legend, overlay, palette_image
 from tests.commands import Command
 
 needs_video = pytest.mark.skipif(find_spec("av") is None, reason="needs the extra segunet[video]")
@@ -145,12 +145,14 @@ def test_a_video(run: Command, checkpoint: str, tmp_path: Path, width: int) -> N
     drawn = list(read_frames(tmp_path / "out" / "overlays" / "clip.mp4"))
     assert [frame.time for frame in drawn] == pytest.approx([number / 5 for number in range(7)], abs=1e-3)
     assert all(frame.image.shape == drawn[0].image.shape for frame in drawn)
-    assert drawn[0].image.shape[0] > 48  # a legend below
+    assert drawn[0].image.shape[0] == 48 + 4 + 2 * 28 + 4  # a legend of two lines below
     assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["config.yaml", "clip.mp4"]
     model = segunet.load(checkpoint.removeprefix("checkpoint="))
     for frame, overlaid in zip(read_frames(clip), drawn, strict=True):
         expected = overlay(frame.image, model.predict(frame.image), model.palette)
         found = overlaid.image[:48, : expected.shape[1]]
+        below = frame_legend(model.class_names, model.predict(frame.image), model.palette, width)
+        assert distance(overlaid.image[52:108, : below.shape[1]], below) < 12
         assert distance(found, expected) < 12  # lossy
         assert distance(found, frame.image) > 3 * distance(found, expected)
 

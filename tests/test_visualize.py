@@ -14,6 +14,7 @@ from segunet.visualize import (
     confusion_picture,
     differences,
     drawable,
+    frame_legend,
     legend,
     legend_of_shares,
     overlay,
@@ -171,6 +172,21 @@ def test_a_legend_is_as_wide_as_its_picture_or_its_longest_entry(longest: str) -
         assert drawn.shape[1] == width or (below[:, -30:] == 0).any()
         assert (below[:, -4:] == 255).all()  # no text is cut off at the right
         assert (below == 0).any()  # but there is some
+
+
+def test_a_frame_s_legend_has_the_same_size_whatever_is_in_it() -> None:
+    names = [f"class number {index}" for index in range(30)]
+    one, all_of_them = np.full((4, 30), 7), np.arange(120).reshape(4, 30) % 30
+    for width in (30, 400, 3000):
+        drawn = [frame_legend(names, mask, PALETTE, width) for mask in (one, all_of_them)]
+        assert drawn[0].shape == drawn[1].shape
+        assert drawn[0].shape[0] == 56
+        assert drawn[0].shape[1] >= width
+        alone = legend({7: names[7]}, PALETTE, drawn[0].shape[1])
+        np.testing.assert_array_equal(drawn[0][:28], alone)
+        assert (drawn[0][28:] == 255).all()
+        every = legend(dict(enumerate(names)), PALETTE, drawn[0].shape[1])
+        np.testing.assert_array_equal(drawn[1][: len(every)], every[:56])
 
 
 def test_names_that_the_font_cannot_write_are_told_apart() -> None:
