@@ -6,12 +6,11 @@ import time
 from functools import partial
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from segunet import build
 from segunet.ahead import map_ahead
-from segunet.commands import command, open_run_dir, planned_run_dir
+from segunet.commands import command, command_on_same_data, open_run_dir, planned_run_dir
 from segunet.data.check import Survey, examine, read_split
 from segunet.data.check_report import show_balance, show_findings, show_pictures, write_findings
 from segunet.data.contact_sheet import contact_sheet
@@ -90,19 +89,17 @@ def conclude(survey: Survey, run_dir: Path) -> None:
     Raises:
         UserError: there are errors.
     """
-    data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
     logger.info("written to %s", run_dir)
     if survey.of_severity("error"):
         kinds = [(KINDS[kind], len(found)) for kind, found in survey.by_kind().items()]
         found = ", ".join(f"{kind.title} ({count})" for kind, count in kinds if kind.severity == "error")
         raise UserError(
             f"{survey.folder} has errors: {found}. The first of each are above, all of them in "
-            f"{run_dir / 'check.json'}. Mend them, then check again: "
-            + shlex.join(["python", "-m", "segunet.check_data", *data])
+            f"{run_dir / 'check.json'}. Mend them, then check again: " + command_on_same_data("check_data")
         )
     if (sheet := run_dir / "overlays.png").exists():
         logger.info("look at:   %s", shlex.quote(str(sheet)))
-    logger.info("train:     %s", shlex.join(["python", "-m", "segunet.train", *data]))
+    logger.info("train:     %s", command_on_same_data("train"))
 
 
 @command("check_data")

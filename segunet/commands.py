@@ -1,6 +1,7 @@
 """What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
 
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -192,6 +193,12 @@ def resumed_config(run_dir: Path) -> DictConfig:
             )
         OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     return cfg
+
+
+def command_on_same_data(name: str) -> str:
+    """Return the command ``name`` with this command line's data set, as it can be typed."""
+    data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
+    return shlex.join(["python", "-m", f"segunet.{name}", *data])
 
 
 def resume_changes() -> list[str]:

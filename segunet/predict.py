@@ -2,10 +2,11 @@
 
 import errno
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from segunet.ahead import draw_ahead, map_ahead
 from segunet.commands import command, open_run_dir, planned_run_dir
 from segunet.data.inputs import find_inputs, is_video, output_names
 from segunet.data.video import Frame, VideoWriter, read_frames, read_info, video_writer
-from segunet.data.voc import read_image, readable
+from segunet.data.voc import read_image, read_size
 from segunet.errors import UserError, abbreviated
 from segunet.files import DRAFTS, remove_abandoned, save_png, whole_file
 from segunet.predictor import Predictor, load
@@ -140,7 +141,7 @@ class Work:
                 closing(read_frames(path)) as frames,
                 closing(draw_ahead(frames, _WAITING)) as read,
                 video_writer(file, info.rate) as writer,
-                closing(map_ahead(partial(self._draw, writer), self._masked(clock, read), 1, _WAITING)) as written,
+                closing(map_ahead(self._drawing(writer), self._masked(clock, read), 1, _WAITING)) as written,
             ):
                 for _ in written:
                     done += 1
@@ -185,11 +186,19 @@ class Work:
                 mask = self.model.predict(frame.image)
             yield frame, mask
 
-    def _draw(self, writer: VideoWriter, masked: tuple[Frame, Mask]) -> None:
-        (image, seconds), mask = masked
-        palette, names = self.model.palette, self.model.class_names
-        below = frame_legend(names, mask, palette, image.shape[1])
-        writer.write(Frame(stack([overlay(image, mask, palette), below]), seconds))
+    def _drawing(self, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
+        """Return what writes a frame's overlay, above a legend of the classes in it."""
+        palette = self.model.palette
+        # Frames that follow each other mostly hold the same classes.
+        below = lru_cache(maxsize=64)(partial(frame_legend, self.model.class_names, palette))
+
+        def draw(masked: tuple[Frame, Mask]) -> None:
+            (image, seconds), mask = masked
+            found = tuple(np.flatnonzero(np.bincount(mask.ravel())).tolist())
+            picture = stack([overlay(image, mask, palette), below(found, image.shape[1])])
+            writer.write(Frame(picture, seconds))
+
+        return draw
 
     def _note(self, path: Path, error: UserError) -> None:
         """Name an input that failed; raise its error if the others would fail of the same."""
@@ -202,8 +211,7 @@ class Work:
 
 def _is_large(path: Path) -> bool:
     try:
-        with readable(path, "picture"), Image.open(path) as image:
-            return image.width * image.height > _LARGE
+        return math.prod(read_size(path)) > _LARGE
     except UserError:
         return False  # is told when it is read
 

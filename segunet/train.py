@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -15,6 +14,7 @@ from segunet.commands import (
     as_path,
     check_one_process,
     command,
+    command_on_same_data,
     is_main_process,
     open_run_dir,
     planned_run_dir,
@@ -129,11 +129,10 @@ def set_up(datamodule: VOCDataModule) -> None:
     except UserError as error:
         if not started_from_outside():
             raise
-        data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
         raise UserError(
             f"{error} Of processes started together (torchrun, srun) only the first one writes or downloads data, and "
             "the others do not wait for it. Prepare the data with one process, then start them again: "
-            + shlex.join(["python", "-m", "segunet.check_data", *data])
+            + command_on_same_data("check_data")
         ) from error
 
 

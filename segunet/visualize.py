@@ -107,13 +107,12 @@ def legend_of_shares(
     return legend(entries, palette, width, text_size)
 
 
-def frame_legend(class_names: Sequence[str], mask: NDArray[np.integer[Any]], palette: Picture, width: int) -> Picture:
-    """Return the :func:`legend` of the classes in a video's frame: two lines, of the same size for every frame.
+def frame_legend(class_names: Sequence[str], palette: Picture, found: Sequence[int], width: int) -> Picture:
+    """Return the :func:`legend` of the classes ``found`` in a video's frame: two lines, as large for every frame.
 
-    The classes stand in their order. It is as wide as the frame, or as the longest name; what does not fit is left out.
+    It is as wide as the frame, or as the longest of all names; what does not fit is left out.
     """
     names = dict(enumerate(drawable(class_names)))
-    found = np.flatnonzero(np.bincount(mask.ravel(), minlength=1)).tolist()
     width = legend(names, palette, width).shape[1]
     drawn = legend({index: names[index] for index in found}, palette, width)
     canvas = np.full((2 * len(legend({0: ""}, palette, width)), width, 3), 255, dtype=np.uint8)
