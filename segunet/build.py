@@ -1,60 +1,34 @@
-"""From a config, or a checkpoint, to objects. The only file that instantiates a model."""
+"""From a config to objects: network, data, task, callbacks, trainer."""
 
 import logging
-import os
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
-from hydra.utils import get_class, instantiate
-from lightning_fabric import Fabric
+from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
 from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
+from segunet.card import CheckpointCard
+from segunet.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_number, check_whole_number, is_list_of
-from segunet.exported import READERS, read_exported
-from segunet.files import read_torch_file
+from segunet.precision import default_precision
 from segunet.tasks.segmentation import SegmentationTask
+from segunet.validation import explained
 from segunet.version import __version__
 
 logger = logging.getLogger(__name__)
 
-_TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"
-FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A network and what was saved with it.
-
-    Attributes:
-        net: with its trained weights, in evaluation mode, on the CPU.
-        class_names: K names.
-        palette: uint8 (256, 3).
-        inference_size: long side at which pictures enter the net; None is their own size.
-        data: the data config it was trained with, resolved.
-        model: the network's config, resolved; empty for an exported one.
-    """
-
-    net: nn.Module
-    class_names: list[str]
-    palette: NDArray[np.uint8]
-    inference_size: int | None
-    data: dict[str, Any]
-    model: dict[str, Any] = field(default_factory=dict)
-
 
 def net_from_config(model: DictConfig) -> nn.Module:
     """Build the network of a ``model`` config."""
-    net: nn.Module = instantiate(model)
+    net: nn.Module = instantiate(model, _convert_="all")
     return net
 
 
@@ -67,8 +41,18 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
     if "_target_" not in cfg.data:
         raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
     options = {"seed": cfg.get("seed", 0), "inference_size": cfg.get("inference_size")}
-    datamodule: VOCDataModule = instantiate(cfg.data, **options)
+    datamodule: VOCDataModule = instantiate(cfg.data, **options, _convert_="all")
     return datamodule
+
+
+def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
+    """Return the settings of the checkpoint's own data set, those that are ``given`` replaced."""
+    own = {
+        **checkpoint.data.model_dump(exclude={"flip"}),
+        "class_names": checkpoint.class_names,
+        "palette": checkpoint.palette[: len(checkpoint.class_names)].tolist(),
+    }
+    return own | {str(name): value for name, value in given.items() if value is not None}
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
@@ -173,78 +157,10 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
         raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 
-def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
-    """Build what puts a network on one device in a precision, outside a trainer.
-
-    Raises:
-        UserError: a setting that Lightning does not know, or a device that is not there.
-    """
-    chosen: Any = default_precision(accelerator) if precision == "auto" else precision
-    try:
-        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
-    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"accelerator={accelerator} precision={precision}: Lightning says: {error}") from error
-
-
-def default_precision(accelerator: str) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
-    """Mixed precision on a CUDA GPU (bf16 where it has it), float32 elsewhere."""
-    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
-        return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
-
-
-def load_checkpoint(path: Path) -> Checkpoint:
-    """Rebuild the network of a segunet checkpoint; one that segunet.export wrote is run as it is.
-
-    Args:
-        path: a .ckpt file, or one with a suffix of ``exported.READERS``.
-
-    Raises:
-        UserError: no file, no checkpoint, not segunet's, or a class that is not trusted.
-    """
-    if path.suffix in READERS:
-        net, card = read_exported(path)
-        _check_trusted(card["data"], path)
-        return _with_card(net, card)
-    content = read_checkpoint(path)
-    card = content["segunet"]
-    _check_trusted([card["model"], card["data"]], path)
-    net = net_from_config(OmegaConf.create(card["model"]))
-    weights = {
-        name.removeprefix("net."): value for name, value in content["state_dict"].items() if name.startswith("net.")
-    }
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: its weights do not fit the network that it describes, as segunet {__version__} builds it "
-            f"(it was written by {card['version']}): {error}"
-        ) from error
-    if card["channels_last"]:
-        net.to(memory_format=torch.channels_last)
-    return _with_card(net, card)
-
-
-def _with_card(net: nn.Module, card: dict[str, Any]) -> Checkpoint:
-    return Checkpoint(
-        net=net.eval(),
-        class_names=card["class_names"],
-        palette=np.array(card["palette"], dtype=np.uint8),
-        inference_size=card["inference_size"],
-        data=card["data"],
-        model=card.get("model", {}),
-    )
-
-
 def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:
-    """Fill in from the checkpoint what ``cfg`` leaves to it: the data set, the split, the inference size."""
+    """Fill in from the checkpoint what ``cfg`` leaves to it: the split, the inference size."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
-    if "_target_" not in cfg.data:
-        given = {key: value for key, value in cfg.data.items() if value is not None}
-        cfg.data = OmegaConf.merge(checkpoint.data, given)
-        if "download" in cfg.data:
-            cfg.data.download = False  # a checkpoint is no reason to fetch anything
     if cfg.split is not None:
         cfg.data.val_split = cfg.split
     if cfg.inference_size == FROM_CHECKPOINT:
@@ -265,7 +181,11 @@ def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tupl
     """
     named = "_target_" in cfg.data
     cfg = with_checkpoint_values(cfg, checkpoint)
-    datamodule = datamodule_from_config(cfg)
+    if named:
+        datamodule = datamodule_from_config(cfg)
+    else:
+        cfg.data = data_of(checkpoint, cfg.data)
+        datamodule = VOCDataModule(**cfg.data, inference_size=cfg.inference_size)
     check_classes(checkpoint, datamodule)
     if prepare and named:
         datamodule.prepare_data()
@@ -286,31 +206,23 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
         logger.warning("The data set names its classes otherwise than the checkpoint: %s; %s", came, wanted)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read the content of a segunet checkpoint; plain data and tensors only, nothing in it is run.
+def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+    """Return what rebuilds the network, in plain containers.
 
     Raises:
-        UserError: no file, no checkpoint, or not segunet's.
+        UserError: a setting that no checkpoint can hold.
     """
-    if not path.is_file():
-        raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
-    advice = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
-    content: Any = read_torch_file(path, advice)
-    if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
-        raise UserError(
-            f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
-            "can serve as model.encoder.weights of a new training; segunet.convert makes a checkpoint of another "
-            "project's."
-        )
-    return content
-
-
-def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
-    """Return what rebuilds the network, in plain containers."""
-    data = OmegaConf.to_container(cfg.data, resolve=True)
-    assert isinstance(data, dict)
-    data["root"] = str(datamodule.root.absolute())
-    return {
+    flip = OmegaConf.select(cfg, "data.transform.flip")
+    data = {
+        "root": str(datamodule.root.absolute()),
+        "ignore_index": datamodule.form.ignore_index,
+        "train_split": datamodule.train_split,
+        "val_split": datamodule.val_split,
+        "val_batch_size": datamodule.val_batch_size,
+        "num_workers": cfg.data.get("num_workers"),
+        "flip": None if flip is None else bool(flip),
+    }
+    content = {
         "version": __version__,
         "model": OmegaConf.to_container(without_weights(cfg.model)),
         "class_names": datamodule.class_names,
@@ -319,6 +231,10 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
         "channels_last": cfg.channels_last,
         "data": data,
     }
+    try:
+        return CheckpointCard.model_validate(content).model_dump(exclude={"scores"})
+    except ValidationError as error:
+        raise UserError(f"No checkpoint can hold these settings: {explained(error)}") from error
 
 
 def without_weights(model: DictConfig) -> DictConfig:
@@ -328,37 +244,3 @@ def without_weights(model: DictConfig) -> DictConfig:
         resolved.encoder.weights = None
     assert isinstance(resolved, DictConfig)
     return resolved
-
-
-def _check_trusted(configs: Any, path: Path) -> None:
-    """Let a checkpoint name only classes of segunet or of packages that the user trusts."""
-    trusted = {"segunet", *filter(None, os.environ.get(_TRUSTED_VARIABLE, "").split(","))}
-    for target in _targets(configs):
-        if not _is_class_of(trusted, target):
-            raise UserError(
-                f"{path} wants to build {target}, which is no class of {', '.join(sorted(trusted))}. A checkpoint can "
-                "name any code; if you trust this one, name its package in the environment variable "
-                f"{_TRUSTED_VARIABLE} (several with commas between them)."
-            )
-
-
-def _is_class_of(packages: set[str], target: str) -> bool:
-    """Return whether ``target`` is the dotted name of a class that one of the packages defines itself."""
-    if target.split(".")[0] not in packages:
-        return False
-    try:
-        return get_class(target).__module__.split(".")[0] in packages
-    except (ImportError, ValueError):
-        return False
-
-
-def _targets(config: Any) -> list[str]:
-    """Collect every ``_target_`` of a nested config, and every interpolation, which could make one."""
-    if isinstance(config, str):
-        return [config] if "${" in config else []
-    if isinstance(config, list):
-        return [target for each in config for target in _targets(each)]
-    if not isinstance(config, dict):
-        return []
-    own = [str(config["_target_"])] if "_target_" in config else []
-    return own + [target for each in config.values() for target in _targets(each)]

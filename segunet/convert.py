@@ -2,15 +2,17 @@
 
 import logging
 from pathlib import Path
+from typing import get_args
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segunet import build
+from segunet.checkpoint import Checkpoint, load_checkpoint
 from segunet.commands import as_path, command
 from segunet.errors import UserError, abbreviated
 from segunet.files import read_torch_file, save_torch
-from segunet.models.encoder import DEPTHS
+from segunet.models.encoder import Depth
 from segunet.models.state_dicts import (
     ORIGINS,
     Origin,
@@ -30,7 +32,7 @@ logger = logging.getLogger("segunet.convert")  # __name__ is "__main__" when run
 _SAVE_AGAIN = "Save the network's state dict: torch.save(model.state_dict(), path)."
 
 
-def convert(cfg: DictConfig) -> build.Checkpoint:
+def convert(cfg: DictConfig) -> Checkpoint:
     """Write the state dict ``cfg.source`` as the segunet checkpoint ``cfg.output`` and load that.
 
     The checkpoint's logits are the original network's for pictures whose sides are multiples of 32; other pictures
@@ -46,11 +48,12 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
     state = read_state_dict(source, cfg["from"])
     datamodule = build.datamodule_from_config(cfg)
     state = fit_classes(state, origin, datamodule.class_names, source)
-    if (depth := resnet_depth(state)) in DEPTHS:
+    if (depth := resnet_depth(state)) in get_args(Depth):
         cfg.model.encoder.depth = depth
     if len(widths := decoder_widths(state, origin)) == 5:
         cfg.model.decoder.widths, cfg.model.decoder.full_resolution_width = widths[:4], widths[4]
     card = build.card(cfg, datamodule)
+    card["data"]["flip"] = None  # nobody knows how it was trained
     net = build.net_from_config(OmegaConf.create(card["model"]))
     if not isinstance(net, UNet):
         raise UserError("The network is chosen by from=article or from=smp: leave model=... out.")
@@ -64,7 +67,7 @@ def convert(cfg: DictConfig) -> build.Checkpoint:
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
     save_torch(content | {"epoch": 0}, output)
-    return build.load_checkpoint(output)
+    return load_checkpoint(output)
 
 
 def check_output(output: Path) -> None:
@@ -137,7 +140,7 @@ def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source
     return state
 
 
-def conclude(cfg: DictConfig, checkpoint: build.Checkpoint) -> None:
+def conclude(cfg: DictConfig, checkpoint: Checkpoint) -> None:
     """Say what was written and how to go on."""
     names, output = checkpoint.class_names, setting("checkpoint", cfg.output)
     logger.info(

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from segunet import build
 from segunet.callbacks import STRIPS, Pictures, SavePredictions, ScoringProgress
+from segunet.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_flag, check_whole_number
@@ -36,7 +37,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     check_whole_number("pictures", cfg.pictures, least=0)
     for name in ("boundary_iou", "save_predictions"):
         check_flag(name, cfg[name])
-    checkpoint = build.load_checkpoint(as_path(cfg.checkpoint))
+    checkpoint = load_checkpoint(as_path(cfg.checkpoint))
+    warn_of_mirroring(checkpoint, cfg.tta)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
@@ -65,7 +67,7 @@ def report_of(
     trainer: pl.Trainer,
     run_dir: Path,
     datamodule: VOCDataModule,
-    checkpoint: build.Checkpoint,
+    checkpoint: Checkpoint,
     scores: Scores,
     seconds: float,
 ) -> Report:

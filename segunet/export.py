@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from segunet import build
+from segunet.checkpoint import Checkpoint, load_checkpoint
 from segunet.commands import as_path, command
 from segunet.errors import UserError, check_number, check_whole_number
 from segunet.exported import READERS, read_exported
@@ -34,7 +35,7 @@ def export(cfg: DictConfig) -> Path:
     check_numbers(cfg)
     source, chosen = chosen_source(cfg), chosen_format(cfg)
     output = chosen_output(cfg, source, chosen)
-    checkpoint = build.load_checkpoint(source)
+    checkpoint = load_checkpoint(source)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
     datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
     datamodule.num_workers = 0  # nothing else shall run while the networks are timed
@@ -152,7 +153,7 @@ def whole_files(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write(checkpoint: build.Checkpoint, chosen: Format, path: Path) -> None:
+def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
     """Write the network and what describes it.
 
     Raises:
@@ -164,8 +165,8 @@ def write(checkpoint: build.Checkpoint, chosen: Format, path: Path) -> None:
         "class_names": checkpoint.class_names,
         "palette": checkpoint.palette.tolist(),
         "inference_size": checkpoint.inference_size,
-        "ignore_index": checkpoint.data["ignore_index"],
-        "data": checkpoint.data,
+        "ignore_index": checkpoint.data.ignore_index,
+        "data": checkpoint.data.model_dump(),
         "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W; nothing is to be subtracted or divided",
         "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K",
     }

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from segunet.errors import UserError
 from segunet.extras import import_extra
 from segunet.pt2 import read_program
+from segunet.seal import check_seal
 
 METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
 INPUT, OUTPUT = "images", "logits"
 
-_CARD = ("version", "class_names", "palette", "inference_size", "ignore_index", "data", "input", "output")
 _EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
 
@@ -72,8 +72,8 @@ class ProgramNet(nn.Module):
         return logits
 
 
-def read_exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """Return the network of a file that segunet.export wrote, and what was written with it.
+def read_exported(path: Path) -> tuple[nn.Module, Any]:
+    """Return the network of a file that segunet.export wrote, and its card, any JSON that was found as such.
 
     Args:
         path: its suffix is a key of :data:`READERS`.
@@ -84,6 +84,8 @@ def read_exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
     try:
+        if path.suffix != ".pt2":  # an archive, whose records have checksums
+            check_seal(path)
         net, text = READERS[path.suffix](path)
         card = json.loads(text) if text else None
     except UserError:
@@ -94,7 +96,7 @@ def read_exported(path: Path) -> tuple[nn.Module, dict[str, Any]]:
             f"{path} ({path.stat().st_size} bytes) is no readable {path.suffix} file: {reason}. It may be cut short, "
             f"or of another format. {_EXPORT_AGAIN}"
         ) from error
-    if not isinstance(card, dict) or not card.keys() >= set(_CARD):
+    if card is None:
         raise UserError(
             f"{path} was not written by segunet.export: it does not say under {METADATA!r} what its classes are. "
             f"{_EXPORT_AGAIN}"

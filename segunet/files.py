@@ -5,6 +5,8 @@ import pickle
 import re
 import shutil
 import struct
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,9 +98,9 @@ def _is_running(process: int) -> bool:
     return True
 
 
-# What torch.load was seen to raise for files that are cut short, damaged, or of another kind.
+# What torch.load and zipfile were seen to raise for files that are cut short, damaged, or of another kind.
 _UNREADABLE = (
-    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError),
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error),
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
 )
 
@@ -110,12 +112,29 @@ def read_torch_file(path: Path, advice: str) -> Any:
         UserError: not such a file; ends with ``advice``.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):  # torch's older format is none, and has no checksums
+                check_archive(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
         size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
         raise UserError(
             f"{path} ({size}) is not a readable PyTorch file of plain tensors: {_reason(error)}. {advice}"
         ) from error
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Compare the records of what ``torch.save`` wrote with their checksums, which torch itself does not.
+
+    Raises:
+        zipfile.BadZipFile: a record is damaged, or compressed, so that its size in memory is not bounded.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise zipfile.BadZipFile("compressed")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"its record {damaged} is damaged")
 
 
 def _reason(error: Exception) -> str:

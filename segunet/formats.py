@@ -15,6 +15,7 @@ from torch.export import Dim, ExportedProgram
 from segunet.exported import INPUT, METADATA, OUTPUT, import_openvino
 from segunet.extras import import_extra
 from segunet.pt2 import EXTRA_FILE
+from segunet.seal import UNSEALED, seal
 
 _EXAMPLE = (2, 3, 72, 104)  # padded in both directions, as any other size may be
 _SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
@@ -80,9 +81,10 @@ def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> No
     assert logits is not None
     logits[2], logits[3] = images[2], images[3]  # torch says min(height, height rounded up to the stride)
     exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
-    result.model.metadata_props[METADATA] = json.dumps({**card, "exporter": exporter})
+    result.model.metadata_props[METADATA] = json.dumps({**card, "exporter": exporter, "checksum": UNSEALED})
     result.save(path, external_data=False)
     onnx.checker.check_model(path, full_check=True)
+    seal(path)
 
 
 def write_program(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
@@ -98,8 +100,10 @@ def write_openvino(program: ExportedProgram, card: dict[str, Any], path: Path) -
     model = openvino.convert_model(program)
     model.input().get_tensor().set_names({INPUT})
     model.output().get_tensor().set_names({OUTPUT})
-    model.set_rt_info(json.dumps({**card, "exporter": f"openvino {openvino.__version__}"}), [METADATA])
+    about = {**card, "exporter": f"openvino {openvino.__version__}", "checksum": UNSEALED}
+    model.set_rt_info(json.dumps(about), [METADATA])
     openvino.save_model(model, path, compress_to_fp16=False)
+    seal(path)
 
 
 FORMATS = {

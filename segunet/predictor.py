@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from segunet import build
+from segunet.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.data.transforms import check_inference_size, resize_long_side
 from segunet.data.voc import as_rgb, read_image, readable
 from segunet.environment import memory
 from segunet.errors import UserError
 from segunet.inference import TTA, check_tta, predict
+from segunet.precision import fabric_from_settings
 from segunet.tiling import check_tiles, predict_rows
 from segunet.visualize import Picture, overlay_with_legend
 
@@ -36,7 +37,7 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: build.Checkpoint,
+        checkpoint: Checkpoint,
         *,
         tta: str,
         tile: int | None,
@@ -49,9 +50,15 @@ class Predictor:
         check_tiles(tile, overlap)
         self.class_names, self.palette = checkpoint.class_names, checkpoint.palette
         self.tta, self.tile, self.overlap = tta, tile, overlap
-        self.inference_size = checkpoint.inference_size if inference_size == build.FROM_CHECKPOINT else inference_size
+        if tile is not None and inference_size not in (FROM_CHECKPOINT, None):
+            raise UserError(
+                f"tile={tile} and inference_size={inference_size} do not go together: tiles are cut at the image's own "
+                "size. Leave one of them out."
+            )
+        self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
         check_inference_size(self.inference_size)
-        self.fabric = build.fabric_from_settings(accelerator, precision)
+        warn_of_mirroring(checkpoint, tta)
+        self.fabric = fabric_from_settings(accelerator, precision)
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
     def predict(self, image: Source, advance: Callable[[float], object] = lambda _: None) -> NDArray[np.uint8]:
@@ -140,7 +147,7 @@ def load(
     tta: str = "none",
     tile: int | None = None,
     overlap: float = 0.25,
-    inference_size: int | Literal["checkpoint"] | None = build.FROM_CHECKPOINT,
+    inference_size: int | Literal["checkpoint"] | None = FROM_CHECKPOINT,
     accelerator: str = "auto",
     precision: str = "auto",
 ) -> Predictor:
@@ -169,7 +176,7 @@ def load(
         UserError: no file, not segunet's, or a setting that means nothing.
     """
     return Predictor(
-        build.load_checkpoint(Path(str(path)).expanduser()),
+        load_checkpoint(Path(str(path)).expanduser()),
         tta=tta,
         tile=tile,
         overlap=overlap,

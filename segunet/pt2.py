@@ -2,8 +2,10 @@
 
 ``torch.export.load`` is not safe on its own (torch 2.14, whose documentation says so): it unpickles sample inputs,
 constants and weights that are marked for it, loads shared libraries (AOTInductor), evaluates sizes and guards as
-Python, and finds the functions that a program calls by any dotted name below ``torch``. So the file is looked through
-first, with the reader that torch uses: what is not a tensor, a size, a name or a tensor operation is refused.
+Python, and finds the functions that a program calls by any dotted name below ``torch``. What it cannot read it takes
+for its older format, by another reader of archives, and unpickles all of it. So the file's bytes are read once and
+looked through with torch's reader: what is not a tensor, a size, a name or a tensor operation is refused. Then the
+reader of the current format alone gets the same bytes.
 """
 
 import io
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.export.pt2_archive._package import load_pt2
 
 from segunet.errors import UserError
+from segunet.files import check_archive
 
 EXTRA_FILE = "segunet.json"  # what segunet.export adds
 
@@ -45,7 +49,10 @@ def read_program(path: Path) -> tuple[torch.nn.Module, str]:
         UserError: there is none, or there is more in the file than a network needs.
         RuntimeError, ValueError, KeyError, ...: damaged.
     """
-    archive = torch._C.PyTorchFileReader(str(path))
+    content = io.BytesIO(path.read_bytes())
+    check_archive(content)
+    content.seek(0)
+    archive = torch._C.PyTorchFileReader(content)
     records = archive.get_all_records()
     if _EXTRA not in records:
         raise UserError(f"{path} was not written by segunet.export: there is no {EXTRA_FILE} in it.")
@@ -54,7 +61,8 @@ def read_program(path: Path) -> tuple[torch.nn.Module, str]:
             f"{path} holds {strange[:200]!r}, which no network of segunet.export needs: it may run code of its own, "
             "so it is not opened. Export the checkpoint again."
         )
-    module = torch.export.load(path).module()
+    content.seek(0)
+    module = load_pt2(content).exported_programs["model"].module()
     return module.requires_grad_(False), archive.get_record(_EXTRA).decode()
 
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from segunet import build
+from segunet.checkpoint import build_network, load_checkpoint
 from segunet.commands import as_path, command
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
@@ -24,6 +25,7 @@ from segunet.environment import hardware, versions
 from segunet.errors import UserError, check_whole_number
 from segunet.exported import READERS
 from segunet.files import write_text
+from segunet.precision import default_precision, fabric_from_settings
 from segunet.terminal import progress_bar
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
@@ -135,21 +137,24 @@ def subject_of(cfg: DictConfig) -> Subject:
     if cfg.source is not None:
         return _diffusion_unet(cfg)
     if cfg.checkpoint is None:
-        title, model = HydraConfig.get().runtime.choices["model"], cfg.model
+        title = HydraConfig.get().runtime.choices["model"]
+        make_net: Callable[[], nn.Module] = partial(build.net_from_config, build.without_weights(cfg.model))
     else:
-        title, model = str(cfg.checkpoint), _model_of(as_path(cfg.checkpoint))
-    make_net = partial(build.net_from_config, build.without_weights(model))
+        title = str(cfg.checkpoint)
+        make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
     size = size_of(cfg.size) or (_SIZE, _SIZE)
     return Subject(title, make_net, partial(pictures, cfg.batch_size, size), segments=True)
 
 
-def _model_of(checkpoint: Path) -> DictConfig:
+def _model_of(checkpoint: Path) -> dict[str, Any]:
     """Return the config of a checkpoint's network; the checkpoint is seen to be sound and trusted."""
     if checkpoint.suffix in READERS:
         raise UserError(
             f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
         )
-    return OmegaConf.create(build.load_checkpoint(checkpoint).model)
+    model = load_checkpoint(checkpoint).model
+    assert model is not None
+    return model
 
 
 def _diffusion_unet(cfg: DictConfig) -> Subject:
@@ -192,7 +197,7 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
         inputs: of the net, on the meta device.
     """
     accelerator, precision = _how(cfg)
-    make_fabric = partial(build.fabric_from_settings, accelerator, precision)
+    make_fabric = partial(fabric_from_settings, accelerator, precision)
     numbers = 2 if subject.segments else 1  # at the least: each weight, and its gradient
     width = 2 if precision in ("bf16-true", "16-true") else 4
     check_memory(numbers * width * sum(each.numel() for each in net.parameters()), make_fabric().device)
@@ -215,7 +220,7 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
 def _how(cfg: DictConfig) -> tuple[str, str]:
     """Return the accelerator and the precision to measure with, "auto" resolved."""
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.accelerator == "auto" else cfg.accelerator
-    precision = build.default_precision(accelerator) if cfg.precision == "auto" else str(cfg.precision)
+    precision = default_precision(accelerator) if cfg.precision == "auto" else str(cfg.precision)
     if accelerator == "cpu" and precision.startswith("16"):
         raise UserError(f"precision={precision} needs a CUDA GPU; the CPU takes 32-true, bf16-mixed and bf16-true.")
     return accelerator, precision

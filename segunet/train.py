@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet import build
+from segunet.checkpoint import load_checkpoint, read_card, read_checkpoint
 from segunet.commands import (
     as_path,
     check_one_process,
@@ -97,7 +98,7 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
     Raises:
         UserError: it has done all of them.
     """
-    content = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    content = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     done: int = content["epoch"] + 1
     last_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     if not last_epoch["is_last_batch"]:
@@ -171,9 +172,10 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, star
         last = run_dir / "checkpoints" / "last.ckpt"
         logger.info("no validation took place, so there is no best checkpoint; the weights are in %s", last)
         return
-    content = build.read_checkpoint(best)
-    saved = content["segunet"]["scores"]
-    scores = scores_from_confusion(saved["confusion"], saved["images"], saved.get("image_miou"))
+    content = read_checkpoint(best)
+    saved = read_card(best).scores
+    assert saved is not None
+    scores = scores_from_confusion(saved.confusion, saved.images, saved.image_miou)
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
     for board in trainer.loggers:
@@ -192,7 +194,7 @@ def report_of(
     trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, scores: Scores, best_epoch: int, seconds: float
 ) -> Report:
     """Gather what the page tells of a finished run, whose best checkpoint has ``scores``."""
-    net = build.load_checkpoint(run_dir / "checkpoints" / "best.ckpt").net
+    net = load_checkpoint(run_dir / "checkpoints" / "best.ckpt").net
     palette = datamodule.form.palette
     board = trainer.logger
     return Report(

@@ -16,6 +16,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from segunet import build, evaluate, export
+from segunet.checkpoint import Checkpoint, load_checkpoint
 from segunet.errors import UserError
 from segunet.exported import import_openvino
 from segunet.fidelity import Comparison, check_same
@@ -167,8 +168,8 @@ def test_a_network_that_cannot_be_traced_is_a_paragraph(checkpoint: Path, tmp_pa
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.float() if images.shape[2] > 70 else images.float() + 1
 
-    loaded = build.load_checkpoint(checkpoint)
-    picky = build.Checkpoint(OnlySquares(), loaded.class_names, loaded.palette, None, loaded.data)
+    loaded = load_checkpoint(checkpoint)
+    picky = Checkpoint(OnlySquares(), loaded.class_names, loaded.palette, None, loaded.data)
     with pytest.raises(UserError, match="images of any size"):
         export.write(picky, FORMATS["torch_export"], tmp_path / "net.pt2")
 

@@ -1,8 +1,10 @@
 """Exported files: they compute what the network does, and damaged, foreign or malicious ones are refused."""
 
+import contextlib
 import io
 import json
 import shutil
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from torch._export.serde.schema import SCHEMA_VERSION
 
-from segunet.build import load_checkpoint
+from segunet.checkpoint import load_checkpoint
 from segunet.errors import UserError
 from segunet.exported import ArrayNet, import_openvino, read_exported
 from segunet.formats import FORMATS
@@ -101,16 +104,35 @@ def test_networks_of_others_are_refused(tmp_path: Path) -> None:
 def test_an_exported_file_cannot_name_code_to_run(exports: Exports, tmp_path: Path) -> None:
     model = onnx.load(exports.files["onnx"])
     card = json.loads(model.metadata_props[0].value)
-    card["data"]["transform"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    card["data"]["root"] = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    card["checksum"] = ""
     model.metadata_props[0].value = json.dumps(card)
     onnx.save(model, tmp_path / "evil.onnx")
-    with pytest.raises(UserError, match=r"wants to build os\.system"):
+    with pytest.raises(UserError, match=r"data\.root must be a valid string"):
         load_checkpoint(tmp_path / "evil.onnx")
     del card["palette"]
     model.metadata_props[0].value = json.dumps(card)
     onnx.save(model, tmp_path / "less.onnx")
-    with pytest.raises(UserError, match="not written by"):
+    with pytest.raises(UserError, match="palette: Field required"):
         load_checkpoint(tmp_path / "less.onnx")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_damage_anywhere_is_seen(exports: Exports, tmp_path: Path) -> None:
+    for name, source in exports.files.items():
+        path = Path(shutil.copy(source, tmp_path))
+        beside = [Path(shutil.copy(source.with_suffix(".bin"), tmp_path))] if name == "openvino" else []
+        for file in (path, *beside):
+            whole = file.read_bytes()
+            for number in range(25):
+                place = len(whole) * number // 25
+                damaged = bytearray(whole)
+                damaged[place : place + 32] = bytes(each ^ 255 for each in damaged[place : place + 32])
+                file.write_bytes(damaged)
+                with pytest.raises(UserError, match=str(path)):
+                    load_checkpoint(path)
+            file.write_bytes(whole)
+        load_checkpoint(path)
 
 
 class Payload:
@@ -198,6 +220,51 @@ def test_sample_inputs_are_not_unpickled_as_torch_would(exports: Exports, tmp_pa
     assert not ran.exists()
     torch.load(io.BytesIO(pickled(ran)), weights_only=False)
     assert ran.exists()
+
+
+def two_archives_in_one(current: bytes, old: bytes) -> bytes:
+    """Return a file whose records are those of ``current`` to torch's reader, and those of ``old`` to Python's.
+
+    An archive ends with the size of its directory and where it begins. torch looks there; zipfile takes what stands
+    before the end for the directory, and corrects the places of the records by the difference.
+    """
+    parts = []
+    for archive in (current, old):
+        end = archive.rindex(b"PK\x05\x06")
+        count, size, start = struct.unpack("<HII", archive[end + 10 : end + 20])
+        parts.append((archive[:start], archive[start : start + size], count))
+    (records, directory, count), (old_records, old_directory, _) = parts
+    gap = len(directory) - len(old_directory)  # both are to have one size: a comment fills the last entry
+    assert gap >= 0
+    last = old_directory.rindex(b"PK\x01\x02")
+    comment = struct.pack("<H", gap)
+    old_directory = old_directory[: last + 32] + comment + old_directory[last + 34 :] + b" " * gap
+    tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(records), 0)
+    return records + directory + old_records + old_directory + tail
+
+
+def test_a_program_is_not_read_in_torch_s_older_format(exports: Exports, tmp_path: Path) -> None:
+    damaged = rewritten(
+        exports.files["torch_export"], tmp_path / "now.pt2", {"model_weights_config.json": _without_weights}
+    )
+    with zipfile.ZipFile(tmp_path / "old.pt2", "w") as archive:
+        archive.writestr("version", ".".join(map(str, SCHEMA_VERSION)))
+        archive.writestr("serialized_exported_program.json", json.dumps({}))
+        for name in ("state_dict", "constants", "example_inputs"):
+            archive.writestr(f"serialized_{name}.pt", pickled(tmp_path / "ran"))
+    evil = tmp_path / "evil.pt2"
+    evil.write_bytes(two_archives_in_one(damaged.read_bytes(), (tmp_path / "old.pt2").read_bytes()))
+    with pytest.raises(UserError, match=str(evil)):
+        read_exported(evil)
+    assert not (tmp_path / "ran").exists()
+    with contextlib.suppress(Exception):
+        torch.export.load(evil)
+    assert (tmp_path / "ran").exists()
+
+
+def _without_weights(config: bytes) -> bytes:
+    """Name a record that is not there, at which torch's reader of the current format ends with a RuntimeError."""
+    return config.replace(b"weight_0", b"weight_9")
 
 
 def test_a_copied_archive_is_opened(exports: Exports, tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ def settings_by_name(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
 
 
 def test_every_parameter_is_in_one_group_frozen_ones_too(net: UNet) -> None:
-    net.encoder.requires_grad_(False)
+    net.get_submodule("encoder").requires_grad_(False)
     settings = settings_by_name(net, OptimizerFactory(torch.optim.AdamW, lr=1e-3, encoder_lr=1e-4)(net))
-    net.encoder.requires_grad_(True)
+    net.get_submodule("encoder").requires_grad_(True)
     assert settings["encoder.conv1.weight"]["lr"] == 1e-4
 
 

@@ -14,8 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segunet import build, commands, evaluate, train
+from segunet import commands, evaluate, train
+from segunet.checkpoint import read_card
 from segunet.errors import UserError
+from segunet.precision import fabric_from_settings
 from tests.commands import TINY, Command
 
 
@@ -47,7 +49,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
     assert list(metrics["per_class"]) == ["background", "disc", "square"]
     assert "segunet.evaluate checkpoint=" in result.output
     assert result.output.count("images/s") == 2  # a line an epoch
-    assert build.load_checkpoint(folder / "checkpoints" / "best.ckpt").model["encoder"]["depth"] == 18
+    assert read_card(folder / "checkpoints" / "best.ckpt").model["encoder"]["depth"] == 18  # type: ignore[call-overload, index]
 
 
 def test_tensorboard_shows_losses_rates_scores_and_pictures(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -311,7 +313,7 @@ def test_bad_input_is_one_paragraph_and_leaves_no_folder(
 @pytest.mark.parametrize(("accelerator", "precision"), [("tpu", "32-true"), ("cpu", "transformer-engine")])
 def test_what_a_missing_package_would_do_is_refused(accelerator: str, precision: str) -> None:
     with pytest.raises(UserError, match=f"accelerator={accelerator} precision={precision}"):
-        build.fabric_from_settings(accelerator, precision)
+        fabric_from_settings(accelerator, precision)
 
 
 def test_a_data_set_is_asked_for(run: Command) -> None:

@@ -40,7 +40,7 @@ class VOCDataModule(pl.LightningDataModule):
         ignore_index: mask value that is no class.
         train_split: list to train on; trainaug takes its masks from SegmentationClassAug.
         val_split: list to validate on.
-        transform: augmentation of the training pictures.
+        transform: augmentation of the training images; None where nothing is trained.
         batch_size: pictures a training batch.
         val_batch_size: pictures a validation batch at the most (of equal size each).
         num_workers: loader processes; None is one a core, at most 8.
@@ -62,9 +62,9 @@ class VOCDataModule(pl.LightningDataModule):
         ignore_index: int,
         train_split: str,
         val_split: str,
-        transform: TrainTransform,
-        batch_size: int,
-        val_batch_size: int,
+        transform: TrainTransform | None = None,
+        batch_size: int = 1,
+        val_batch_size: int = 1,
         num_workers: int | None = None,
         palette: Sequence[Sequence[int]] | None = None,
         download: bool = False,
@@ -130,6 +130,7 @@ class VOCDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, whole batches only."""
         self.check_batch_size()
+        assert self.transform is not None
         dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
         world, rank = self._world_and_rank()
         sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)

@@ -1,13 +1,16 @@
 """The U-Net's decoder: from the encoder's maps to one map of fine features."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from segunet.errors import UserError, check_whole_number, is_list_of
+from segunet.errors import UserError
 from segunet.models.blocks import ConvNormAct, UpBlock
+from segunet.validation import Channels, checked
 
 
+@checked("model.decoder")
 class UNetDecoder(nn.Module):
     """Climb from the coarsest map to the finest: upsample, concatenate the skip, convolve twice.
 
@@ -28,32 +31,28 @@ class UNetDecoder(nn.Module):
 
     def __init__(
         self,
-        encoder_channels: Sequence[int],
-        widths: Sequence[int],
-        reduced_channels: Sequence[int] | None = None,
-        full_resolution_width: int | None = None,
+        encoder_channels: Sequence[Channels],
+        widths: Sequence[Channels],
+        reduced_channels: Sequence[Channels] | None = None,
+        full_resolution_width: Channels | None = None,
         norm: bool = True,
         align_corners: bool = False,
-        upsampling: str = "bilinear",
+        upsampling: Literal["bilinear", "nearest"] = "bilinear",
     ) -> None:
         super().__init__()
-        if upsampling not in ("bilinear", "nearest"):
-            raise UserError(f"model.decoder.upsampling must be bilinear or nearest, got {upsampling!r}.")
         channels = encoder_channels if reduced_channels is None else reduced_channels
         count = len(encoder_channels)
-        fits = is_list_of(int, channels, count) and is_list_of(int, widths, count - 1)
-        if not fits or min(*channels, *widths) < 1:
+        if len(channels) != count or len(widths) != count - 1:
             raise UserError(
                 f"The encoder gives {count} maps: model.decoder.reduced_channels needs as many entries (or null) and "
-                f"model.decoder.widths one fewer, whole numbers above 0; got {reduced_channels} and {widths}."
+                f"model.decoder.widths one fewer, got {reduced_channels} and {widths}."
             )
         self.reduce = nn.ModuleList()
         if reduced_channels is not None:
             pairs = zip(encoder_channels, channels, strict=True)
             self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
         inputs = [channels[-1], *widths[:-1]]
-        # Coarsest first; the coarsest map itself is the start. (OmegaConf's own [a, b][-2::-1] is [b, a].)
-        skips = list(channels)[-2::-1]
+        skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
         self.steps = nn.ModuleList(
             UpBlock(below, skip, width, norm, align_corners, upsampling)
             for below, skip, width in zip(inputs, skips, widths, strict=True)
@@ -61,10 +60,8 @@ class UNetDecoder(nn.Module):
         self.out_channels = widths[-1]
         self.to_full_resolution: UpBlock | None = None
         if full_resolution_width is not None:
-            check_whole_number("model.decoder.full_resolution_width", full_resolution_width, least=1)
-            width = full_resolution_width
-            self.to_full_resolution = UpBlock(widths[-1], 0, width, norm, align_corners, upsampling)
-            self.out_channels = width
+            self.to_full_resolution = UpBlock(widths[-1], 0, full_resolution_width, norm, align_corners, upsampling)
+            self.out_channels = full_resolution_width
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Return (N, out_channels, H/2, W/2), or (N, out_channels, H, W) with a full-resolution step."""

@@ -1,28 +1,30 @@
 """A torchvision ResNet as the U-Net's encoder.
 
-The contract: ``encoder(x)`` turns (N, 3, H, W), H and W multiples of ``encoder.stride``, into a list of
-maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1)). Parameters have torchvision's
-names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they are.
+Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they are.
 """
 
 import logging
 import sys
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Literal, Self
 from urllib.error import URLError
 
 import torch
 import torchvision
+from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.errors import UserError, abbreviated, check_whole_number
+from segunet.errors import UserError, abbreviated
 from segunet.files import read_torch_file
+from segunet.validation import checked
 
 logger = logging.getLogger(__name__)
 
-DEPTHS = (18, 34, 50, 101, 152)
+Depth = Literal[18, 34, 50, 101, 152]
+Maps = Annotated[int, Field(ge=2, le=5)]
 
 
+@checked("model.encoder")
 class ResNetEncoder(nn.Module):
     """ResNet (He et al. 2016) without its classifier, giving up to five maps.
 
@@ -42,18 +44,18 @@ class ResNetEncoder(nn.Module):
 
     def __init__(
         self,
-        depth: int = 50,
-        num_maps: int = 5,
+        depth: Depth = 50,
+        num_maps: Maps = 5,
         weights: str | None = None,
         ceil_pool: bool = False,
-        frozen_stages: int = 0,
+        frozen_stages: Annotated[int, Field(ge=0)] = 0,
         zero_init_residual: bool = False,
     ) -> None:
         super().__init__()
-        if depth not in DEPTHS:
-            raise UserError(f"model.encoder.depth must be one of {DEPTHS}, got {depth}.")
-        check_whole_number("model.encoder.num_maps", num_maps, least=2, most=5)
-        check_whole_number("model.encoder.frozen_stages", frozen_stages, least=0, most=num_maps)
+        if frozen_stages > num_maps:
+            raise UserError(
+                f"model.encoder.frozen_stages={frozen_stages}: with num_maps={num_maps} it has only {num_maps} stages."
+            )
         resnet = torchvision.models.get_model(f"resnet{depth}", weights=None, zero_init_residual=zero_init_residual)
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if ceil_pool else resnet.maxpool

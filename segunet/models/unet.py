@@ -1,23 +1,45 @@
 """The U-Net: normalise -> encoder -> decoder -> head (Ronneberger et al. 2015, figure 1)."""
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.errors import UserError, check_whole_number, is_list_of
+from segunet.errors import UserError
 from segunet.models.decoder import UNetDecoder
-from segunet.models.encoder import ResNetEncoder
+from segunet.validation import Above0, Finite, checked
+
+# As many as a mask has values.
+ClassCount = Annotated[int, Field(ge=1, le=256)]
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """A module from (N, 3, H, W) to maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""
+
+    @property
+    def channels(self) -> Sequence[int]:
+        """Channels of each map."""
+
+    @property
+    def stride(self) -> int:
+        """What H and W must be multiples of."""
+
+    def __call__(self, x: Tensor, /) -> Any:
+        """Return the maps, a list of tensors."""
+
+
+@checked("model")
 class UNet(nn.Module):
     """Pictures in, logits of the same size out; any size, any batch.
 
     Args:
-        encoder: gives the maps; has ``channels`` and ``stride``.
+        encoder: gives the maps.
         decoder: makes the decoder from the encoder's channels; it has ``out_channels``.
-        num_classes: channels of the logits.
+        num_classes: channels of the logits, 1..256.
         mean: per channel, subtracted from the picture, in its units of 0..255.
         std: per channel, what the picture is divided by after that.
         head_kernel_size: of the last convolution, from the decoder's map to the logits; odd.
@@ -31,23 +53,16 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNetEncoder,
+        encoder: Encoder,
         decoder: Callable[[Sequence[int]], UNetDecoder],
-        num_classes: int,
-        mean: Sequence[float],
-        std: Sequence[float],
-        head_kernel_size: int = 1,
+        num_classes: ClassCount,
+        mean: Annotated[Sequence[Finite], Field(min_length=3, max_length=3)],
+        std: Annotated[Sequence[Above0], Field(min_length=3, max_length=3)],
+        head_kernel_size: Annotated[int, Field(ge=1, le=31)] = 1,
     ) -> None:
         super().__init__()
-        check_whole_number("model.num_classes", num_classes, least=1)
-        check_whole_number("model.head_kernel_size", head_kernel_size, least=1)
         if head_kernel_size % 2 == 0:
             raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
-        if not (is_list_of(int | float, mean, 3) and is_list_of(int | float, std, 3)) or min(std) <= 0:
-            raise UserError(
-                "model.mean and model.std must be three numbers each, for red, green and blue in 0..255, those of std "
-                f"above 0; got {mean} and {std}."
-            )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.encoder = encoder

@@ -220,12 +220,12 @@ def test_the_head_has_a_channel_a_class() -> None:
     ("setting", "message"),
     [
         ({"head_kernel_size": 2}, "head_kernel_size must be an odd number, got 2"),
-        ({"head_kernel_size": -1}, "head_kernel_size must be a whole number"),
-        ({"num_classes": 0}, r"model\.num_classes must be a whole number, 1 or more, got 0"),
-        ({"mean": [0.5]}, r"three numbers each.*got \[0\.5\]"),
-        ({"mean": ["a", "b", "c"]}, "three numbers each"),
-        ({"std": 255}, "three numbers each.*got .* and 255"),
-        ({"std": [1.0, 0.0, 1.0]}, "above 0"),
+        ({"head_kernel_size": -1}, r"model\.head_kernel_size must be greater than or equal to 1, got -1"),
+        ({"num_classes": 0}, r"model\.num_classes must be greater than or equal to 1, got 0"),
+        ({"mean": [0.5]}, r"model\.mean.*at least 3 items.*got \[0\.5\]"),
+        ({"mean": ["a", "b", "c"]}, r"model\.mean\[0\] must be a valid number, got 'a'"),
+        ({"std": 255}, r"model\.std must be an instance of Sequence, got 255"),
+        ({"std": [1.0, 0.0, 1.0]}, r"model\.std\[1\] must be greater than 0, got 0\.0"),
     ],
 )
 def test_settings_that_no_network_can_have_are_refused(setting: dict[str, Any], message: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer
 
-from segunet import build
+from segunet.checkpoint import load_checkpoint
 from segunet.report.examples import chosen, examples, small
 
 
@@ -60,7 +60,7 @@ def test_a_picture_without_a_score_is_not_shown() -> None:
 
 
 def test_a_picture_that_is_off_the_list_is_left_out(trained: Path) -> None:
-    checkpoint = build.load_checkpoint(trained / "checkpoints" / "best.ckpt")
+    checkpoint = load_checkpoint(trained / "checkpoints" / "best.ckpt")
     datamodule = instantiate(checkpoint.data)
     datamodule.setup("test")
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
