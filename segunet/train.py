@@ -173,7 +173,8 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, star
         return
     content = build.read_checkpoint(best)
     saved = content["segunet"]["scores"]
-    scores = scores_from_confusion(saved["confusion"], saved["images"], saved.get("image_miou"))
+    ignored = datamodule.form.ignore_index
+    scores = scores_from_confusion(saved["confusion"], saved["images"], saved.get("image_miou"), ignore_index=ignored)
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
     for board in trainer.loggers:

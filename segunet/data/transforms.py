@@ -70,7 +70,7 @@ class TrainTransform:
         """
         rng = np.random.default_rng(list(key))
         self._compose.set_random_seed(int(rng.integers(2**32)))
-        factor = rng.uniform(*self._scale)
+        factor = rng.uniform(self._scale[0], self._scale[1])
         if self._base_size is not None:
             factor *= self._base_size / max(mask.shape)
         (top, bottom, height), (left, right, width) = (shown(n, factor, self._crop_size, rng) for n in mask.shape)
