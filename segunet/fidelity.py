@@ -11,7 +11,7 @@ from segunet.counter import Counter
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.inference import logits_at
+from segunet.inference import logits_at, naming
 from segunet.metrics import Scores
 from segunet.terminal import progress_bar
 
@@ -50,7 +50,8 @@ class Contender:
         """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, having counted them."""
         height, width = batch.masks.shape[-2:]
         start = time.perf_counter()
-        logits = logits_at(self.net, batch.images, (height, width))
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
         self.seconds.append((time.perf_counter() - start) / len(batch.images))
         predictions = logits.argmax(dim=1)
         self.counter.update(predictions, batch.masks, batch.names)

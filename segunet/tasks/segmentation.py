@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from segunet.counter import Counter
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.inference import check_tta, logits_at, predict
+from segunet.inference import check_tta, logits_at, naming, predict
 from segunet.losses import LossParts, SegmentationLoss
 from segunet.lr_schedule import WarmupCosine
 from segunet.metrics import Scores
@@ -47,7 +47,8 @@ class ScoringTask(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict and count; returns the predictions int64 (N, H', W') for callbacks."""
         height, width = batch.masks.shape[-2:]
-        predictions = predict(self.net, batch.images, (height, width), self.tta)
+        with naming(batch.names):
+            predictions = predict(self.net, batch.images, (height, width), self.tta)
         self.counter.update(predictions, batch.masks, batch.names)
         return predictions
 
@@ -106,7 +107,8 @@ class SegmentationTask(ScoringTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch; returns the predictions int64 (N, H', W') for callbacks."""
         height, width = batch.masks.shape[-2:]
-        logits = logits_at(self.net, batch.images, (height, width))
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
         for name, value in self.loss(logits, batch.masks)._asdict().items():
             self.val_losses[name].update(value, weight=len(batch.names))
         predictions = logits.argmax(dim=1)
