@@ -95,6 +95,12 @@ def scores_from_confusion(
     )
 
 
+def absent_note(scores: Scores, class_names: Sequence[str]) -> str:
+    """Say which classes the truth has no pixel of; empty where it has all."""
+    names = ", ".join(class_names[index] for index in scores.absent)
+    return f"without a pixel in the truth, where the IoU is 0 or undefined: {names}" if names else ""
+
+
 def class_iou(confusion: NDArray[np.int64], ignore_index: int | None) -> NDArray[np.float64]:
     """Return the IoU (..., K) of each class in confusion matrices (..., K, K); NaN where undefined or ignored."""
     hit = np.diagonal(confusion, axis1=-2, axis2=-1)

@@ -87,15 +87,19 @@ def test_a_training_scores_no_ignored_class(run: Command, voc_folder: Path, tmp_
     for pair in [*list_pairs(voc_folder, "train"), *list_pairs(voc_folder, "val")]:
         mask = np.asarray(Image.open(pair.mask))
         Image.fromarray(np.where(mask == IGNORE, 0, mask)).save(pair.mask)
-    options = [*TINY, f"data.root={voc_folder}", "data.ignore_index=0"]
+    names = "data.class_names=[background,disc,square,unseen]"
+    options = [*TINY, names, f"data.root={voc_folder}", "data.ignore_index=0"]
     folder = tmp_path / "run"
-    result = run(train, *options, "trainer.max_epochs=1", "trainer.deterministic=true", f"run_dir={folder}")
+    result = run(train, *options, "trainer.max_epochs=2", "trainer.deterministic=true", f"run_dir={folder}")
     torch.use_deterministic_algorithms(False)
     assert result.status == 0, result.error
     metrics = json.loads((folder / "metrics.json").read_text())
     ious = [row["iou"] for row in metrics["per_class"].values()]
     assert ious[0] is None
-    assert metrics["miou"] == (ious[1] + ious[2]) / 2
+    assert metrics["miou"] == np.mean([iou for iou in ious[1:] if iou is not None])
+    note = "classes without a pixel in the truth, where the IoU is 0 or undefined: unseen"
+    assert (folder / "train.log").read_text().count(note) == 1
+    assert result.output.count(note) == 2  # after the first validation, and below the table
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     callbacks = [state for name, state in best["callbacks"].items() if "'monitor': 'val/miou'" in name]
     assert callbacks[0]["best_model_score"].item() == pytest.approx(metrics["miou"])

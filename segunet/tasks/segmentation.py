@@ -1,5 +1,6 @@
 """Scoring a segmentation network, and training one."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,8 +17,10 @@ from segunet.errors import UserError
 from segunet.inference import check_tta, logits_at, naming, predict
 from segunet.losses import LossParts, SegmentationLoss
 from segunet.lr_schedule import WarmupCosine
-from segunet.metrics import Scores
+from segunet.metrics import Scores, absent_note
 from segunet.optimizer import OptimizerFactory
+
+logger = logging.getLogger(__name__)
 
 
 class ScoringTask(LightningModule):
@@ -84,6 +87,7 @@ class SegmentationTask(ScoringTask):
         self.lr_schedule = lr_schedule
         self.class_names = class_names
         self.card = card
+        self.absent_named = False
         self.val_losses = MetricCollection({name: MeanMetric() for name in LossParts._fields})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -118,6 +122,7 @@ class SegmentationTask(ScoringTask):
     def on_validation_epoch_end(self) -> None:
         """Log the split's scores."""
         self.scores = self.counter.scores()
+        self._name_absent_classes(self.scores)
         parts = LossParts(**self.val_losses.compute())
         self.val_losses.reset()
         values: dict[str, Any] = {**self._named(parts), **self.scores.headline}
@@ -125,6 +130,13 @@ class SegmentationTask(ScoringTask):
             if not math.isnan(iou):
                 values[f"iou/{name}"] = iou
         self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
+
+    def _name_absent_classes(self, scores: Scores) -> None:
+        """Say once which classes the validation list has no pixel of."""
+        note = absent_note(scores, self.class_names)
+        if note and not self.absent_named and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            logger.warning("classes %s", note)
+            self.absent_named = True
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and its per-step schedule over the whole run."""
