@@ -10,44 +10,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchmetrics import Metric
-
-from segunet.metrics import ratio
 
 DILATION = 0.02  # of the diagonal
-
-
-class BoundaryIoU(Metric):
-    """Sums intersections and unions of the classes' boundaries over a split, across processes too.
-
-    Args:
-        num_classes: K.
-        ignore_index: mask value of pixels that do not count.
-    """
-
-    intersections: Tensor
-    unions: Tensor
-
-    def __init__(self, num_classes: int, ignore_index: int) -> None:
-        super().__init__()
-        self.num_classes, self.ignore_index = num_classes, ignore_index
-        for name in ("intersections", "unions"):
-            self.add_state(name, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, predictions: Tensor, masks: Tensor) -> None:
-        """Add pictures: predictions and masks int64 (N, H, W)."""
-        for prediction, mask in zip(predictions.cpu().numpy(), masks.cpu().numpy(), strict=True):
-            counts = boundary_counts(prediction, mask, self.num_classes, self.ignore_index)
-            intersections, unions = torch.from_numpy(counts).to(self.unions.device)
-            self.intersections += intersections
-            self.unions += unions
-
-    def compute(self) -> NDArray[np.float64]:
-        """Return each class's boundary IoU, float (K,), 0..1; NaN for a class in neither truth nor prediction."""
-        return ratio(self.intersections.cpu().numpy(), self.unions.cpu().numpy())
 
 
 def boundary_counts(

@@ -7,12 +7,12 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from segunet.counter import Counter
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.inference import logits_at
+from segunet.inference import logits_at, naming
 from segunet.metrics import Scores
-from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import progress_bar
 
 # Batches and sizes that are not those of the trace.
@@ -43,17 +43,18 @@ class Contender:
 
     def __init__(self, net: nn.Module, num_classes: int, ignore_index: int) -> None:
         self.net = net
-        self.task = ScoringTask(net, num_classes, ignore_index)
+        self.counter = Counter(num_classes, ignore_index)
         self.seconds: list[float] = []  # an image, of each batch
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, having counted them."""
         height, width = batch.masks.shape[-2:]
         start = time.perf_counter()
-        logits = logits_at(self.net, batch.images, (height, width))
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
         self.seconds.append((time.perf_counter() - start) / len(batch.images))
         predictions = logits.argmax(dim=1)
-        self.task.count(predictions, batch)
+        self.counter.update(predictions, batch.masks, batch.names)
         return logits, predictions
 
 
@@ -82,7 +83,7 @@ def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule,
             agreeing += int((came_classes == wanted_classes).sum())
             pixels += came_classes.numel()
             bar.advance(task, len(batch.names))
-    scores = [contender.task.gather_scores() for contender in both]
+    scores = [contender.counter.scores() for contender in both]
     return Comparison(
         difference=torch.stack(differences).max().item(),  # NaN if one is
         largest=torch.stack(largest).max().item(),

@@ -1,5 +1,8 @@
 """From a network to predictions: resizing logits to the truth's size, test-time augmentation."""
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,12 +17,49 @@ TTA: dict[str, tuple[float, ...]] = {
 }
 
 
+class NotFiniteError(UserError):
+    """The network gave NaN or infinity for the image at ``index`` of a batch."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            "the network's logits are not finite (NaN or infinity), so they tell no class. Its weights may be damaged, "
+            "or too large for half precision: try precision 32-true, else another checkpoint."
+        )
+        self.index = index
+
+
+@contextmanager
+def naming(names: Sequence[str]) -> Iterator[None]:
+    """Put an image's name, one of ``names`` (N,), before the error that the network's logits for it are not finite.
+
+    Raises:
+        UserError: that error.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise UserError(f"{names[error.index]}: {error}") from error
+
+
 def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return logits (N, K, *size) of ``images`` (N, 3, H, W), resized bilinearly if H, W differ from ``size``."""
+    """Return logits (N, K, *size) of ``images`` (N, 3, H, W), resized bilinearly if H, W differ from ``size``.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite; argmax would make class 0, or any other, of it.
+    """
     logits: Tensor = net(images)
+    check_finite(logits)
     if logits.shape[-2:] != size:
         logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
     return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise NotFiniteError unless all logits (N, K, H, W) are finite; a sum tells that in a fraction of the time."""
+    if not logits.sum(dtype=torch.float32).isfinite():
+        finite = logits.isfinite().flatten(1).all(dim=1)  # (N,)
+        if not finite.all():  # else the sum alone was too large
+            raise NotFiniteError(int(finite.int().argmin()))
 
 
 def class_scores(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:

@@ -1,6 +1,6 @@
 """Cross-entropy or focal, plus Dice, in one pass over the softmax.
 
-Shapes: logits (N, K, H, W); masks (N, H, W) int64, class index or ``ignore_index``. Pixels marked
+Shapes: logits (N, K, H, W); masks (N, H, W) of any integer type, class index or ``ignore_index``. Pixels marked
 ``ignore_index`` enter no term.
 """
 
@@ -21,7 +21,7 @@ def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tenso
         ignored; the class of each pixel int64 (N, P), -1 where ignored.
     """
     log_probabilities = logits.float().flatten(2).log_softmax(dim=1)  # (N, K, P)
-    targets = masks.flatten(1)  # (N, P)
+    targets = masks.flatten(1).long()  # (N, P)
     targets = targets.where(targets != ignore_index, -1)
     own = log_probabilities.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)  # (N, P)
     return log_probabilities, own.where(targets >= 0, 0.0), targets
@@ -36,6 +36,8 @@ def cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy over the pixels that count, as ``torch.nn.functional.cross_entropy`` defines it.
 
+    Where the classes of all these pixels weigh 0 that is 0 / 0, or infinite with label smoothing; here it is 0.
+
     Args:
         log_probabilities: (N, K, P).
         own: log-probability of each pixel's own class (N, P), zero where ignored.
@@ -45,7 +47,8 @@ def cross_entropy(
     """
     valid = targets >= 0
     weights = valid.float() if class_weights is None else class_weights[targets.clamp(min=0)] * valid
-    total = weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+    total = weights.sum()
+    total = total.where(total > 0, torch.inf)
     loss = -(weights * own).sum() / total
     if label_smoothing == 0.0:
         return loss
@@ -76,7 +79,8 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     """1 - the mean Dice coefficient of the classes present in the batch; 0 when there is none.
 
     Dice of class c = (2 sum p_c y_c + s) / (sum p_c + sum y_c + s), sums over the batch's pixels that count
-    (Milletari et al. 2016, equation in section 3, without the squares).
+    (Milletari et al. 2016, equation in section 3, without the squares). They are summed image by image first: one sum
+    in float32 over millions of pixels adds the last ones to a number that cannot hold them.
 
     Args:
         probabilities: (N, K, P).
@@ -86,10 +90,10 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     """
     num_classes = probabilities.shape[1]
     valid = targets >= 0
-    index = targets.where(valid, num_classes).flatten()  # ignored pixels fall into a bin that is cut off
-    sums = own.new_zeros(num_classes + 1)
-    intersection = sums.index_add(0, index, own.flatten())[:num_classes]  # (K,)
-    truth = torch.bincount(index, minlength=num_classes + 1)[:num_classes]  # (K,)
+    index = targets.where(valid, num_classes)  # (N, P); ignored pixels fall into a bin that is cut off
+    sums = own.new_zeros(len(own), num_classes + 1)
+    intersection = sums.scatter_add(1, index, own).sum(dim=0)[:num_classes]  # (K,)
+    truth = torch.bincount(index.flatten(), minlength=num_classes + 1)[:num_classes]  # (K,)
     predicted = (probabilities @ valid.to(probabilities.dtype).unsqueeze(2)).sum(dim=(0, 2))  # (K,)
     present = truth > 0
     coefficients = (2 * intersection + smooth) / (predicted + truth + smooth)
@@ -190,7 +194,7 @@ class SegmentationLoss(nn.Module):
         self.dice_smooth = dice_smooth
 
     def forward(self, logits: Tensor, masks: Tensor) -> LossParts:
-        """Return the loss of ``logits`` (N, K, H, W) against ``masks`` int64 (N, H, W).
+        """Return the loss of ``logits`` (N, K, H, W) against ``masks`` (N, H, W).
 
         A batch in which every pixel is ignored gives 0, with a gradient of 0. All is computed in float32, also under
         autocast: float16 has no number for a sum over more than 65,504 pixels.

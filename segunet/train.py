@@ -175,7 +175,9 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, star
     content = read_checkpoint(best)
     saved = read_card(best).scores
     assert saved is not None
-    scores = scores_from_confusion(saved.confusion, saved.images, saved.image_miou)
+    scores = scores_from_confusion(
+        saved.confusion, saved.images, saved.image_miou, ignore_index=datamodule.form.ignore_index
+    )
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
     for board in trainer.loggers:

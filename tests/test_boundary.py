@@ -9,7 +9,8 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from segunet.boundary import BoundaryIoU, boundary_counts
+from segunet.boundary import boundary_counts
+from segunet.counter import Counter
 
 K, IGNORE = 4, 255
 
@@ -28,6 +29,16 @@ def by_distances(prediction: NDArray[np.integer[Any]], mask: NDArray[np.integer[
 def blobs(seed: int, size: tuple[int, int]) -> NDArray[np.int64]:
     noise = ndimage.gaussian_filter(default_rng(seed).normal(size=(K, *size)), (0, 6, 6))
     return np.asarray(noise.argmax(axis=0))
+
+
+def boundary_iou(predictions: list[NDArray[np.int64]], masks: list[NDArray[np.int64]]) -> NDArray[np.float64]:
+    """Each class's boundary IoU over the images, (K,), as an evaluation counts it."""
+    counter = Counter(K, IGNORE, boundary_iou=True)
+    for prediction, mask in zip(predictions, masks, strict=True):
+        counter.update(torch.from_numpy(prediction[None]), torch.from_numpy(mask[None]), ["name"])
+    scores = counter.scores().boundary_iou
+    assert scores is not None
+    return scores
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (20, 300), (5, 3), (1, 1)])
@@ -54,24 +65,17 @@ def test_a_right_prediction_scores_one_whatever_it_says_of_ignored_pixels() -> N
     prediction = mask.copy()
     mask[30:50, 20:70] = IGNORE
     prediction[30:50, 20:70] = 2
-    metric = BoundaryIoU(K, IGNORE)
-    metric.update(torch.from_numpy(prediction[None]), torch.from_numpy(mask[None]))
-    assert metric.compute().tolist() == [1.0] * K
+    assert boundary_iou([prediction], [mask]).tolist() == [1.0] * K
 
 
 def test_sums_over_pictures_then_divides_and_an_absent_class_is_undefined() -> None:
     masks, predictions = [blobs(seed, (64, 64)) % 3 for seed in (4, 5)], [blobs(seed, (64, 64)) % 3 for seed in (6, 7)]
-    metric = BoundaryIoU(K, IGNORE)
-    for mask, prediction in zip(masks, predictions, strict=True):
-        metric.update(torch.from_numpy(prediction[None]), torch.from_numpy(mask[None]))
     pairs = list(zip(predictions, masks, strict=True))
     sums = np.array([[by_distances(*pair, index) for index in range(K)] for pair in pairs]).sum(axis=0)
-    scores = metric.compute()
+    scores = boundary_iou(predictions, masks)
     np.testing.assert_allclose(scores[:3], sums[:3, 0] / sums[:3, 1])
     assert np.isnan(scores[3])
 
 
 def test_nothing_but_ignored_pixels() -> None:
-    metric = BoundaryIoU(K, IGNORE)
-    metric.update(torch.zeros(1, 8, 8, dtype=torch.int64), torch.full((1, 8, 8), IGNORE))
-    assert np.isnan(metric.compute()).all()
+    assert np.isnan(boundary_iou([np.zeros((8, 8), dtype=np.int64)], [np.full((8, 8), IGNORE)])).all()

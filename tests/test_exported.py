@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import struct
 import zipfile
@@ -232,24 +233,27 @@ def two_archives_in_one(current: bytes, old: bytes) -> bytes:
     for archive in (current, old):
         end = archive.rindex(b"PK\x05\x06")
         count, size, start = struct.unpack("<HII", archive[end + 10 : end + 20])
-        parts.append((archive[:start], archive[start : start + size], count))
+        parts.append((archive[:start], bytearray(archive[start : start + size]), count))
     (records, directory, count), (old_records, old_directory, _) = parts
+    entries = [match.start() for match in re.finditer(b"PK\x01\x02", old_directory)]
+    for entry in entries:
+        (place,) = struct.unpack_from("<I", old_directory, entry + 42)
+        struct.pack_into("<I", old_directory, entry + 42, place + len(records) - len(old_records))
     gap = len(directory) - len(old_directory)  # both are to have one size: a comment fills the last entry
-    assert gap >= 0
-    last = old_directory.rindex(b"PK\x01\x02")
-    comment = struct.pack("<H", gap)
-    old_directory = old_directory[: last + 32] + comment + old_directory[last + 34 :] + b" " * gap
+    struct.pack_into("<H", old_directory, entries[-1] + 32, gap)
     tail = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(records), 0)
-    return records + directory + old_records + old_directory + tail
+    return records + directory + old_records + old_directory + b" " * gap + tail
 
 
 def test_a_program_is_not_read_in_torch_s_older_format(exports: Exports, tmp_path: Path) -> None:
     damaged = rewritten(
         exports.files["torch_export"], tmp_path / "now.pt2", {"model_weights_config.json": _without_weights}
     )
+    with zipfile.ZipFile(damaged) as current:
+        program = next(current.read(name) for name in current.namelist() if name.endswith("models/model.json"))
     with zipfile.ZipFile(tmp_path / "old.pt2", "w") as archive:
         archive.writestr("version", ".".join(map(str, SCHEMA_VERSION)))
-        archive.writestr("serialized_exported_program.json", json.dumps({}))
+        archive.writestr("serialized_exported_program.json", program)
         for name in ("state_dict", "constants", "example_inputs"):
             archive.writestr(f"serialized_{name}.pt", pickled(tmp_path / "ran"))
     evil = tmp_path / "evil.pt2"
@@ -264,7 +268,7 @@ def test_a_program_is_not_read_in_torch_s_older_format(exports: Exports, tmp_pat
 
 def _without_weights(config: bytes) -> bytes:
     """Name a record that is not there, at which torch's reader of the current format ends with a RuntimeError."""
-    return config.replace(b"weight_0", b"weight_9")
+    return config.replace(b'"weight_', b'"absent_')
 
 
 def test_a_copied_archive_is_opened(exports: Exports, tmp_path: Path) -> None:

@@ -1,13 +1,22 @@
 """Predictions at any size, and test-time augmentation against averages by hand."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segunet import evaluate
+from segunet import predict as predict_command
+from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.inference import TTA, check_tta, logits_at, predict
+from segunet.fidelity import Contender
+from segunet.inference import TTA, check_finite, check_tta, logits_at, predict
 from segunet.tasks.segmentation import ScoringTask
+from segunet.tiling import predict_rows
+from tests.commands import Command
 
 
 class Net(nn.Module):
@@ -123,3 +132,57 @@ def test_an_unknown_kind_is_refused_with_the_choices(tta: str) -> None:
 def test_the_known_kinds_are_accepted(tta: str) -> None:
     check_tta(tta)
     assert ScoringTask(nn.Identity(), 2, 255, tta).tta == tta
+
+
+class Broken(nn.Module):
+    """Logits that are not finite for images with a pixel of 255."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = images.float()
+        return logits.where(logits < 255, self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_image(value: float) -> None:
+    images = torch.zeros(3, 3, 8, 9, dtype=torch.uint8)
+    net = Broken(value)
+    for tta in TTA:
+        predict(net, images, (8, 9), tta)
+    images[1] = 255
+    batch = Batch(images, torch.zeros(3, 8, 9, dtype=torch.uint8), ["a", "b", "c"])
+    steps: list[Callable[[], object]] = [
+        lambda: ScoringTask(net, 3, 255).test_step(batch, 0),
+        lambda: ScoringTask(net, 3, 255, "flip").test_step(batch, 0),
+        lambda: ScoringTask(net, 3, 255, "multiscale").test_step(batch, 0),
+        lambda: Contender(net, 3, 255).run(batch),
+    ]
+    for step in steps:
+        with pytest.raises(UserError, match="b: the network's logits are not finite"):
+            step()
+    with pytest.raises(UserError, match="logits are not finite"):
+        list(predict_rows(net, images[1], 32, 0.25))
+
+
+def test_large_logits_whose_sum_overflows_are_finite() -> None:
+    check_finite(torch.full((1, 3, 8, 8), 3e38))
+
+
+def test_commands_name_the_image_whose_logits_are_not_finite(run: Command, trained: Path, tmp_path: Path) -> None:
+    content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"]["net.head.bias"][1] = torch.nan
+    torch.save(content, tmp_path / "nan.ckpt")
+    checkpoint = f"checkpoint={tmp_path / 'nan.ckpt'}"
+    result = run(evaluate, checkpoint, f"run_dir={tmp_path / 'evaluated'}")
+    assert (result.status, "val_" in result.error) == (1, True)
+    assert ": the network's logits are not finite" in result.error
+    assert not (tmp_path / "evaluated" / "metrics.json").exists()
+    image = trained / "voc" / "JPEGImages" / "val_1.jpg"
+    for tile in ("null", "32"):
+        result = run(predict_command, checkpoint, f"input={image}", f"tile={tile}", f"run_dir={tmp_path / tile}")
+        assert result.status == 1
+        assert not list((tmp_path / tile).rglob("*.png"))
+        assert f"{image}: the network's logits are not finite" in result.output + result.error

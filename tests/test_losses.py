@@ -186,6 +186,43 @@ def test_a_batch_of_ignored_pixels_gives_0_with_a_gradient_of_0(pixelwise: Cross
     assert torch.equal(gradient, torch.zeros_like(logits))
 
 
+def test_a_mask_of_bytes_gives_the_same_loss_whatever_its_ignore_index() -> None:
+    logits, masks = batch()
+    wanted = loss_of(logits, masks, CrossEntropy(WEIGHTS, 0.1))
+    for ignore_index in (255, 128, 4):
+        loss = SegmentationLoss(CrossEntropy(WEIGHTS, 0.1), ignore_index)
+        came = loss(logits, masks.where(masks != IGNORE_INDEX, ignore_index).to(torch.uint8))
+        torch.testing.assert_close(came, wanted, rtol=0, atol=0)
+
+
+def test_a_class_weight_of_0_leaves_the_loss_finite() -> None:
+    logits, masks = batch()
+    weights = [0.0, 2.0, 0.0, 1.0]
+    only_0 = masks.where((masks == 0) | (masks == 2), IGNORE_INDEX)
+    for smoothing in (0.0, 0.1, 1.0):
+        as_torch = {"ignore_index": IGNORE_INDEX, "label_smoothing": smoothing}
+        for truth in (masks, only_0, torch.full_like(masks, IGNORE_INDEX)):
+            values = logits.clone().requires_grad_()
+            parts = loss_of(values, truth, CrossEntropy(weights, smoothing))
+            (gradient,) = torch.autograd.grad(parts.total, values)
+            wanted = F.cross_entropy(logits, truth, torch.tensor(weights), **as_torch)  # type: ignore[arg-type]
+            torch.testing.assert_close(parts.pixelwise, wanted if torch.isfinite(wanted) else torch.tensor(0.0))
+            assert torch.isfinite(gradient).all()
+
+
+def test_a_batch_of_millions_of_pixels_keeps_its_digits() -> None:
+    """16 x 3 x 512 x 512 in float32 against float64."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(3, (16, 512, 512), generator=generator)
+    logits = torch.randn(16, 3, 512, 512, generator=generator) + 3 * F.one_hot(masks, 3).permute(0, 3, 1, 2)
+    targets = masks.flatten(1)
+    log_probabilities, own = inner_terms(logits.double().flatten(2), targets)
+    came = loss_of(logits, masks)
+    assert came.pixelwise.item() == pytest.approx(cross_entropy(log_probabilities, own, targets).item(), rel=1e-6)
+    assert came.dice.item() == pytest.approx(dice(log_probabilities.exp(), own.exp(), targets).item(), rel=5e-5)
+    assert focal(own.float(), targets).item() == pytest.approx(focal(own, targets).item(), rel=1e-6)
+
+
 def inner_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What ``pixel_terms`` gives, in double: log-probabilities (N, K, P) and the own ones (N, P)."""
     log_probabilities = logits.log_softmax(dim=1)

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
 from torchmetrics.segmentation import MeanIoU
 
 from segunet.classes import IGNORE_INDEX
-from segunet.data.dataset import Batch
-from segunet.metrics import Scores, image_miou, scores_from_confusion
-from segunet.tasks.segmentation import ScoringTask
+from segunet.counter import Counter
+from segunet.metrics import Scores, scores_from_confusion
 
 Mask = NDArray[np.int64]
 
@@ -50,13 +48,14 @@ def scores_by_loop(truth: Mask, prediction: Mask, num_classes: int) -> dict[str,
     }
 
 
-def counted(truth: Mask, prediction: Mask, num_classes: int, task: ScoringTask | None = None) -> Scores:
-    """Score through the task that training and evaluation use."""
-    task = task or ScoringTask(nn.Identity(), num_classes, IGNORE_INDEX)
-    images = torch.zeros((len(truth), 3, *truth.shape[1:]), dtype=torch.uint8)
-    batch = Batch(images, torch.from_numpy(truth), [str(number) for number in range(len(truth))])
-    task.count(torch.from_numpy(prediction), batch)
-    return task.gather_scores()
+def counted(truth: Mask, prediction: Mask, num_classes: int, ignore_index: int = IGNORE_INDEX) -> Scores:
+    """Score by the counter that training and evaluation use, in batches of two images."""
+    counter = Counter(num_classes, ignore_index, boundary_iou=True)
+    for start in range(0, len(truth), 2):
+        part = slice(start, start + 2)
+        names = [str(start + number) for number in range(len(truth[part]))]
+        counter.update(torch.from_numpy(prediction[part]), torch.from_numpy(truth[part]), names)
+    return counter.scores()
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 21])
@@ -120,24 +119,27 @@ def test_a_perfect_prediction_scores_1() -> None:
     assert scores.headline == dict.fromkeys(scores.headline, 1.0)
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 21])
-def test_the_task_counts_what_a_bincount_counts_over_batches_of_any_size(num_classes: int) -> None:
-    task = ScoringTask(nn.Identity(), num_classes, IGNORE_INDEX)
-    truth, prediction = random_masks(num_classes, seed=2)
-    for part in (slice(0, 2), slice(2, 3)):
-        names = [str(number) for number in range(len(truth[part]))]
-        batch = Batch(torch.zeros(1), torch.from_numpy(truth[part]), names)
-        task.count(torch.from_numpy(prediction[part]), batch)
-    scores = task.gather_scores()
-    assert scores.images == 3
-    assert scores.confusion.tolist() == confusion_by_bincount(truth, prediction, num_classes).tolist()
-
-
-def test_gathering_starts_anew() -> None:
-    task = ScoringTask(nn.Identity(), 3, IGNORE_INDEX)
-    truth, prediction = random_masks(3, seed=3)
-    first = counted(truth, prediction, 3, task)
-    assert counted(truth, prediction, 3, task).confusion.tolist() == first.confusion.tolist()
+@pytest.mark.parametrize("ignore_index", [0, 2])
+def test_an_ignored_class_leaves_every_mean(ignore_index: int) -> None:
+    """The scores are those of the other classes alone, wherever the ignored one was predicted."""
+    truth, prediction = random_masks(4, seed=4)
+    truth[truth == IGNORE_INDEX] = ignore_index
+    scores = counted(truth, prediction, 4, ignore_index)
+    elsewhere = np.where(truth == ignore_index, IGNORE_INDEX, truth)
+    by_class = counted(elsewhere, prediction, 4)
+    others = [index for index in range(4) if index != ignore_index]
+    assert by_class.iou[ignore_index] == 0.0  # predicted, never true: it would count in the mean
+    for name in ("iou", "accuracy", "dice", "boundary_iou"):
+        values = getattr(scores, name)
+        assert np.isnan(values[ignore_index]), name
+        assert values[others].tolist() == getattr(by_class, name)[others].tolist(), name
+    assert scores.miou == pytest.approx(by_class.iou[others].mean())
+    assert scores.pixel_accuracy == by_class.pixel_accuracy
+    for number, name in enumerate(scores.image_miou):
+        valid = truth[number] != ignore_index
+        t, p = truth[number][valid], prediction[number][valid]
+        ious = [((t == index) & (p == index)).sum() / ((t == index) | (p == index)).sum() for index in others]
+        assert scores.image_miou[name] == pytest.approx(np.mean(ious))
 
 
 def test_miou_is_the_data_set_s_not_the_mean_over_pictures() -> None:
@@ -164,13 +166,13 @@ def test_the_headline_has_four_numbers_in_this_order() -> None:
     assert all(scores.headline[name] == getattr(scores, name) for name in scores.headline)
 
 
-def test_each_picture_s_mean_is_that_of_the_picture_alone() -> None:
+def test_each_image_s_mean_is_that_of_the_image_alone() -> None:
     truth, prediction = random_masks(5, seed=3)
     truth[1] = IGNORE_INDEX
-    means = image_miou(torch.from_numpy(prediction), torch.from_numpy(truth), 5, IGNORE_INDEX)
-    assert means[0] == pytest.approx(scores_by_loop(truth[0], prediction[0], 5)["miou"])
-    assert means[1].isnan()
-    assert means[2] == pytest.approx(scores_by_loop(truth[2], prediction[2], 5)["miou"])
+    means = counted(truth, prediction, 5).image_miou
+    assert means["0"] == pytest.approx(scores_by_loop(truth[0], prediction[0], 5)["miou"])
+    assert math.isnan(means["1"])
+    assert means["2"] == pytest.approx(scores_by_loop(truth[2], prediction[2], 5)["miou"])
 
 
 def test_pictures_without_a_score_do_not_count_in_the_mean() -> None:

@@ -186,7 +186,7 @@ class Survey:
         elif split.role == "train" and len(present) == 1 < len(self.class_names):
             self._of_list("one_class", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
         for index, name in enumerate(self.class_names):
-            if present and index not in present:
+            if present and index not in {*present, self.form.ignore_index}:
                 self._of_list("absent_class", split, f"has no pixel of class {index} ({name})")
 
     def _of_list(self, kind: str, split: Split, detail: str) -> None:

@@ -74,9 +74,9 @@ def as_dict(survey: Survey) -> dict[str, Any]:
 
 def class_weights(survey: Survey) -> list[float] | None:
     """Return the weights that ``loss.pixelwise.class_weights=auto`` takes; None without a pixel of any class."""
-    if not survey.splits[0].pixels[: survey.form.num_classes].any():
-        return None
-    return enet_weights(survey.splits[0].pixels[: survey.form.num_classes])
+    pixels = survey.splits[0].pixels[: survey.form.num_classes]
+    weights = enet_weights(pixels, survey.form.ignore_index)
+    return weights if (pixels[np.array(weights) > 0]).any() else None
 
 
 def show_findings(survey: Survey) -> None:
@@ -116,8 +116,7 @@ def show_balance(survey: Survey) -> None:
     for split in survey.splits:
         table.add_column(f"{split.role}: pixels", justify="right")
         table.add_column("pictures", justify="right")
-    rows = [*enumerate(survey.class_names), (survey.form.ignore_index, "(ignored)")]
-    for value, name in rows:
+    for value, name in (dict(enumerate(survey.class_names)) | {survey.form.ignore_index: "(ignored)"}).items():
         cells = (_balance(split, value) for split in survey.splits)
         table.add_row(escape(name), *(cell for pair in cells for cell in pair))
     console.print(table)

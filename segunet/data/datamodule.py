@@ -125,7 +125,7 @@ class VOCDataModule(pl.LightningDataModule):
 
     def class_weights(self) -> list[float]:
         """Return :func:`segunet.data.voc.enet_weights` of the training masks; reads every one of them."""
-        return enet_weights(count_pixels(self.train_pairs, self.form))
+        return enet_weights(count_pixels(self.train_pairs, self.form), self.form.ignore_index)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, whole batches only."""

@@ -14,12 +14,15 @@ from segunet.errors import UserError, check_number, check_whole_number, is_list_
 class TrainTransform:
     """Scale jitter, crop, flip, colour jitter.
 
+    The part that the crop shows is cut out before it is scaled, so that an example costs what its crop costs, however
+    large the image is. It is resized once, image and mask alike about the centres of their pixels.
+
     Args:
-        crop_size: side in pixels of the square crop; smaller pictures are padded, their mask with
+        crop_size: side in pixels of the square crop; smaller images are padded, their mask with
             ``ignore_index``.
         ignore_index: mask value of the padding.
-        base_size: long side in pixels to which the picture is resized first; None keeps its size.
-        scale: least and most factor of the scale jitter that follows.
+        base_size: long side in pixels of the image before the jitter; None keeps its size.
+        scale: least and most factor of the scale jitter on top of that.
         flip: probability of a horizontal flip.
         color_jitter: most relative change of brightness, contrast and saturation; a tenth of it for the hue.
 
@@ -45,15 +48,11 @@ class TrainTransform:
             raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {scale}.")
         for name, value in (("flip", flip), ("color_jitter", color_jitter)):
             check_number(f"data.transform.{name}", value, least=0, most=1)
-        self._base_size = base_size
-        least = math.ceil(1 / scale[0])  # so that the scale jitter leaves a pixel
+        self._crop_size, self._base_size, self._scale = crop_size, base_size, scale
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
             [
-                A.PadIfNeeded(least, least, fill=0, fill_mask=ignore_index),
-                A.RandomScale((scale[0] - 1, scale[1] - 1), area_for_downscale="image", p=1.0),
                 A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
-                A.RandomCrop(crop_size, crop_size),
                 A.HorizontalFlip(p=flip),
                 A.ColorJitter(jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=1.0),
             ]
@@ -67,14 +66,30 @@ class TrainTransform:
         Args:
             image: uint8 (H, W, 3) RGB.
             mask: uint8 (H, W).
-            key: (seed, epoch, index); the same key gives the same pictures in any process.
+            key: (seed, epoch, index); the same key gives the same pair in any process.
         """
-        self._compose.set_random_seed(int(np.random.SeedSequence(list(key)).generate_state(1)[0]))
+        rng = np.random.default_rng(list(key))
+        self._compose.set_random_seed(int(rng.integers(2**32)))
+        factor = rng.uniform(self._scale[0], self._scale[1])
         if self._base_size is not None:
-            size = size_with_long_side(image, self._base_size)
-            image, mask = resize(image, size), np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST))
-        pair = self._compose(image=image, mask=mask)
+            factor *= self._base_size / max(mask.shape)
+        (top, bottom, height), (left, right, width) = (shown(n, factor, self._crop_size, rng) for n in mask.shape)
+        image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
+        pair = self._compose(image=resize(image, (width, height)), mask=resize_mask(mask, (width, height)))
         return pair["image"], pair["mask"]
+
+
+def shown(length: int, factor: float, crop_size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Choose which pixels of a side a crop shows: (start, stop), and how many they are once scaled by ``factor``.
+
+    The whole side if it is then no longer than the crop, else a part of it at a random place.
+    """
+    scaled = max(round(length * factor), 1)
+    if scaled <= crop_size:
+        return 0, length, scaled
+    part = max(round(crop_size / factor), 1)
+    start = int(rng.integers(length - part + 1))
+    return start, start + part, crop_size
 
 
 def check_ignore_index(ignore_index: object) -> None:
@@ -102,6 +117,14 @@ def size_with_long_side(image: NDArray[np.uint8], long_side: int) -> tuple[int, 
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a picture uint8 (H, W, 3) to ``size`` (width, height): by area when it shrinks, else bilinearly."""
-    interpolation = cv2.INTER_AREA if size[0] < image.shape[1] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(image, size, interpolation=interpolation))
+    """Resize an image uint8 (H, W, 3) to ``size`` (width, height): by area when it shrinks, else bilinearly."""
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize a mask uint8 (H, W) to ``size`` (width, height): the value nearest to each new pixel's centre.
+
+    OpenCV's INTER_NEAREST takes the value nearest to a pixel's corner, half a pixel beside the image.
+    """
+    return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))

@@ -237,12 +237,15 @@ def count_pixels(pairs: Sequence[Pair], form: MaskFormat) -> NDArray[np.int64]:
     return counts[: form.num_classes]
 
 
-def enet_weights(counts: NDArray[np.int64]) -> list[float]:
+def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> list[float]:
     """Return 1 / ln(1.02 + share of the pixels) of each class; ``counts`` are its pixels, int64 (num_classes,).
 
-    Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one.
+    Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one. A class
+    that is the ``ignore_index`` weighs 0, and its pixels are none of the others' whole.
     """
-    weights: list[float] = (1 / np.log(1.02 + counts / max(counts.sum(), 1))).round(4).tolist()
+    counted = np.arange(len(counts)) != (-1 if ignore_index is None else ignore_index)
+    shares = counts / max(counts[counted].sum(), 1)
+    weights: list[float] = np.where(counted, 1 / np.log(1.02 + shares), 0).round(4).tolist()
     return weights
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
 from segunet.data.transforms import resize_long_side
-from segunet.inference import predict
+from segunet.inference import naming, predict
 from segunet.visualize import Picture, at_size_of, differences, overlay
 
 _EACH = 3  # pictures of a kind
@@ -80,7 +80,8 @@ def examples(
     def example(name: str) -> Example:
         batch = dataset[index_of[name]]
         truth = batch.masks.numpy()  # (H, W)
-        prediction = predict(net, batch.images[None].to(device), truth.shape, tta)[0].cpu().numpy()
+        with naming([name]):
+            prediction = predict(net, batch.images[None].to(device), truth.shape, tta)[0].cpu().numpy()
         image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
         panels = {
             "image": image,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.files import write_text
-from segunet.metrics import Scores
+from segunet.metrics import Scores, absent_note
 from segunet.report.chart import Chart, Series, line_chart
 from segunet.report.examples import Example
 from segunet.report.history import Points
@@ -86,6 +86,7 @@ def page(report: Report) -> str:
         numbers={HEADLINE[name]: value for name, value in headline(scores).items()},
         headings=per_class_headings(scores),
         rows=per_class(scores, names),
+        absent_note=absent_note(scores, names),
         colours=["#" + bytes(colour).hex() for colour in report.palette[: len(names)].tolist()],
         shares=_shares(scores.confusion),
         balance=scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1),

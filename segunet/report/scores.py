@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from segunet.files import save_png, write_text
-from segunet.metrics import Scores, mean_of_defined
+from segunet.metrics import Scores, absent_note, mean_of_defined
 from segunet.terminal import console
 from segunet.visualize import confusion_picture
 
@@ -56,6 +56,8 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
     for name, row in per_class(scores, class_names).items():
         table.add_row(escape(name), *(_cell(value) for value in row.values()))
     console.print(table)
+    if note := absent_note(scores, class_names):
+        console.print(f"classes {note}", highlight=False, markup=False, soft_wrap=True)
     numbers = "  ".join(f"{HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
     console.print(f"{numbers}  ({scores.images} images)", highlight=False, soft_wrap=True)
 

@@ -1,5 +1,6 @@
 """Scoring a segmentation network, and training one."""
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -7,18 +8,19 @@ from typing import Any
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor, distributed, nn
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torch import Tensor, nn
+from torchmetrics import MeanMetric, MetricCollection
 
-from segunet.boundary import BoundaryIoU
+from segunet.counter import Counter
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.inference import check_tta, logits_at, predict
+from segunet.inference import check_tta, logits_at, naming, predict
 from segunet.losses import LossParts, SegmentationLoss
 from segunet.lr_schedule import WarmupCosine
-from segunet.metrics import Scores, image_miou, scores_from_confusion
+from segunet.metrics import Scores, absent_note
 from segunet.optimizer import OptimizerFactory
+
+logger = logging.getLogger(__name__)
 
 
 class ScoringTask(LightningModule):
@@ -41,55 +43,21 @@ class ScoringTask(LightningModule):
         super().__init__()
         check_tta(tta)
         self.net = net
-        self.num_classes, self.ignore_index, self.tta = num_classes, ignore_index, tta
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=ignore_index, validate_args=False)
-        self.boundary = BoundaryIoU(num_classes, ignore_index) if boundary_iou else None
-        self.image_mious: list[tuple[Sequence[str], Tensor]] = []  # names and float (N,) of each batch
-        self.images = SumMetric()
+        self.tta = tta
+        self.counter = Counter(num_classes, ignore_index, boundary_iou)
         self.scores: Scores | None = None
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Predict and count; returns the predictions int64 (N, H', W') for callbacks."""
         height, width = batch.masks.shape[-2:]
-        predictions = predict(self.net, batch.images, (height, width), self.tta)
-        self.count(predictions, batch)
+        with naming(batch.names):
+            predictions = predict(self.net, batch.images, (height, width), self.tta)
+        self.counter.update(predictions, batch.masks, batch.names)
         return predictions
 
     def on_test_epoch_end(self) -> None:
         """Make the split's scores."""
-        self.gather_scores()
-
-    def count(self, predictions: Tensor, batch: Batch) -> None:
-        """Enter predictions int64 (N, H', W') into the confusion matrix and the like."""
-        self.confusion.update(predictions, batch.masks)
-        if self.boundary is not None:
-            self.boundary.update(predictions, batch.masks)
-        means = image_miou(predictions, batch.masks, self.num_classes, self.ignore_index)
-        self.image_mious.append((batch.names, means))
-        self.images.update(len(batch.names))
-
-    def gather_scores(self) -> Scores:
-        """Compute ``scores`` from what was counted, over all processes, and start anew."""
-        self.scores = scores_from_confusion(
-            self.confusion.compute().cpu().numpy(),
-            int(self.images.compute()),
-            self._gathered_image_miou(),
-            self.boundary.compute() if self.boundary is not None else None,
-        )
-        for metric in (self.confusion, self.images, self.boundary):
-            if metric is not None:
-                metric.reset()
-        return self.scores
-
-    def _gathered_image_miou(self) -> dict[str, float]:
-        """Return each picture's mean IoU, over all processes, by name; forget them."""
-        own = [pair for names, values in self.image_mious for pair in zip(names, values.tolist(), strict=True)]
-        self.image_mious.clear()
-        everyone = [own]
-        if distributed.is_available() and distributed.is_initialized():
-            everyone = [own] * distributed.get_world_size()
-            distributed.all_gather_object(everyone, own)
-        return dict(sorted(pair for each in everyone for pair in each))
+        self.scores = self.counter.scores()
 
 
 class SegmentationTask(ScoringTask):
@@ -119,6 +87,7 @@ class SegmentationTask(ScoringTask):
         self.lr_schedule = lr_schedule
         self.class_names = class_names
         self.card = card
+        self.absent_named = False
         self.val_losses = MetricCollection({name: MeanMetric() for name in LossParts._fields})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -142,23 +111,32 @@ class SegmentationTask(ScoringTask):
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Score a batch; returns the predictions int64 (N, H', W') for callbacks."""
         height, width = batch.masks.shape[-2:]
-        logits = logits_at(self.net, batch.images, (height, width))
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
         for name, value in self.loss(logits, batch.masks)._asdict().items():
             self.val_losses[name].update(value, weight=len(batch.names))
         predictions = logits.argmax(dim=1)
-        self.count(predictions, batch)
+        self.counter.update(predictions, batch.masks, batch.names)
         return predictions
 
     def on_validation_epoch_end(self) -> None:
         """Log the split's scores."""
-        scores = self.gather_scores()
+        self.scores = self.counter.scores()
+        self._name_absent_classes(self.scores)
         parts = LossParts(**self.val_losses.compute())
         self.val_losses.reset()
-        values: dict[str, Any] = {**self._named(parts), **scores.headline}
-        for name, iou in zip(self.class_names, scores.iou, strict=True):
+        values: dict[str, Any] = {**self._named(parts), **self.scores.headline}
+        for name, iou in zip(self.class_names, self.scores.iou, strict=True):
             if not math.isnan(iou):
                 values[f"iou/{name}"] = iou
         self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
+
+    def _name_absent_classes(self, scores: Scores) -> None:
+        """Say once which classes the validation list has no pixel of."""
+        note = absent_note(scores, self.class_names)
+        if note and not self.absent_named and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            logger.warning("classes %s", note)
+            self.absent_named = True
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Make the optimizer and its per-step schedule over the whole run."""

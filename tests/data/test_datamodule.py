@@ -210,7 +210,7 @@ def test_a_training_batch_is_bytes_with_int64_masks(voc_folder: Path) -> None:
     batches = list(datamodule(voc_folder, batch_size=4).train_dataloader())
     assert len(batches) == 1  # the incomplete one is dropped
     assert (batches[0].images.dtype, batches[0].images.shape) == (torch.uint8, (4, 3, 48, 48))
-    assert (batches[0].masks.dtype, batches[0].masks.shape) == (torch.int64, (4, 48, 48))
+    assert (batches[0].masks.dtype, batches[0].masks.shape) == (torch.uint8, (4, 48, 48))
     assert len(set(batches[0].names)) == 4
     assert set(batches[0].masks.unique().tolist()) <= {0, 1, 2, IGNORE_INDEX}
 

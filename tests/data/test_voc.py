@@ -15,6 +15,7 @@ from segunet.data.voc import (
     as_rgb,
     check_not_binary,
     count_pixels,
+    enet_weights,
     find_voc_folder,
     list_pairs,
     read_image,
@@ -468,3 +469,9 @@ def test_the_ignored_index_may_be_that_of_a_class(tmp_path: Path) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).save(path)
     assert read_mask(path, (1, 3), MaskFormat(3, 0, voc_palette())).tolist() == [[0, 1, 2]]
+
+
+def test_an_ignored_class_has_no_weight_and_no_share_of_the_pixels() -> None:
+    wanted = [0, 1 / np.log(1.02 + 0.3), 1 / np.log(1.02 + 0.7)]
+    assert enet_weights(np.array([900, 30, 70]), ignore_index=0) == pytest.approx(wanted, abs=1e-4)
+    assert enet_weights(np.array([30, 70]), ignore_index=255) == pytest.approx(wanted[1:], abs=1e-4)
