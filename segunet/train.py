@@ -13,6 +13,7 @@ from segunet import build
 from segunet.commands import (
     as_path,
     check_one_process,
+    chosen,
     command,
     command_on_same_data,
     is_main_process,
@@ -144,7 +145,10 @@ def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
-    """Say what is about to be trained on what."""
+    """Say what is about to be trained on what, by which recipe."""
+    if (recipe := chosen("experiment")) is not None:
+        unless = " (taken unless the command line names data or experiment)" if recipe == "sample" else ""
+        logger.info("recipe: experiment=%s%s", recipe, unless)
     logger.info(
         "training on %d pictures of %s (%d classes), validating on %d; %s, %s; run folder %s",
         len(datamodule.train_pairs),
