@@ -118,7 +118,7 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
 
 
 def set_up(datamodule: VOCDataModule) -> None:
-    """Prepare the data, in the first process, and read the lists, in each.
+    """Prepare the data and look through it, in the first process, and read the lists, in each.
 
     Raises:
         UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
@@ -127,6 +127,9 @@ def set_up(datamodule: VOCDataModule) -> None:
         datamodule.prepare_data()
     try:
         datamodule.setup("fit")
+        if is_main_process():
+            datamodule.check_labels()
+            datamodule.check_shared_memory()
     except UserError as error:
         if not started_from_outside():
             raise

@@ -96,7 +96,7 @@ def test_a_training_without_a_choice_of_data_takes_the_sample_s_recipe(run: Comm
         overrides = with_recipe("train", ["train", *typed.split()])[1:]
         with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
             cfg = compose("train", overrides, return_hydra_config=True)
-        assert (cfg.hydra.runtime.choices.experiment, cfg.optimizer.lr) == (experiment, lr), typed
+        assert (cfg.hydra.runtime.choices.get("experiment"), cfg.optimizer.lr) == (experiment, lr), typed
         assert (cfg.model.encoder["weights"], cfg.trainer.max_epochs) == (weights, epochs), typed
         assert cfg.hydra.runtime.choices.data == "sample"
     assert with_recipe("train", ["", "-m", "seed=1,2", "--info"])[1:] == [

@@ -45,6 +45,7 @@ class TrainTransform:
             raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {scale}.")
         for name, value in (("flip", flip), ("color_jitter", color_jitter)):
             check_number(f"data.transform.{name}", value, least=0, most=1)
+        self.crop_size = crop_size
         self._base_size = base_size
         least = math.ceil(1 / scale[0])  # so that the scale jitter leaves a pixel
         jitter = (1 - color_jitter, 1 + color_jitter)
