@@ -1,5 +1,6 @@
 """From a config to objects: network, data, task, callbacks, trainer."""
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
+    check_batch_norm(net, datamodule)
     if cfg.compile:
         net.compile()
     loss = cfg.loss.copy()
@@ -87,6 +89,21 @@ def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
     wanted, came = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
     if came != wanted:
         raise UserError(f"model.num_classes={came}: data.class_names has {wanted}. Leave out model.num_classes.")
+
+
+def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
+    """Raise a UserError where a batch norm would see one value a channel: batches of one, maps of one pixel."""
+    if datamodule.batch_size > 1 or datamodule.transform is None:
+        return
+    size = datamodule.transform.crop_size
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).train()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    except ValueError as error:  # of torch's batch norm
+        raise UserError(
+            f"data.batch_size=1 with data.transform.crop_size={size}: {error}. A batch norm needs more than one value "
+            "a channel: set data.batch_size=2 or more, or a crop larger than the encoder's stride."
+        ) from error
 
 
 def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
@@ -174,7 +191,8 @@ def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tupl
     Args:
         cfg: of a command with ``data``, ``split`` and ``inference_size``.
         checkpoint: whose own data set is taken unless ``cfg`` names one.
-        prepare: write or fetch a data set that ``cfg`` names; a checkpoint is no reason to write anything.
+        prepare: look through the masks, and write or fetch a data set that ``cfg`` names, unless it is there; a
+            checkpoint is no reason to write anything.
 
     Raises:
         UserError: no such data set, or one with other classes.
@@ -188,8 +206,10 @@ def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tupl
         datamodule = VOCDataModule(**cfg.data, inference_size=cfg.inference_size)
     check_classes(checkpoint, datamodule)
     if prepare and named:
-        datamodule.prepare_data()
+        datamodule.prepare_scoring()
     datamodule.setup("test")
+    if prepare:
+        datamodule.check_labels()
     return cfg, datamodule
 
 

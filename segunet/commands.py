@@ -19,7 +19,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from pytorch_lightning import Trainer
 from yaml import YAMLError
 
-from segunet.command_line import check_command_line
+from segunet.command_line import check_command_line, with_recipe
 from segunet.errors import UserError
 from segunet.files import write_text
 from segunet.help import choices_help, settings_help
@@ -65,6 +65,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
 
         def checked_program() -> None:
             try:
+                sys.argv = with_recipe(config_name, sys.argv)
                 check_command_line(config_name)
             except UserError as error:
                 if full_errors():
@@ -100,6 +101,11 @@ def full_errors() -> bool:
 def in_sweep() -> bool:
     """Return whether this run is one of a sweep (-m)."""
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def chosen(group: str) -> str | None:
+    """Return what the command line, or the command itself, has chosen of a group of conf/; None for nothing."""
+    return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
 
 
 def check_one_process(trainer: Trainer) -> None:

@@ -40,6 +40,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
     warn_of_mirroring(checkpoint, cfg.tta)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
+    datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)

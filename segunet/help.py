@@ -7,18 +7,17 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterator
+from itertools import takewhile
 
+import yaml
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.paths import CONF_DIR
 
-_KEY = re.compile(r"( *)([\w-]+):")
-_INDENT = 2  # of a level, in our files as in OmegaConf's YAML
 _ARGUMENT = re.compile(
     r"^    (\w+(?:, \w+)*): (.+(?:\n      .+)*)", re.MULTILINE
 )  # of a docstring, with its further lines
-_WITH_DATA = "recipe"  # a group that is never chosen by itself
 
 
 def settings_help(_root_: DictConfig) -> str:
@@ -29,11 +28,8 @@ def settings_help(_root_: DictConfig) -> str:
     """
     settings = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     comments = dict(_documented(settings))
-    files = {"": _root_.hydra.job.config_name} | {group: f"{group}/{name}" for group, name in _groups(_root_).items()}
-    for group, name in files.items():
-        path = CONF_DIR / f"{name}.yaml"
-        if path.is_file():  # it may be in a folder of the user's
-            comments |= comments_of(path.read_text(encoding="utf-8"), group)
+    for group, name in {"": str(_root_.hydra.job.config_name), **_groups(_root_)}.items():
+        comments |= comments_of(group, name)
     return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # not the template's
 
 
@@ -46,23 +42,27 @@ def choices_help(_root_: DictConfig) -> str:
     return "\n".join(["Groups and their choices (* stands):\n", *lines]) if lines else "There are no groups."
 
 
-def comments_of(text: str, group: str = "") -> dict[str, list[str]]:
-    """Return the comment lines above each setting of a YAML file, by its dotted name.
+def comments_of(group: str, name: str) -> dict[str, list[str]]:
+    """Return the comment lines above each setting of ``conf/<group>/<name>.yaml`` and of the files it builds on.
 
-    What stands above a blank line or a ``_target_`` is on the whole: its first paragraph is the comment of ``group``.
+    What the file begins with is on the whole: its first paragraph is the comment of ``group``. A file that is not in
+    conf/, but in a folder of the user's, has none.
     """
+    path = CONF_DIR / group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
     comments: dict[str, list[str]] = {}
-    pending: list[str] = []
-    for name, line in _named(text, group):
-        if line.lstrip().startswith("#"):
-            pending.append(line.strip())
-            continue
-        if not line.strip() or name == f"{group}._target_":
-            name, pending = group, pending[: pending.index("#") if "#" in pending else None]
-        if name and pending:
-            comments.setdefault(name, pending)
-        pending = []
-    return comments
+    for base in yaml.safe_load(text).get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            comments |= comments_of(group, base)
+    lines = text.splitlines()
+    head = list(takewhile(_is_comment, lines))
+    for setting, row in _settings_of(text, group):
+        above = list(takewhile(_is_comment, reversed(lines[len(head) : row])))
+        if above:
+            comments[setting] = [line.strip() for line in reversed(above)]
+    return comments | {group: list(takewhile(lambda line: line != "#", head))}
 
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -80,25 +80,29 @@ def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str
             yield from _documented(child, f"{name}.{key}" if name else key)
 
 
-def _commented(yaml: str, comments: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the lines of the YAML, each with the comments on it before."""
-    for name, line in _named(yaml):
+def _commented(text: str, comments: dict[str, list[str]]) -> Iterator[str]:
+    """Yield the lines of a YAML text, each with the comments on it before."""
+    begun = {row: setting for setting, row in _settings_of(text)}
+    for row, line in enumerate(text.splitlines()):
         indent = line[: len(line) - len(line.lstrip())]
-        yield from (f"{indent}{comment}" for comment in comments.get(name, []))
+        yield from (f"{indent}{comment}" for comment in comments.get(begun.get(row, ""), []))
         yield line
 
 
-def _named(yaml: str, group: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each line with the dotted name of the setting that it begins, "" if it begins none."""
-    path = [group] if group else []
-    above = len(path)
-    for line in yaml.splitlines():
-        if key := _KEY.match(line):
-            path = [*path[: above + len(key[1]) // _INDENT], key[2]]
-        yield ".".join(path) if key else "", line
+def _settings_of(text: str, group: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the dotted name of each setting of a YAML text, and the number of the line that it begins, from 0."""
+    nodes = [(group, yaml.compose(text))]
+    for above, node in nodes:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            nodes.append((name := f"{above}.{key.value}".lstrip("."), value))
+            yield name, key.start_mark.line
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
 
 
 def _groups(cfg: DictConfig) -> dict[str, str]:
     """Return what was chosen of each group of conf/ that the command has."""
     choices = cfg.hydra.runtime.choices.items()
-    return {group: choice for group, choice in choices if "/" not in group and group != _WITH_DATA}
+    return {group: choice for group, choice in choices if "/" not in group}

@@ -14,6 +14,7 @@ from segunet.checkpoint import load_checkpoint, read_card, read_checkpoint
 from segunet.commands import (
     as_path,
     check_one_process,
+    chosen,
     command,
     command_on_same_data,
     is_main_process,
@@ -118,7 +119,7 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
 
 
 def set_up(datamodule: VOCDataModule) -> None:
-    """Prepare the data, in the first process, and read the lists, in each.
+    """Prepare the data and look through it, in the first process, and read the lists, in each.
 
     Raises:
         UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
@@ -127,6 +128,9 @@ def set_up(datamodule: VOCDataModule) -> None:
         datamodule.prepare_data()
     try:
         datamodule.setup("fit")
+        if is_main_process():
+            datamodule.check_labels()
+            datamodule.check_shared_memory()
     except UserError as error:
         if not started_from_outside():
             raise
@@ -145,7 +149,10 @@ def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
-    """Say what is about to be trained on what."""
+    """Say what is about to be trained on what, by which recipe."""
+    if (recipe := chosen("experiment")) is not None:
+        unless = " (taken unless the command line names data or experiment)" if recipe == "sample" else ""
+        logger.info("recipe: experiment=%s%s", recipe, unless)
     logger.info(
         "training on %d pictures of %s (%d classes), validating on %d; %s, %s; run folder %s",
         len(datamodule.train_pairs),

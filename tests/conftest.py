@@ -34,6 +34,14 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _label_facts_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is remembered of masks out of the user's outputs/."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("segunet.data.labels.CACHE", tmp_path_factory.mktemp("labels"))
+        yield
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     return make_command(monkeypatch, capsys)

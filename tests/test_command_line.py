@@ -4,8 +4,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 
 from segunet import predict, summary, train
+from segunet.command_line import with_recipe
+from segunet.paths import CONF_DIR
 from tests.commands import Command
 
 WRONG = {
@@ -19,7 +22,7 @@ WRONG = {
 WRONG_OF_TRAIN = {
     "trainer.max_epoch=3": "train has no setting trainer.max_epoch. Did you mean trainer.max_epochs?",
     "optimzer=sgd": "Did you mean optimizer?",
-    "optimizer=adm": "optimizer=adm: there is no such optimizer. Give one of adam, adamw, sgd.",
+    "optimizer=adm": "optimizer=adm: there is no such optimizer. Give one of adam, adamw, adamw_scratch, sgd.",
     "optimizer=null": "Config group override must be",
     "model=article model.decoder.width=1": "Did you mean model.decoder.widths?",
     "data.class_names=a,b": "A list is typed as 'data.class_names=[a,b]'",
@@ -28,6 +31,8 @@ WRONG_OF_TRAIN = {
     "model@foo=article": "train has no setting model@foo. Did you mean model?",
     "-m trainer.max_epoch=1,2": "Did you mean trainer.max_epochs?",
     "-m loss=abc,ce": "loss=abc: there is no such loss. Give one of ce, ce_dice, focal_dice.",
+    "-m loss=ce,abc": "loss=abc: there is no such loss.",
+    "-m trainer.max_epoch=interval(1,2)": "Did you mean trainer.max_epochs?",
     "hydra.foo=1": "train has no setting hydra.foo.",
 }
 
@@ -76,3 +81,29 @@ def test_a_sweep_may_have_several_values(run: Command, tmp_path: Path, sweep: st
     result = run(summary, sweep, "measure=false", "depth=range(1,3)", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 0, result.error
     assert (tmp_path / "sweep" / "1" / "job.json").is_file()
+
+
+def test_a_training_without_a_choice_of_data_takes_the_sample_s_recipe(run: Command) -> None:
+    for typed, experiment, lr, weights, epochs in (
+        ("", "sample", 4e-3, None, 5),
+        ("data.root=here optimizer=sgd", "sample", 0.01, None, 5),  # what is chosen is as its own file has it
+        ("model=article", "sample", 4e-3, "imagenet", 5),
+        ("data=sample", None, 1e-3, "imagenet", 50),
+        ("data=sample optimizer=sgd", None, 0.01, "imagenet", 50),
+        ("~experiment", None, 1e-3, "imagenet", 50),
+        ("experiment=voc2012 data=sample", "voc2012", 5e-4, "imagenet", 60),
+    ):
+        overrides = with_recipe("train", ["train", *typed.split()])[1:]
+        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+            cfg = compose("train", overrides, return_hydra_config=True)
+        assert (cfg.hydra.runtime.choices.get("experiment"), cfg.optimizer.lr) == (experiment, lr), typed
+        assert (cfg.model.encoder["weights"], cfg.trainer.max_epochs) == (weights, epochs), typed
+        assert cfg.hydra.runtime.choices.data == "sample"
+    assert with_recipe("train", ["", "-m", "seed=1,2", "--info"])[1:] == [
+        "-m",
+        "seed=1,2",
+        "experiment=sample",
+        "--info",
+    ]
+    assert "experiment=article|sample*|" in run(train, "--help").output
+    assert "Which checkpoint?" in run(predict).error

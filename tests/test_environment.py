@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,17 +32,26 @@ def test_the_hardware_has_a_name() -> None:
     assert ("GPU" in found) == torch.cuda.is_available()
 
 
-def test_the_memory_is_what_is_free_or_what_a_container_may_have(
+def test_the_memory_is_what_is_free_or_what_a_container_may_still_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limits = [tmp_path / "none", tmp_path / "v2", tmp_path / "v1"]
-    monkeypatch.setattr(environment, "_MEMORY_LIMITS", limits)
-    limits[1].write_text("max\n")
-    limits[2].write_text("9223372036854771712\n")  # cgroup v1's word for no limit
+    groups = [replace(group, folder=tmp_path / str(number)) for number, group in enumerate(environment._CONTAINERS)]
+    monkeypatch.setattr(environment, "_CONTAINERS", groups)
     assert 0 < memory() <= there
-    limits[1].write_text("65536\n")
-    assert memory() == 65536
-    monkeypatch.setattr(environment, "_MEMORY_LIMITS", [])
+    for group in groups:
+        group.folder.mkdir()
+        for limit, usage, stat, room in (
+            ("max", 700, "inactive_file 100\n", None),
+            ("9223372036854771712", 700, "inactive_file 100\n", None),  # cgroup v1's word for no limit
+            ("65536", 60_000, f"anon 59000\n{group.droppable} 1000\nactive_file 7\n", 6536),
+            ("65536", 70_000, "anon 70000\n", 0),
+        ):
+            (group.folder / group.limit).write_text(f"{limit}\n")
+            (group.folder / group.usage).write_text(f"{usage}\n")
+            (group.folder / "memory.stat").write_text(stat)
+            assert memory() == room if room is not None else 65536 < memory() <= there
+        (group.folder / "memory.stat").unlink()
+        assert memory() > 65536
     monkeypatch.setattr(environment, "_MEMINFO", tmp_path / "none")  # not Linux
     assert memory() == there

@@ -147,6 +147,18 @@ def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder:
     assert "1 name(s) on both lists (train_0)" in result.output
 
 
+def test_a_batch_norm_with_one_value_a_channel_is_refused_before_the_start(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    options = ["data.batch_size=1", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}"]
+    result = run(train, *tiny, "data.transform.crop_size=32", *options)
+    assert result.status == 1
+    assert "data.batch_size=1 with data.transform.crop_size=32: " in result.error
+    assert not (tmp_path / "run").exists()
+    result = run(train, *tiny, "data.transform.crop_size=64", *options)
+    assert result.status == 0, result.error
+
+
 def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     missing = run(train, f"resume={folder}")

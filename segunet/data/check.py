@@ -22,7 +22,6 @@ from segunet.data.voc import (
     COLOUR_MODES,
     IMAGE_FOLDER,
     IMAGE_SUFFIXES,
-    PEEK,
     MaskFormat,
     Pair,
     as_rgb,
@@ -57,7 +56,6 @@ class Split:
         pairs: one for each different name; files may be missing.
         pixels: int64 (256,), pixels of each value over the masks.
         images: int64 (256,), masks that hold the value.
-        first_values: values in the first masks, at which a training looks before it starts.
     """
 
     role: str
@@ -67,7 +65,6 @@ class Split:
     pairs: list[Pair]
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
     images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    first_values: set[int] = field(default_factory=set)
 
 
 @dataclass
@@ -141,8 +138,6 @@ class Survey:
         if seen.counts is not None:
             split.pixels += seen.counts
             split.images += seen.counts > 0
-            if seen.pair in split.pairs[:PEEK]:
-                split.first_values |= _values_of(seen.counts)
 
     def _compare(self, split: Split, seen: Examined) -> None:
         """Note a picture that was there before by another name."""
@@ -180,9 +175,8 @@ class Survey:
         for name, times in repeated_names(split.names).items():
             self._of_list("repeated_name", split, f"names {name!r} {times} times")
         present = np.flatnonzero(split.pixels[: len(self.class_names)]).tolist()
-        if teaches_nothing(split.first_values, self.form):
-            values = " and ".join(map(str, sorted(split.first_values)))
-            self._of_list("binary_list", split, f"has only {values} in the first {len(split.pairs[:PEEK])} masks")
+        if teaches_nothing(values := _values_of(split.pixels), self.form):
+            self._of_list("binary_list", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
         elif split.role == "train" and len(present) == 1 < len(self.class_names):
             self._of_list("one_class", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
         for index, name in enumerate(self.class_names):

@@ -1,7 +1,9 @@
 """From a VOC folder to training and validation loaders."""
 
+import logging
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +17,23 @@ from torch.utils.data import DataLoader
 from segunet.classes import voc_palette
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
-from segunet.data.sample import write_sample
+from segunet.data.labels import absent_classes, check_learnable, label_facts
+from segunet.data.sample import check_sample, write_sample
 from segunet.data.transforms import TrainTransform, check_ignore_index, check_inference_size
 from segunet.data.voc import (
     SBD_SPLIT,
     MaskFormat,
     Pair,
-    check_not_binary,
-    count_pixels,
     enet_weights,
     find_voc_folder,
     list_pairs,
+    read_size,
     voc_folder_in,
 )
-from segunet.errors import UserError, check_flag, check_whole_number, is_list_of
+from segunet.environment import shared_memory
+from segunet.errors import UserError, abbreviated, check_flag, check_whole_number, is_list_of
+
+logger = logging.getLogger(__name__)
 
 
 class VOCDataModule(pl.LightningDataModule):
@@ -110,22 +115,66 @@ class VOCDataModule(pl.LightningDataModule):
             if self.train_split == SBD_SPLIT:
                 download_sbd(folder, *self.archives["sbd"])
 
+    def prepare_scoring(self) -> None:
+        """Prepare the data, as :meth:`prepare_data`, where nothing that is there may change."""
+        self.prepare_data()
+
     def setup(self, stage: str) -> None:
         """Read the lists, once, and see that the files are there; ``stage`` is Lightning's."""
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
         self.val_pairs = list_pairs(folder, self.val_split)
-        check_not_binary(self.val_pairs, self.form)
         if stage == "fit":
             self.train_pairs = list_pairs(folder, self.train_split)
             self.check_batch_size()
-            check_not_binary(self.train_pairs, self.form)
         self.stage = stage
 
+    def check_labels(self) -> None:
+        """Look through every mask of the lists that were read, in one process only; warn of absent classes.
+
+        Raises:
+            UserError: a mask that cannot be used, or a list to learn nothing from.
+        """
+        for split, pairs, so in (
+            (self.train_split, self.train_pairs, "cannot be learnt"),
+            (self.val_split, self.val_pairs, "cannot be scored"),
+        ):
+            if pairs:
+                facts = label_facts(pairs, self.form)
+                check_learnable(facts, self.form, split)
+                absent = absent_classes(facts, self.form, self.class_names)
+                if absent and self.train_pairs:
+                    logger.warning("no mask of list %s has %s: what is absent %s", split, abbreviated(absent, 8), so)
+
+    def check_shared_memory(self) -> None:
+        """Raise a UserError where the batches that loader processes hold ready are larger than the shared memory."""
+        room = shared_memory()
+        if not self.num_workers or room is None:
+            return
+        batch, ready = max(self._batch_bytes()), 2 * self.num_workers  # each process holds two, as torch has it
+        if ready * batch > room:
+            raise UserError(
+                f"data.num_workers={self.num_workers} loader processes hold up to {ready} batches of "
+                f"{batch / 1e6:.3g} MB ready, {ready * batch / 1e6:.3g} MB in all, but /dev/shm has only "
+                f"{room / 1e6:.3g} MB free. Set data.num_workers={room // (2 * batch)}, lower the batch size, or "
+                "enlarge /dev/shm (docker run --shm-size=8g, or --ipc=host)."
+            )
+
+    def _batch_bytes(self) -> Iterator[int]:
+        """Yield the bytes of a training batch, where there is one, and of the largest validation batch."""
+        if self.train_pairs and self.transform is not None:
+            example = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)[0, 0]
+            yield self.batch_size * _bytes(example)
+        batches = self._val_batches()
+        pixels = [len(batch) * math.prod(read_size(self.val_pairs[batch[0]].image)) for batch in batches]
+        largest = batches[int(np.argmax(pixels))]
+        yield len(largest) * _bytes(EvalDataset(self.val_pairs, self.form, self.inference_size)[largest[0]])
+
     def class_weights(self) -> list[float]:
-        """Return :func:`segunet.data.voc.enet_weights` of the training masks; reads every one of them."""
-        return enet_weights(count_pixels(self.train_pairs, self.form), self.form.ignore_index)
+        """Return :func:`segunet.data.voc.enet_weights` of the training masks."""
+        pixels = label_facts(self.train_pairs, self.form).pixels[: self.form.num_classes]
+        return enet_weights(pixels, self.form.ignore_index)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled, augmented, whole batches only."""
@@ -151,7 +200,7 @@ class VOCDataModule(pl.LightningDataModule):
             UserError: there are fewer batches than processes.
         """
         world, rank = self._world_and_rank()
-        batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
+        batches = self._val_batches()
         if len(batches) < world:
             raise UserError(
                 f"List {self.val_split!r} of {self.root} makes {len(batches)} batch(es) of up to "
@@ -175,6 +224,9 @@ class VOCDataModule(pl.LightningDataModule):
                 "Lower data.batch_size."
             )
 
+    def _val_batches(self) -> list[list[int]]:
+        return batches_of_equal_size(self.val_pairs, self.val_batch_size)
+
     def _world_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
 
@@ -191,16 +243,30 @@ class SampleDataModule(VOCDataModule):
     """The built-in sample: a VOC folder that the project writes itself, once."""
 
     def prepare_data(self) -> None:
-        """Write the folder if it is not there yet; in one process only."""
+        """Write the folder if it is not there yet, or an older version; in one process only."""
         write_sample(self.root)
+
+    def prepare_scoring(self) -> None:
+        """Write the folder if it is not there yet; never what is scored.
+
+        Raises:
+            UserError: it holds an older version.
+        """
+        check_sample(self.root)
+        self.prepare_data()
 
 
 def check_class_names(class_names: object) -> None:
-    """Raise a UserError unless there are 1 to 256 classes, as many as a mask has values, with different names."""
+    """Raise a UserError unless there are 2 to 256 classes, as many as a mask has values, with different names."""
     names = class_names if isinstance(class_names, Sequence) and not isinstance(class_names, str) else []
     if not names or len(set(map(str, names))) < len(names):
         raise UserError(
             f"data.class_names must be a list of different names, such as [background,road,car], got {class_names}."
+        )
+    if len(names) == 1:
+        raise UserError(
+            f"data.class_names has one name, {names[0]}: there is nothing to tell it from. Name what is around it as "
+            "class 0, as in [background,road]."
         )
     if len(names) > 256:
         raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has values for 256.")
@@ -223,6 +289,10 @@ def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> N
         )
     palette[:num_classes] = [list(colour) for colour in colours]
     return palette
+
+
+def _bytes(example: Batch) -> int:
+    return example.images.nbytes + example.masks.nbytes
 
 
 def _one_thread(_worker: int) -> None:

@@ -6,6 +6,7 @@ turn, and lie among clutter of the same colours that belongs to the background.
 """
 
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from PIL import Image
 
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.errors import UserError
+from segunet.terminal import setting
+
+logger = logging.getLogger(__name__)
 
 # Whatever changes the pictures must change this, so that an older folder is written anew.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
@@ -49,6 +53,16 @@ def write_sample(root: Path) -> None:
         ) from error
 
 
+def check_sample(root: Path) -> None:
+    """Raise a UserError where ``root`` holds another version of the sample, which :func:`write_sample` replaces."""
+    if (root / "sample.json").exists() and not _is_current(root):
+        raise UserError(
+            f"data.root={root} holds another version of the built-in sample, and data that are to be scored are not "
+            "written anew. To score the checkpoint's own data as they are, leave data=sample out; to have this "
+            f"version's: python -m segunet.check_data data=sample {setting('data.root', root)}, or another data.root."
+        )
+
+
 def _write_sample(root: Path) -> None:
     root = root.resolve()  # a link stays one
     if root.is_dir() and any(root.iterdir()) and not (root / "sample.json").is_file():
@@ -56,6 +70,8 @@ def _write_sample(root: Path) -> None:
             f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "
             "They were left as they are. Choose data=voc2012 or data=custom for a folder of your own."
         )
+    if (root / "sample.json").is_file():
+        logger.info("the sample in %s is another version's and is written anew", root)
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:

@@ -48,7 +48,7 @@ class TrainTransform:
             raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {scale}.")
         for name, value in (("flip", flip), ("color_jitter", color_jitter)):
             check_number(f"data.transform.{name}", value, least=0, most=1)
-        self._crop_size, self._base_size, self._scale = crop_size, base_size, scale
+        self.crop_size, self._base_size, self._scale = crop_size, base_size, scale
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
             [
@@ -73,7 +73,7 @@ class TrainTransform:
         factor = rng.uniform(self._scale[0], self._scale[1])
         if self._base_size is not None:
             factor *= self._base_size / max(mask.shape)
-        (top, bottom, height), (left, right, width) = (shown(n, factor, self._crop_size, rng) for n in mask.shape)
+        (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
         image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
         pair = self._compose(image=resize(image, (width, height)), mask=resize_mask(mask, (width, height)))
         return pair["image"], pair["mask"]

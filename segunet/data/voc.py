@@ -24,7 +24,6 @@ SBD_SPLIT = "trainaug"
 IMAGE_FOLDER = "JPEGImages"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
-PEEK = 16  # masks looked at before a run starts
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 _DAMAGED = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)  # as Pillow raises
@@ -228,13 +227,9 @@ def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np
     return mask.astype(np.uint8)
 
 
-def count_pixels(pairs: Sequence[Pair], form: MaskFormat) -> NDArray[np.int64]:
-    """Count the pixels of each class over the masks of ``pairs``, int64 (num_classes,)."""
-    counts = np.zeros(256, dtype=np.int64)
-    for pair in pairs:
-        mask = read_mask(pair.mask, read_size(pair.image), form)
-        counts += np.bincount(mask.ravel(), minlength=256)
-    return counts[: form.num_classes]
+def count_values(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the pixels of each value of a mask uint8 (H, W), int64 (256,)."""
+    return np.array(Image.fromarray(mask).histogram())  # several times as fast as np.bincount
 
 
 def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> list[float]:
@@ -247,24 +242,6 @@ def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> 
     shares = counts / max(counts[counted].sum(), 1)
     weights: list[float] = np.where(counted, 1 / np.log(1.02 + shares), 0).round(4).tolist()
     return weights
-
-
-def check_not_binary(pairs: Sequence[Pair], form: MaskFormat) -> None:
-    """Refuse masks that are all 0 and 255, or all 255: an object drawn as 255 would be ignored, and nothing learnt.
-
-    Raises:
-        UserError: the first 16 of ``pairs`` have only 0 and ``ignore_index``, and some of the latter.
-    """
-    values: set[int] = set()
-    for pair in pairs[:PEEK]:
-        values |= set(np.unique(read_mask(pair.mask, read_size(pair.image), form)).tolist())
-    if teaches_nothing(values, form):
-        raise UserError(
-            f"The first {min(len(pairs), PEEK)} masks (such as {pairs[0].mask}) hold only "
-            f"{' and '.join(map(str, sorted(values)))}. {form.ignore_index} means 'ignore', so nothing could be learnt "
-            f"from them. If {form.ignore_index} was meant to be an object, write its class index (1, 2, ...) into the "
-            "masks instead."
-        )
 
 
 def is_binary(values: set[int], form: MaskFormat) -> bool:
@@ -373,9 +350,8 @@ def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -> None:
     """Raise a UserError unless every pixel of the mask (H, W) is a class or the ignore index."""
-    counts = np.bincount(mask.ravel().astype(np.int64).clip(0, 256), minlength=256)
-    allowed = counts[list({*range(form.num_classes), form.ignore_index})].sum()
-    if allowed == mask.size and int(mask.min()) >= 0:
+    allowed = list({*range(form.num_classes), form.ignore_index})
+    if mask.min() >= 0 and mask.max() <= 255 and count_values(mask.astype(np.uint8))[allowed].sum() == mask.size:
         return
     values, numbers = np.unique(mask, return_counts=True)
     strange = [

@@ -78,6 +78,8 @@ def test_any_value_of_a_mask_can_be_ignored(tmp_path: Path, value: int) -> None:
 def test_a_mask_has_values_for_256_classes(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(257)]
     assert datamodule(tmp_path, setup=None, class_names=names[:256]).form.num_classes == 256
+    with pytest.raises(UserError, match="one name, class 0: there is nothing to tell it from"):
+        datamodule(tmp_path, setup=None, class_names=names[:1])
     with pytest.raises(UserError, match="257 names"):
         datamodule(tmp_path, setup=None, class_names=names)
 
@@ -108,7 +110,24 @@ def test_masks_of_0_and_255_are_refused_before_a_run(voc_folder: Path) -> None:
         mask[:9] = 255
         Image.fromarray(mask).save(voc_folder / "SegmentationClass" / f"train_{name}.png")
     with pytest.raises(UserError, match=r"hold only 0 and 255"):
-        datamodule(voc_folder)
+        datamodule(voc_folder).check_labels()
+    datamodule(voc_folder, setup="test").check_labels()
+
+
+def test_too_little_shared_memory_for_the_loader_processes_is_refused(
+    voc_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = datamodule(voc_folder, num_workers=3)
+    batch = next(iter(datamodule(voc_folder, batch_size=2).train_dataloader()))
+    (largest,) = [each for each in datamodule(voc_folder).val_dataloader() if len(each.names) == 2]
+    needed = 6 * max(each.images.nbytes + each.masks.nbytes for each in (batch, largest))
+    for room in (None, needed):
+        monkeypatch.setattr("segunet.data.datamodule.shared_memory", lambda room=room: room)
+        made.check_shared_memory()
+    monkeypatch.setattr("segunet.data.datamodule.shared_memory", lambda: needed - 1)
+    with pytest.raises(UserError, match=r"data\.num_workers=3 .* 6 batches .* Set data\.num_workers=2, "):
+        made.check_shared_memory()
+    datamodule(voc_folder).check_shared_memory()  # no processes
 
 
 def test_an_evaluation_needs_no_training_list(voc_folder: Path) -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data import sample
+from segunet.data.datamodule import VOCDataModule
 from segunet.data.sample import _SHAPES, RECIPE, draw_example, write_sample
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask
 from segunet.errors import UserError
@@ -89,6 +91,21 @@ def test_it_is_written_anew_when_it_is_another_recipe_s(tmp_path: Path, change: 
     write_sample(root)
     assert contents(root) == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
+
+
+@pytest.mark.usefixtures("small")
+def test_another_version_is_not_scored_nor_replaced_by_a_scoring(tmp_path: Path) -> None:
+    cfg = OmegaConf.create({"data": OmegaConf.load(CONF_DIR / "data" / "sample.yaml")})
+    made: VOCDataModule = instantiate(cfg.data, root=str(tmp_path / "sample"))
+    made.prepare_scoring()
+    made.prepare_scoring()
+    (tmp_path / "sample" / "sample.json").write_text(json.dumps({**RECIPE, "version": 0}))
+    before = contents(tmp_path / "sample")
+    with pytest.raises(UserError, match=r"another version .* python -m segunet\.check_data data=sample data\.root="):
+        made.prepare_scoring()
+    assert contents(tmp_path / "sample") == before
+    made.prepare_data()
+    made.prepare_scoring()
 
 
 @pytest.mark.usefixtures("small")

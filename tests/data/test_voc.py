@@ -13,8 +13,7 @@ from segunet.data.voc import (
     MaskFormat,
     Pair,
     as_rgb,
-    check_not_binary,
-    count_pixels,
+    count_values,
     enet_weights,
     find_voc_folder,
     list_pairs,
@@ -440,29 +439,12 @@ def pairs_of(folder: Path, *masks: Pixels) -> list[Pair]:
     return pairs
 
 
-def test_pixels_are_counted_per_class_without_the_ignored(tmp_path: Path) -> None:
-    pairs = pairs_of(tmp_path, indices(0, 0, 0, 2, 255), indices(0, 255, height=3, width=4))
-    assert count_pixels(pairs, THREE).tolist() == [24 * 40 * 3 // 5 + 6, 0, 24 * 40 // 5]
-    assert count_pixels([], THREE).tolist() == [0, 0, 0]
-
-
-def test_masks_of_only_0_and_255_are_refused(tmp_path: Path) -> None:
-    pairs = pairs_of(tmp_path, indices(0, 255), indices(255), indices(0))
-    with pytest.raises(UserError, match=r"first 3 masks \(such as .*0_mask\.png\) hold only 0 and 255.*class index"):
-        check_not_binary(pairs, THREE)
-
-
-@pytest.mark.parametrize("mask", [indices(0, 1, 255), indices(0), indices(1, 2), indices(0, 1)])
-def test_masks_with_a_class_or_without_255_pass(tmp_path: Path, mask: Pixels) -> None:
-    check_not_binary(pairs_of(tmp_path, indices(0), mask), THREE)
-
-
 def test_a_rotated_picture_s_mask_has_the_upright_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     pair = Pair("turned", tmp_path / "turned.jpg", save_mask(tmp_path / "mask.png", indices(0, 1, height=40, width=24)))
     Image.fromarray(colours()).save(pair.image, exif=exif)
-    assert count_pixels([pair], THREE).tolist() == [480, 480, 0]
+    assert count_values(read_mask(pair.mask, read_size(pair.image), THREE))[:3].tolist() == [480, 480, 0]
 
 
 def test_the_ignored_index_may_be_that_of_a_class(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""What all masks of a list hold, read before a training starts: bad values, 0/255 masks, absent classes, weights."""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segunet.ahead import map_ahead
+from segunet.data.voc import MaskFormat, Pair, count_values, read_mask, read_size, teaches_nothing
+from segunet.environment import cores
+from segunet.errors import UserError, is_list_of
+from segunet.files import write_text
+from segunet.paths import OUTPUTS_DIR
+from segunet.terminal import progress_bar
+
+logger = logging.getLogger(__name__)
+
+CACHE = OUTPUTS_DIR / ".labels"  # beside the runs: one small file a list
+_LARGEST = 100_000  # bytes of such a file
+_WAITING = 64  # masks that are read ahead
+_SLOW = 1.0  # seconds that go by without a word
+
+
+class LabelFacts(NamedTuple):
+    """What the masks of a list hold.
+
+    Attributes:
+        pixels: int64 (256,), how many pixels have the value.
+        images: int64 (256,), how many masks hold it.
+    """
+
+    pixels: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+    @property
+    def values(self) -> set[int]:
+        """The values that occur."""
+        return set(np.flatnonzero(self.pixels).tolist())
+
+
+def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
+    """Read every mask of ``pairs``.
+
+    Raises:
+        UserError: the first mask that :func:`segunet.data.voc.read_mask` refuses.
+    """
+    pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
+    with progress_bar() as bar:
+        for counts in bar.track(
+            map_ahead(partial(_counts, form=form), pairs, threads, _WAITING),
+            total=len(pairs),
+            description="reading the masks",
+        ):
+            pixels += counts
+            images += counts > 0
+    return LabelFacts(pixels, images)
+
+
+def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
+    """Return :func:`survey` of ``pairs``, from :data:`CACHE` if no file has changed since it was written there.
+
+    Raises:
+        UserError: as there.
+    """
+    stamp = _stamp(pairs, form)
+    name = hashlib.sha256("\n".join(str(pair.mask) for pair in pairs).encode(errors="surrogateescape")).hexdigest()
+    path = CACHE / f"{name[:32]}.json"
+    if (known := _read(path, stamp)) is not None:
+        return known
+    began = time.monotonic()
+    facts = survey(pairs, form, cores())
+    if (seconds := time.monotonic() - began) > _SLOW:
+        logger.info("%d masks of %s read in %.1f s", len(pairs), pairs[0].mask.parent, seconds)
+    _write(path, stamp, facts)
+    return facts
+
+
+def check_learnable(facts: LabelFacts, form: MaskFormat, split: str) -> None:
+    """Refuse masks that are all 0 and 255, or all 255: an object drawn as 255 would be ignored, and nothing learnt.
+
+    Raises:
+        UserError: there is no value but 0 and ``ignore_index``, and some of the latter.
+    """
+    if teaches_nothing(facts.values, form):
+        raise UserError(
+            f"All masks of list {split!r} hold only {' and '.join(map(str, sorted(facts.values)))}; "
+            f"{facts.images[form.ignore_index]} of them hold {form.ignore_index}, which means 'ignore', so nothing "
+            f"could be learnt from them. If {form.ignore_index} was meant to be an object, write its class index "
+            "(1, 2, ...) into the masks instead."
+        )
+
+
+def absent_classes(facts: LabelFacts, form: MaskFormat, class_names: Sequence[str]) -> list[str]:
+    """Return the names of the classes that have no pixel, without that of an ignored class."""
+    return [name for index, name in enumerate(class_names) if not facts.pixels[index] and index != form.ignore_index]
+
+
+def _counts(pair: Pair, form: MaskFormat) -> NDArray[np.int64]:
+    return count_values(read_mask(pair.mask, read_size(pair.image), form))
+
+
+def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
+    """Return what is another one once a file, or what a mask may hold, has changed."""
+    digest = hashlib.sha256(repr((form.num_classes, form.ignore_index)).encode() + form.palette.tobytes())
+    for pair in pairs:
+        for file in (pair.image, pair.mask):
+            status = file.stat()
+            digest.update(repr((status.st_size, status.st_mtime_ns, status.st_ino)).encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path, stamp: str) -> LabelFacts | None:
+    """Return what :func:`_write` has written of these very files; None for anything else."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            return None
+        content = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or content.get("stamp") != stamp:
+        return None
+    counts = [content.get(name) for name in LabelFacts._fields]
+    return LabelFacts(*(np.array(each, dtype=np.int64) for each in counts)) if all(map(_is_counts, counts)) else None
+
+
+def _is_counts(values: object) -> bool:
+    return is_list_of(int, values, 256) and isinstance(values, list) and all(0 <= value < 2**53 for value in values)
+
+
+def _write(path: Path, stamp: str, facts: LabelFacts) -> None:
+    """Keep ``facts`` for the next run, if there is a place for them."""
+    content = {name: counts.tolist() for name, counts in facts._asdict().items()}
+    try:
+        write_text(path, json.dumps({"stamp": stamp, **content}))
+    except UserError as error:
+        logger.debug("label facts not kept: %s", error)
