@@ -4,7 +4,6 @@ An example is read, judged and forgotten: what is kept of it is small, whatever 
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from segunet.data.voc import (
     as_rgb,
     check_size,
     check_values,
+    folders_below,
     is_binary,
     is_file,
     list_path,
@@ -42,7 +42,7 @@ from segunet.data.voc import (
 )
 from segunet.errors import UserError
 
-_OTHER_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES), ".bmp", ".tif", ".tiff", "")
+_OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
 
 
 @dataclass
@@ -305,7 +305,7 @@ def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: Mas
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[Path, str], list[Path]]:
     """Return the files below ``folder`` that have one of the suffixes, each with its name on a list; and the others."""
-    files = sorted(Path(where, name) for where, _, names in os.walk(folder) for name in names)
+    files = sorted(path for below in folders_below(folder) for path in below.iterdir() if not path.is_dir())
     named = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files if path.suffix in suffixes}
     return named, [path for path in files if path not in named]
 

@@ -35,12 +35,12 @@ class Finding(NamedTuple):
 
 _COPY_AGAIN = "Copy them again from their source, or take their names off the list."
 _ON_BOTH = "Take them off one of the lists: a score on pictures that were learnt says nothing."
-_SUFFIXES = ", ".join(IMAGE_SUFFIXES)
+_SUFFIXES = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix.islower())
 
 # The most serious first, as they are reported.
 KINDS = {
     "missing_picture": Kind(
-        "error", "names without their picture", f"Put it there as one of {_SUFFIXES} (small letters), or mend the list."
+        "error", "names without their picture", f"Put it there as one of {_SUFFIXES}, or fix the list."
     ),
     "missing_mask": Kind(
         "error", "names without their mask", "Put it there as .png (small letters), or mend the list."
@@ -105,6 +105,6 @@ KINDS = {
     "picture_without_mask": Kind("note", "pictures without a mask, on no list", "They are not used."),
     "pair_on_no_list": Kind("note", "pictures with a mask, on no list", "They are not used: put them on a list."),
     "other_file": Kind(
-        "note", "files of other kinds", f"They are not read: pictures are {_SUFFIXES} and masks .png, in small letters."
+        "note", "files of other kinds", f"They are not read: images are {_SUFFIXES}, and masks .png in small letters."
     ),
 }

@@ -6,6 +6,7 @@
 <folder>/ImageSets/Segmentation/<split>.txt    one name a line
 """
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,7 +23,8 @@ from segunet.errors import UserError
 
 SBD_SPLIT = "trainaug"
 IMAGE_FOLDER = "JPEGImages"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+_SMALL = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (*_SMALL, *map(str.upper, _SMALL))  # of images to train on and to predict
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
 PEEK = 16  # masks looked at before a run starts
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
@@ -128,7 +130,7 @@ def read_names(path: Path) -> list[str]:
     """Return the names on a list, in its order; a name may be there more than once.
 
     Raises:
-        UserError: no list, an empty one, or one that is no UTF-8 text.
+        UserError: no list, an empty one, one that is no UTF-8 text, or a name that leads out of the folder.
     """
     if not is_file(path):
         known = sorted(each.stem for each in path.parent.glob("*.txt"))
@@ -145,7 +147,17 @@ def read_names(path: Path) -> list[str]:
     names = [name for line in lines if (name := line.strip())]
     if not names:
         raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
+    if outside := [name for name in names if not stays_below(name)]:
+        raise UserError(
+            f"{path} names {outside[0]!r}, which does not stay within the folder. Names lead from JPEGImages to an "
+            "image, such as a or day1/a: without a leading /, and without an empty, . or .. part, backslash or NUL."
+        )
     return names
+
+
+def stays_below(name: str) -> bool:
+    """Return whether a relative path, with / between its parts, can only lead to what is below its folder."""
+    return not {"", ".", ".."} & set(name.split("/")) and not set("\\\0") & set(name)
 
 
 def repeated_names(names: Sequence[str]) -> dict[str, int]:
@@ -275,8 +287,20 @@ def teaches_nothing(values: set[int], form: MaskFormat) -> bool:
 
 
 def _image_path(folder: Path, name: str) -> Path:
-    files = [folder / "JPEGImages" / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+    files = [folder / IMAGE_FOLDER / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
     return next((file for file in files if is_file(file)), files[0])
+
+
+def folders_below(top: Path) -> Iterator[Path]:
+    """Give ``top`` and every folder below it once, also those that are links, in order of their names."""
+    seen: set[str] = set()
+    for where, below, _ in os.walk(top, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:  # a link back up, or two to one folder
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(where)
 
 
 def is_file(path: Path) -> bool:

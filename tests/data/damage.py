@@ -120,9 +120,9 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable_picture": [str(PICTURE)]}),
     "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing_picture": [str(PICTURE)]}),
     "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing_picture": [str(PICTURE)]}),
-    "picture is .JPG": (
-        lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")),
-        {"missing_picture": [str(PICTURE)], "other_file": [str(PICTURE.with_suffix(".JPG"))]},
+    "mask is .PNG": (
+        lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
+        {"missing_mask": [str(MASK)], "other_file": [str(MASK.with_suffix(".PNG"))]},
     ),
     "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"picture_mode": [str(PICTURE)]}),
     "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable_mask": [str(MASK)]}),
@@ -215,6 +215,7 @@ LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
 }
 HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "nothing": (lambda _: None, {}),
+    "picture is .JPG": (lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")), {}),
     "a picture twice on a list": (
         lambda f: copy_example(f, "val_0", "val_3"),
         {"same_picture_on_list": ["JPEGImages/val_3.jpg"]},

@@ -1,5 +1,6 @@
 """Reading a VOC folder: lists, pictures of every mode, masks of every kind, and what is refused."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -79,11 +80,12 @@ def test_blank_lines_and_line_ends_of_windows_do_not_matter(voc_folder: Path) ->
     assert [pair.name for pair in list_pairs(voc_folder, "some")] == ["train_3", "train_0"]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
-def test_pictures_may_be_jpg_jpeg_or_png(voc_folder: Path, suffix: str) -> None:
-    picture = voc_folder / "JPEGImages" / "val_0.jpg"
-    picture.rename(picture.with_suffix(suffix))
-    assert list_pairs(voc_folder, "val")[0].image == picture.with_suffix(suffix)
+def test_images_of_every_suffix_are_found_in_small_and_in_capital_letters(voc_folder: Path) -> None:
+    image = voc_folder / "JPEGImages" / "val_0.jpg"
+    for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"):
+        for spelt in (suffix, suffix.upper()):
+            image = image.rename(image.with_suffix(spelt))
+            assert list_pairs(voc_folder, "val")[0].image == image
 
 
 def test_trainaug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:
@@ -123,6 +125,13 @@ def test_a_list_that_is_no_text_is_refused_by_name(voc_folder: Path) -> None:
     (voc_folder / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfev\x00a\x00l\x00")
     with pytest.raises(UserError, match=r"/val\.txt"):
         list_pairs(voc_folder, "val")
+
+
+def test_names_that_leave_the_folder_are_refused(voc_folder: Path) -> None:
+    for name in ("/etc/x", "../x", "a/../../x", "..", ".", "a//b", "a/", "./a", "a\\b", "a\0b"):
+        (voc_folder / "ImageSets/Segmentation/val.txt").write_text(f"val_0\n{name}\n")
+        with pytest.raises(UserError, match=rf"/val\.txt names {re.escape(repr(name))}, which does not stay within"):
+            list_pairs(voc_folder, "val")
 
 
 # --- pictures ---
