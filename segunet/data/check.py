@@ -19,24 +19,27 @@ from PIL import Image
 from segunet.data.findings import KINDS, Finding, Severity
 from segunet.data.voc import (
     COLOUR_MODES,
+    FEW_LEVELS,
     IMAGE_FOLDER,
     IMAGE_SUFFIXES,
     PEEK,
     MaskFormat,
     Pair,
-    as_rgb,
+    as_eight_bit_rgb,
     check_size,
     check_values,
     folders_below,
     is_binary,
     is_file,
+    is_transparent,
     list_path,
+    loses_levels,
     mask_folder,
     mask_values,
     named_pairs,
     opened,
-    orientation,
     read_names,
+    read_stored,
     repeated_names,
     teaches_nothing,
 )
@@ -97,12 +100,11 @@ class Examined:
 
     @contextmanager
     def noting(self, kind: str, path: Path) -> Iterator[None]:
-        """Turn a UserError into a finding: its first sentence alone, as the advice is given once a kind."""
+        """Turn a UserError into a finding, without its advice, which is given once a kind."""
         try:
             yield
         except UserError as error:
-            detail = error.paragraph.removeprefix(f"{path} ").replace(str(path), path.name)
-            self.note(kind, path, detail.split(". ")[0])
+            self.note(kind, path, error.what.removeprefix(f"{path} ").replace(str(path), path.name))
 
 
 class Survey:
@@ -209,7 +211,7 @@ def examine(pair: Pair, form: MaskFormat) -> Examined:
     """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
     seen = Examined(pair)
     for kind, path, examine_file in (
-        ("picture", pair.image, _examine_picture),
+        ("picture", pair.image, partial(_examine_picture, form=form)),
         ("mask", pair.mask, partial(_examine_mask, form=form)),
     ):
         if is_file(path):
@@ -242,22 +244,25 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
     return findings
 
 
-def _examine_picture(seen: Examined) -> None:
+def _examine_picture(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.image
-    with seen.noting("unreadable_picture", path), opened(path, "picture") as image:
-        seen.image_mode = image.mode
-        if (turned := orientation(image)) != 1:
+    with seen.noting("unreadable_picture", path):
+        values, seen.image_mode, turned = read_stored(path)
+        if turned != 1:
             seen.note("exif_rotation", path, f"has the EXIF orientation {turned}")
-        with seen.noting("picture_mode", path):
-            pixels = as_rgb(image, str(path))
-            seen.size = pixels.shape[:2]
-            seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        if is_transparent(values):
+            seen.note("transparency", path, "has pixels that are not opaque")
+        if loses_levels(values, form.image_range):
+            seen.note("few_levels", path, f"has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8")
+        pixels = as_eight_bit_rgb(values, form.image_range)
+        seen.size = pixels.shape[:2]
+        seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.mask
     mask: NDArray[np.integer[Any]] = np.empty((0, 0), dtype=np.uint8)
-    with seen.noting("unreadable_mask", path), opened(path, "mask") as image:
+    with seen.noting("unreadable_mask", path), opened(path, "mask") as (image, _):
         seen.mask_mode, palette = image.mode, _own_palette(image)
         with seen.noting("mask_colours" if image.mode in COLOUR_MODES else "mask_mode", path):
             mask = mask_values(path, image, form)

@@ -47,7 +47,6 @@ KINDS = {
     ),
     "unreadable_picture": Kind("error", "pictures that cannot be read", _COPY_AGAIN),
     "unreadable_mask": Kind("error", "masks that cannot be read", _COPY_AGAIN),
-    "picture_mode": Kind("error", "pictures without a plain reading", "Convert them to 8 bits a channel."),
     "mask_mode": Kind("error", "masks that hold no indices", "Save them as index PNGs: the class index per pixel."),
     "mask_colours": Kind(
         "error",
@@ -92,6 +91,11 @@ KINDS = {
         "masks that draw a class in another one's colour",
         "A program may have renumbered their indices: look at overlays.png, and save them with their true indices.",
     ),
+    "few_levels": Kind(
+        "warning",
+        "16-bit images that lose nearly all of their levels",
+        "Say which values are black and white, such as data.image_range=[0,4095] for 12 bits.",
+    ),
     "absent_class": Kind(
         "warning", "classes without a pixel", "They are not learnt, or not scored: add examples, or drop the class."
     ),
@@ -101,6 +105,7 @@ KINDS = {
     "mask_without_picture": Kind("warning", "masks without a picture, on no list", "Are their pictures lost?"),
     "only_class_0": Kind("note", "masks that hold only class 0", "Fine where there is nothing else to see."),
     "colour_mask": Kind("note", "RGB masks, read by the palette", "Fine; index PNGs are smaller."),
+    "transparency": Kind("note", "images with transparent pixels", "Alpha is dropped: what lies below it is seen."),
     "exif_rotation": Kind("note", "pictures turned by EXIF", "They are read upright, as their masks must be drawn."),
     "picture_without_mask": Kind("note", "pictures without a mask, on no list", "They are not used."),
     "pair_on_no_list": Kind("note", "pictures with a mask, on no list", "They are not used: put them on a list."),

@@ -39,8 +39,18 @@ def save_colours(path: Path, mode: str, colours: list[list[int]]) -> None:
 def convert(path: Path, mode: str) -> None:
     """Save a file anew in another of Pillow's modes; the suffix stays, Pillow goes by the content."""
     with Image.open(path) as image:
-        known_by_suffix = mode != "F" and (path.suffix, mode) != (".png", "CMYK")
-        image.convert(mode).save(path, format=None if known_by_suffix else "TIFF")
+        known_by_suffix = mode not in ("F", "RGBA") and (path.suffix, mode) != (".png", "CMYK")
+        converted = image.convert(mode)
+        if mode == "RGBA":
+            converted.putalpha(200)
+        converted.save(path, format=None if known_by_suffix else "TIFF")
+
+
+def deepen(path: Path) -> None:
+    """Save a picture of 12 bits in a file of 16."""
+    with Image.open(path) as image:
+        grey = np.asarray(image.convert("L")).astype(np.uint16)
+    Image.fromarray(900 + 2 * grey).save(path, format="PNG")
 
 
 def into_folder(path: Path) -> None:
@@ -77,7 +87,8 @@ def as_png(path: Path) -> None:
 def copy_example(folder: Path, source: str, target: str) -> None:
     """Overwrite an example of the same size; the copy's file differs, its pixels do not."""
     picture = (folder / f"JPEGImages/{source}.jpg").read_bytes()
-    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture + b"comment")
+    comment = b"\xff\xfe\x00\x09comment"
+    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture[:2] + comment + picture[2:])
     (folder / f"SegmentationClass/{target}.png").write_bytes((folder / f"SegmentationClass/{source}.png").read_bytes())
 
 
@@ -124,7 +135,7 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
         {"missing_mask": [str(MASK)], "other_file": [str(MASK.with_suffix(".PNG"))]},
     ),
-    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"picture_mode": [str(PICTURE)]}),
+    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"unreadable_picture": [str(PICTURE)]}),
     "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable_mask": [str(MASK)]}),
     "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable_mask": [str(MASK)]}),
     "mask is gone": (lambda f: (f / MASK).unlink(), {"missing_mask": [str(MASK)]}),
@@ -250,6 +261,8 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         {"exif_rotation": [str(PICTURE)]},
     ),
     "a picture of CMYK": (lambda f: convert(f / PICTURE, "CMYK"), {}),
+    "12 bits in 16": (lambda f: deepen(f / PICTURE), {"few_levels": [str(PICTURE)]}),
+    "a transparent picture": (lambda f: convert(f / PICTURE, "RGBA"), {"transparency": [str(PICTURE)]}),
     "a grey picture": (lambda f: convert(f / PICTURE, "L"), {}),
     "a picture of two formats": (
         lambda f: as_png(f / PICTURE),
