@@ -84,6 +84,7 @@ class Examined:
         image_mode, mask_mode: Pillow's; None for a file that cannot be read.
         digest: of the upright picture's decoded RGB pixels.
         counts: int64 (256,), pixels of each value of the mask; None if it cannot be used.
+        colours: the class that alone has the colour, by the palette that an index mask brings along.
     """
 
     pair: Pair
@@ -93,6 +94,7 @@ class Examined:
     mask_mode: str | None = None
     digest: bytes = b""
     counts: NDArray[np.int64] | None = None
+    colours: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def note(self, kind: str, path: Path, detail: str) -> None:
         """Add a finding."""
@@ -129,6 +131,7 @@ class Survey:
         self.image_modes: Counter[str] = Counter()
         self.mask_modes: Counter[str] = Counter()
         self._pictures: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
+        self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> the class that it was first, and where
 
     def add(self, split: Split, seen: Examined) -> None:
         """Take up what was seen of an example of ``split``."""
@@ -145,6 +148,7 @@ class Survey:
             split.images += seen.counts > 0
             if seen.pair in split.pairs[:PEEK]:
                 split.first_values |= _values_of(seen.counts)
+            self._compare_colours(split, seen)
 
     def _compare(self, split: Split, seen: Examined) -> None:
         """Note a picture that was there before by another name."""
@@ -155,6 +159,16 @@ class Survey:
                 kind = "same_picture_on_list" if role == split.role else "same_picture_on_both_lists"
                 self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
         earlier.setdefault(split.role, path)
+
+    def _compare_colours(self, split: Split, seen: Examined) -> None:
+        """Note a mask whose palette gives a class the colour that another class has in an earlier mask."""
+        path = seen.pair.mask
+        for colour, index in seen.colours.items():
+            owner, other = self._owners.setdefault(colour, (index, path))
+            if owner != index:
+                detail = f"draws class {index} in {colour}, the colour of class {owner} in {other.name}"
+                self.findings.append(Finding("palette_order", path, detail, split.role))
+                return
 
     def conclude(self) -> None:
         """Add what only the whole shows: the lists, the classes, the files that no list names."""
@@ -290,12 +304,21 @@ def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskF
         seen.note("colour_mask", path, f"is an {seen.mask_mode} mask")
     if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
         seen.note("palette_order", path, "draws class {} in the colour of class {}".format(*swapped))
+    elif palette is not None:
+        seen.colours = _own_colours(values, palette, form)
 
 
 def _own_palette(image: Image.Image) -> NDArray[np.uint8] | None:
     """Return the colours (n, 3) that an index image brings along."""
     colours = image.getpalette("RGB") if image.mode == "P" else None
     return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def _own_colours(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> dict[tuple[int, ...], int]:
+    """Return the class of each colour that the mask's own palette gives to one of its classes alone."""
+    classes = sorted(values & set(range(min(len(palette), form.num_classes))))
+    colours = [tuple(palette[index].tolist()) for index in classes]
+    return {colour: index for colour, index in zip(colours, classes, strict=True) if colours.count(colour) == 1}
 
 
 def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> tuple[int, int] | None:

@@ -50,7 +50,7 @@ KINDS = {
     "mask_mode": Kind("error", "masks that hold no indices", "Save them as index PNGs: the class index per pixel."),
     "mask_colours": Kind(
         "error",
-        "RGB masks with colours outside the palette",
+        "RGB masks that cannot be read by the palette",
         "Save them as index PNGs, or give each class its colour as data.palette; JPEG and resizing blur colours.",
     ),
     "other_size": Kind(
@@ -88,7 +88,7 @@ KINDS = {
     "all_ignored": Kind("warning", "masks that are ignored as a whole", "Nothing is learnt from them: look at them."),
     "palette_order": Kind(
         "warning",
-        "masks that draw a class in another one's colour",
+        "masks that draw a class in the colour that another class has in other masks, or in data.palette",
         "A program may have renumbered their indices: look at overlays.png, and save them with their true indices.",
     ),
     "few_levels": Kind(

@@ -97,6 +97,15 @@ def renumber(path: Path) -> None:
     save_mask(path, 0, 2, palette=voc_palette()[[0, 2, 1, *range(3, 256)]])
 
 
+def swap_colours(folder: Path) -> None:
+    """Draw class 2 in red in one mask, class 1 in the next."""
+    palette = np.full((256, 3), 7, dtype=np.uint8)
+    palette[1:3] = [[9, 250, 9], [250, 9, 9]]
+    save_mask(folder / "SegmentationClass/val_0.png", 0, 1, 2, palette=palette)
+    palette[1:3] = palette[[2, 1]]
+    save_mask(folder / MASK, 0, 1, 2, palette=palette)
+
+
 def copy_saved_anew(folder: Path) -> None:
     as_png(folder / "JPEGImages/train_0.jpg")
     copy_example(folder, "train_0", "val_3")
@@ -236,6 +245,10 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "a mask is all 0": (lambda f: save_mask(f / MASK, 0), {"only_class_0": [str(MASK)]}),
     "a mask's palette is renumbered": (
         lambda f: renumber(f / MASK),
+        {"palette_order": [str(MASK)]},
+    ),
+    "two masks swap the colours of their own palette": (
+        swap_colours,
         {"palette_order": [str(MASK)]},
     ),
     "a mask has a palette of its own": (
