@@ -240,6 +240,7 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
         "val_split": datamodule.val_split,
         "val_batch_size": datamodule.val_batch_size,
         "num_workers": cfg.data.get("num_workers"),
+        "image_range": datamodule.form.image_range and list(datamodule.form.image_range),
         "flip": None if flip is None else bool(flip),
     }
     content = {

@@ -42,6 +42,9 @@ class DataCard(_Plain):
     val_split: Text = "val"
     val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
+    image_range: Annotated[list[Annotated[float, Field(ge=0, le=65535)]], Field(min_length=2, max_length=2)] | None = (
+        None
+    )
     flip: bool | None = None
 
     @model_validator(mode="before")

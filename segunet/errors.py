@@ -8,7 +8,15 @@ import numpy as np
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was wanted, what came, which file, and what to do."""
+    """Something the user can mend: the message says what was wanted, what came, which file, and what to do.
+
+    Attributes:
+        what: the message without ``advice``, where that was given apart.
+    """
+
+    def __init__(self, what: str, advice: str = "") -> None:
+        super().__init__(f"{what}. {advice}" if advice else what)
+        self.what = what
 
     @property
     def paragraph(self) -> str:

@@ -64,7 +64,7 @@ def predict(cfg: DictConfig) -> Path:
     output = planned_run_dir(cfg, "predict", RESULTS)
     results = [output / name for name in RESULTS]
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
-    settings = ("tta", "tile", "overlap", "inference_size", "accelerator", "precision")
+    settings = ("tta", "tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
     model = load(cfg.checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
     for folder in results:
@@ -153,7 +153,7 @@ class Work:
 
     def _read(self, path: Path) -> tuple[Path, Picture] | None:
         try:
-            return path, read_image(path)
+            return path, read_image(path, self.model.image_range)
         except UserError as error:
             self._note(path, error)
             return None

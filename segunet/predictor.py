@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segunet.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.data.transforms import check_inference_size, resize_long_side
-from segunet.data.voc import as_rgb, read_image, readable
+from segunet.data.voc import Range, as_rgb, check_image_range, read_image, readable
 from segunet.environment import memory
 from segunet.errors import UserError
 from segunet.inference import TTA, check_tta, predict
@@ -43,6 +43,7 @@ class Predictor:
         tile: int | None,
         overlap: float,
         inference_size: int | Literal["checkpoint"] | None,
+        image_range: Range | Literal["checkpoint"],
         accelerator: str,
         precision: str,
     ) -> None:
@@ -57,6 +58,8 @@ class Predictor:
             )
         self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
         check_inference_size(self.inference_size)
+        given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
+        self.image_range = check_image_range("image_range", given)
         warn_of_mirroring(checkpoint, tta)
         self.fabric = fabric_from_settings(accelerator, precision)
         self.net = self.fabric.setup_module(checkpoint.net).eval()
@@ -71,7 +74,7 @@ class Predictor:
         Raises:
             UserError: no readable picture, or one that does not fit into memory.
         """
-        picture = as_picture(image)
+        picture = as_picture(image, self.image_range)
         try:
             with torch.inference_mode():
                 return self._tiled(picture, advance) if self.tile else self._whole(picture, advance)
@@ -86,7 +89,7 @@ class Predictor:
 
         A notebook shows it; elsewhere ``.save(PATH)`` or ``.show()`` it.
         """
-        picture = as_picture(image)
+        picture = as_picture(image, self.image_range)
         return Image.fromarray(overlay_with_legend(picture, self.predict(picture), self.palette, self.class_names))
 
     def _whole(self, picture: Picture, advance: Callable[[float], object]) -> NDArray[np.uint8]:
@@ -148,6 +151,7 @@ def load(
     tile: int | None = None,
     overlap: float = 0.25,
     inference_size: int | Literal["checkpoint"] | None = FROM_CHECKPOINT,
+    image_range: Range | Literal["checkpoint"] = FROM_CHECKPOINT,
     accelerator: str = "auto",
     precision: str = "auto",
 ) -> Predictor:
@@ -169,6 +173,8 @@ def load(
         overlap: least share of a tile that it has in common with the next one, 0..0.9.
         inference_size: long side at which whole pictures enter the network, None for their own size, or
             "checkpoint" for the one that it was validated with. The prediction has the picture's own size.
+        image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
+            "checkpoint" for those that it was trained with.
         accelerator: auto, cpu, gpu, ..., as Lightning has it.
         precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as Lightning has it.
 
@@ -181,23 +187,24 @@ def load(
         tile=tile,
         overlap=overlap,
         inference_size=inference_size,
+        image_range=image_range,
         accelerator=accelerator,
         precision=precision,
     )
 
 
-def as_picture(image: Source) -> Picture:
-    """Return a picture as uint8 (H, W, 3) RGB, upright.
+def as_picture(image: Source, image_range: Range = None) -> Picture:
+    """Return an image as uint8 (H, W, 3) RGB, upright; ``image_range`` as :func:`segunet.data.voc.read_image` has it.
 
     Raises:
         UserError: unreadable, or an array of another kind.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser())
+        return read_image(Path(image).expanduser(), image_range)
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "the image"
         with readable(Path(name), "picture"):
-            return as_rgb(image, name)
+            return as_rgb(image, name, image_range)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)

@@ -113,13 +113,17 @@ def test_what_cannot_be_read_is_named_and_the_others_go_on(
     (folder / "cut.jpg").write_bytes(good[:-300])
     (folder / "empty.png").touch()
     (folder / "text.mp4").write_text("no video")
-    (folder / "zuletzt.jpg").write_bytes(good)
+    pages = [Image.new("RGB", (64, 48), (value, 0, 0)) for value in range(3)]
+    pages[0].save(folder / "stack.tif", save_all=True, append_images=pages[1:])
+    (tmp_path / "other disk").mkdir()
+    (tmp_path / "other disk" / "zuletzt.jpg").write_bytes(good)
+    (folder / "linked").symlink_to(tmp_path / "other disk")
     result = run(predict, checkpoint, f"input={folder}", f"output={tmp_path / 'out'}")
     assert result.status == 1
-    assert "3 of 5 inputs" in result.error
+    assert "4 of 6 inputs" in result.error
     assert "The others are in" in result.error
-    for name in ("cut.jpg", "empty.png", "text.mp4"):
-        assert name in result.output
+    for name in ("cut.jpg", "empty.png", "text.mp4", "stack.tif holds 3 pages"):
+        assert name in flat(result.output)
     assert sorted(path.name for path in (tmp_path / "out").rglob("*.*")) == [
         *("a good one.jpg", "a good one.png", "config.yaml", "zuletzt.jpg", "zuletzt.png"),
     ]

@@ -10,6 +10,7 @@ from PIL import Image
 
 import segunet
 from segunet.data.voc import read_image
+from segunet.predictor import as_picture
 from segunet.visualize import overlay
 
 
@@ -32,6 +33,24 @@ def test_a_path_an_image_and_an_array_give_the_same_mask(model: segunet.Predicto
         np.testing.assert_array_equal(model.predict(same), mask)
     grey = read_image(picture)[..., 0]
     np.testing.assert_array_equal(model.predict(grey), model.predict(np.repeat(grey[..., None], 3, axis=2)))
+
+
+def test_sixteen_bits_are_read_by_the_range_given_or_the_checkpoint_s(trained: Path, tmp_path: Path) -> None:
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["segunet"]["data"]["image_range"] = [0, 4095]
+    torch.save(content, tmp_path / "twelve_bits.ckpt")
+    deep = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    wanted = np.repeat((deep * 255.0 / 4095).astype(np.uint8)[..., None], 3, axis=2)
+    for model in (
+        segunet.load(tmp_path / "twelve_bits.ckpt", accelerator="cpu"),
+        segunet.load(checkpoint, accelerator="cpu", image_range=(0, 4095)),
+    ):
+        np.testing.assert_array_equal(model.predict(tmp_path / "deep.png"), model.predict(wanted))
+        with Image.open(tmp_path / "deep.png") as image:
+            np.testing.assert_array_equal(as_picture(image, model.image_range), wanted)
+    assert segunet.load(tmp_path / "twelve_bits.ckpt", accelerator="cpu", image_range=None).image_range is None
 
 
 def test_an_image_s_orientation_counts_and_the_image_is_left_as_it_was(

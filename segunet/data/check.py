@@ -4,7 +4,6 @@ An example is read, judged and forgotten: what is kept of it is small, whatever 
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,28 +19,32 @@ from PIL import Image
 from segunet.data.findings import KINDS, Finding, Severity
 from segunet.data.voc import (
     COLOUR_MODES,
+    FEW_LEVELS,
     IMAGE_FOLDER,
     IMAGE_SUFFIXES,
     MaskFormat,
     Pair,
-    as_rgb,
+    as_eight_bit_rgb,
     check_size,
     check_values,
+    folders_below,
     is_binary,
     is_file,
+    is_transparent,
     list_path,
+    loses_levels,
     mask_folder,
     mask_values,
     named_pairs,
     opened,
-    orientation,
     read_names,
+    read_stored,
     repeated_names,
     teaches_nothing,
 )
 from segunet.errors import UserError
 
-_OTHER_SUFFIXES = (*IMAGE_SUFFIXES, *(suffix.upper() for suffix in IMAGE_SUFFIXES), ".bmp", ".tif", ".tiff", "")
+_OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
 
 
 @dataclass
@@ -78,6 +81,7 @@ class Examined:
         image_mode, mask_mode: Pillow's; None for a file that cannot be read.
         digest: of the upright picture's decoded RGB pixels.
         counts: int64 (256,), pixels of each value of the mask; None if it cannot be used.
+        colours: the class that alone has the colour, by the palette that an index mask brings along.
     """
 
     pair: Pair
@@ -87,6 +91,7 @@ class Examined:
     mask_mode: str | None = None
     digest: bytes = b""
     counts: NDArray[np.int64] | None = None
+    colours: dict[tuple[int, ...], int] = field(default_factory=dict)
 
     def note(self, kind: str, path: Path, detail: str) -> None:
         """Add a finding."""
@@ -94,12 +99,11 @@ class Examined:
 
     @contextmanager
     def noting(self, kind: str, path: Path) -> Iterator[None]:
-        """Turn a UserError into a finding: its first sentence alone, as the advice is given once a kind."""
+        """Turn a UserError into a finding, without its advice, which is given once a kind."""
         try:
             yield
         except UserError as error:
-            detail = error.paragraph.removeprefix(f"{path} ").replace(str(path), path.name)
-            self.note(kind, path, detail.split(". ")[0])
+            self.note(kind, path, error.what.removeprefix(f"{path} ").replace(str(path), path.name))
 
 
 class Survey:
@@ -124,6 +128,7 @@ class Survey:
         self.image_modes: Counter[str] = Counter()
         self.mask_modes: Counter[str] = Counter()
         self._pictures: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
+        self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> the class that it was first, and where
 
     def add(self, split: Split, seen: Examined) -> None:
         """Take up what was seen of an example of ``split``."""
@@ -138,6 +143,7 @@ class Survey:
         if seen.counts is not None:
             split.pixels += seen.counts
             split.images += seen.counts > 0
+            self._compare_colours(split, seen)
 
     def _compare(self, split: Split, seen: Examined) -> None:
         """Note a picture that was there before by another name."""
@@ -148,6 +154,16 @@ class Survey:
                 kind = "same_picture_on_list" if role == split.role else "same_picture_on_both_lists"
                 self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
         earlier.setdefault(split.role, path)
+
+    def _compare_colours(self, split: Split, seen: Examined) -> None:
+        """Note a mask whose palette gives a class the colour that another class has in an earlier mask."""
+        path = seen.pair.mask
+        for colour, index in seen.colours.items():
+            owner, other = self._owners.setdefault(colour, (index, path))
+            if owner != index:
+                detail = f"draws class {index} in {colour}, the colour of class {owner} in {other.name}"
+                self.findings.append(Finding("palette_order", path, detail, split.role))
+                return
 
     def conclude(self) -> None:
         """Add what only the whole shows: the lists, the classes, the files that no list names."""
@@ -203,7 +219,7 @@ def examine(pair: Pair, form: MaskFormat) -> Examined:
     """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
     seen = Examined(pair)
     for kind, path, examine_file in (
-        ("picture", pair.image, _examine_picture),
+        ("picture", pair.image, partial(_examine_picture, form=form)),
         ("mask", pair.mask, partial(_examine_mask, form=form)),
     ):
         if is_file(path):
@@ -236,22 +252,25 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
     return findings
 
 
-def _examine_picture(seen: Examined) -> None:
+def _examine_picture(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.image
-    with seen.noting("unreadable_picture", path), opened(path, "picture") as image:
-        seen.image_mode = image.mode
-        if (turned := orientation(image)) != 1:
+    with seen.noting("unreadable_picture", path):
+        values, seen.image_mode, turned = read_stored(path)
+        if turned != 1:
             seen.note("exif_rotation", path, f"has the EXIF orientation {turned}")
-        with seen.noting("picture_mode", path):
-            pixels = as_rgb(image, str(path))
-            seen.size = pixels.shape[:2]
-            seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        if is_transparent(values):
+            seen.note("transparency", path, "has pixels that are not opaque")
+        if loses_levels(values, form.image_range):
+            seen.note("few_levels", path, f"has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8")
+        pixels = as_eight_bit_rgb(values, form.image_range)
+        seen.size = pixels.shape[:2]
+        seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
 
 
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.mask
     mask: NDArray[np.integer[Any]] = np.empty((0, 0), dtype=np.uint8)
-    with seen.noting("unreadable_mask", path), opened(path, "mask") as image:
+    with seen.noting("unreadable_mask", path), opened(path, "mask") as (image, _):
         seen.mask_mode, palette = image.mode, _own_palette(image)
         with seen.noting("mask_colours" if image.mode in COLOUR_MODES else "mask_mode", path):
             mask = mask_values(path, image, form)
@@ -279,12 +298,21 @@ def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskF
         seen.note("colour_mask", path, f"is an {seen.mask_mode} mask")
     if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
         seen.note("palette_order", path, "draws class {} in the colour of class {}".format(*swapped))
+    elif palette is not None:
+        seen.colours = _own_colours(values, palette, form)
 
 
 def _own_palette(image: Image.Image) -> NDArray[np.uint8] | None:
     """Return the colours (n, 3) that an index image brings along."""
     colours = image.getpalette("RGB") if image.mode == "P" else None
     return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def _own_colours(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> dict[tuple[int, ...], int]:
+    """Return the class of each colour that the mask's own palette gives to one of its classes alone."""
+    classes = sorted(values & set(range(min(len(palette), form.num_classes))))
+    colours = [tuple(palette[index].tolist()) for index in classes]
+    return {colour: index for colour, index in zip(colours, classes, strict=True) if colours.count(colour) == 1}
 
 
 def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> tuple[int, int] | None:
@@ -299,7 +327,7 @@ def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: Mas
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[Path, str], list[Path]]:
     """Return the files below ``folder`` that have one of the suffixes, each with its name on a list; and the others."""
-    files = sorted(Path(where, name) for where, _, names in os.walk(folder) for name in names)
+    files = sorted(path for below in folders_below(folder) for path in below.iterdir() if not path.is_dir())
     named = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files if path.suffix in suffixes}
     return named, [path for path in files if path not in named]
 

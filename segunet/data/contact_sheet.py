@@ -16,7 +16,7 @@ from segunet.visualize import Picture, legend_of_shares, overlay, stack
 
 _COLUMNS = 6
 _WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's picture, between tiles, and of a line of text; pixels
-_WITHOUT_PICTURE = ("missing_picture", "unreadable_picture", "picture_mode")
+_WITHOUT_PICTURE = ("missing_picture", "unreadable_picture")
 _FONT = ImageFont.load_default(size=13)
 
 
@@ -89,7 +89,7 @@ def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> Picture:
 def _overlaid(pair: Pair, form: MaskFormat) -> Picture | None:
     """Return the picture under its mask, the picture alone if that cannot be used, or None."""
     try:
-        image = read_image(pair.image)
+        image = read_image(pair.image, form.image_range)
     except UserError:
         return None
     try:

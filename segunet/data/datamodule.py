@@ -21,11 +21,14 @@ from segunet.data.labels import absent_classes, check_learnable, label_facts
 from segunet.data.sample import check_sample, write_sample
 from segunet.data.transforms import TrainTransform, check_ignore_index, check_inference_size
 from segunet.data.voc import (
+    FEW_LEVELS,
     SBD_SPLIT,
     MaskFormat,
     Pair,
+    check_image_range,
     enet_weights,
     find_voc_folder,
+    first_to_lose_levels,
     list_pairs,
     read_size,
     voc_folder_in,
@@ -53,6 +56,7 @@ class VOCDataModule(pl.LightningDataModule):
         download: fetch VOC2012 (and SBD, for trainaug) into ``root`` where it is not there yet.
         voc_url, sbd_url: other addresses of the archives; None is torchvision's.
         voc_md5, sbd_md5: md5 of the archives there, if they were repacked; None is torchvision's.
+        image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
         inference_size: long side at which validation pictures enter the network; None is their own size.
         seed: of the order and the augmentation.
 
@@ -77,6 +81,7 @@ class VOCDataModule(pl.LightningDataModule):
         voc_md5: str | None = None,
         sbd_url: str | None = None,
         sbd_md5: str | None = None,
+        image_range: Sequence[float] | None = None,
         inference_size: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -91,7 +96,9 @@ class VOCDataModule(pl.LightningDataModule):
         check_ignore_index(ignore_index)
         self.root = Path(str(root)).expanduser()
         self.class_names = [str(name) for name in class_names]
-        self.form = MaskFormat(len(self.class_names), ignore_index, full_palette(palette, len(class_names)))
+        colours = full_palette(palette, len(class_names))
+        levels = check_image_range("data.image_range", image_range)
+        self.form = MaskFormat(len(self.class_names), ignore_index, colours, levels)
         self.train_split, self.val_split = train_split, val_split
         self.transform = transform
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
@@ -128,7 +135,15 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == "fit":
             self.train_pairs = list_pairs(folder, self.train_split)
             self.check_batch_size()
+            self._warn_of_few_levels()
         self.stage = stage
+
+    def _warn_of_few_levels(self) -> None:
+        if path := first_to_lose_levels(self.train_pairs, self.form.image_range):
+            logger.warning(
+                f"{path} has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8. Say which values are "
+                "black and white, such as data.image_range=[0,4095] for 12 bits."
+            )
 
     def check_labels(self) -> None:
         """Look through every mask of the lists that were read, in one process only; warn of absent classes.

@@ -89,7 +89,7 @@ def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[i
 
 def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read a picture uint8 (H, W, 3) and its mask uint8 (H, W); errors as the two readers'."""
-    image = read_image(pair.image)
+    image = read_image(pair.image, form.image_range)
     return image, read_mask(pair.mask, image.shape[:2], form)
 
 

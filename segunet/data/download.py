@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException, HTTPResponse
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -197,12 +197,24 @@ def _unpacked(archive: Path, parent: Path, lists: Path) -> Iterator[Path]:
 def _extract(archive: Path, folder: Path) -> None:
     try:
         with tarfile.open(archive) as tar:
+            for member in tar:
+                _check_member(archive, member)
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(
             f"{archive} cannot be unpacked safely: {error}. Make room if the disk is full; else delete the archive "
             "and fetch another."
         ) from error
+
+
+def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
+    """Raise a UserError unless it is a file or a folder below the archive's: VOC and SBD have no links or devices."""
+    path = PurePosixPath(member.name)
+    if not (member.isreg() or member.isdir()) or path.is_absolute() or ".." in path.parts:
+        raise UserError(
+            f"{archive} holds {member.name!r}, which is a link or a device, or leads out of the folder: neither VOC "
+            "nor SBD does. Nothing was unpacked. Delete the archive, and fetch another."
+        )
 
 
 def _merge(sbd: Path, voc_dir: Path) -> None:

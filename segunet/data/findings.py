@@ -35,23 +35,22 @@ class Finding(NamedTuple):
 
 _COPY_AGAIN = "Copy them again from their source, or take their names off the list."
 _ON_BOTH = "Take them off one of the lists: a score on pictures that were learnt says nothing."
-_SUFFIXES = ", ".join(IMAGE_SUFFIXES)
+_SUFFIXES = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix.islower())
 
 # The most serious first, as they are reported.
 KINDS = {
     "missing_picture": Kind(
-        "error", "names without their picture", f"Put it there as one of {_SUFFIXES} (small letters), or mend the list."
+        "error", "names without their picture", f"Put it there as one of {_SUFFIXES}, or fix the list."
     ),
     "missing_mask": Kind(
         "error", "names without their mask", "Put it there as .png (small letters), or mend the list."
     ),
     "unreadable_picture": Kind("error", "pictures that cannot be read", _COPY_AGAIN),
     "unreadable_mask": Kind("error", "masks that cannot be read", _COPY_AGAIN),
-    "picture_mode": Kind("error", "pictures without a plain reading", "Convert them to 8 bits a channel."),
     "mask_mode": Kind("error", "masks that hold no indices", "Save them as index PNGs: the class index per pixel."),
     "mask_colours": Kind(
         "error",
-        "RGB masks with colours outside the palette",
+        "RGB masks that cannot be read by the palette",
         "Save them as index PNGs, or give each class its colour as data.palette; JPEG and resizing blur colours.",
     ),
     "other_size": Kind(
@@ -89,8 +88,13 @@ KINDS = {
     "all_ignored": Kind("warning", "masks that are ignored as a whole", "Nothing is learnt from them: look at them."),
     "palette_order": Kind(
         "warning",
-        "masks that draw a class in another one's colour",
+        "masks that draw a class in the colour that another class has in other masks, or in data.palette",
         "A program may have renumbered their indices: look at overlays.png, and save them with their true indices.",
+    ),
+    "few_levels": Kind(
+        "warning",
+        "16-bit images that lose nearly all of their levels",
+        "Say which values are black and white, such as data.image_range=[0,4095] for 12 bits.",
     ),
     "absent_class": Kind(
         "warning", "classes without a pixel", "They are not learnt, or not scored: add examples, or drop the class."
@@ -101,10 +105,11 @@ KINDS = {
     "mask_without_picture": Kind("warning", "masks without a picture, on no list", "Are their pictures lost?"),
     "only_class_0": Kind("note", "masks that hold only class 0", "Fine where there is nothing else to see."),
     "colour_mask": Kind("note", "RGB masks, read by the palette", "Fine; index PNGs are smaller."),
+    "transparency": Kind("note", "images with transparent pixels", "Alpha is dropped: what lies below it is seen."),
     "exif_rotation": Kind("note", "pictures turned by EXIF", "They are read upright, as their masks must be drawn."),
     "picture_without_mask": Kind("note", "pictures without a mask, on no list", "They are not used."),
     "pair_on_no_list": Kind("note", "pictures with a mask, on no list", "They are not used: put them on a list."),
     "other_file": Kind(
-        "note", "files of other kinds", f"They are not read: pictures are {_SUFFIXES} and masks .png, in small letters."
+        "note", "files of other kinds", f"They are not read: images are {_SUFFIXES}, and masks .png in small letters."
     ),
 }

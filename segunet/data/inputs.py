@@ -1,24 +1,24 @@
 """From what a user gives as input to the files to predict, and the names of what is written for each."""
 
+import glob
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from segunet.data.video import VIDEO_SUFFIXES
+from segunet.data.voc import IMAGE_SUFFIXES, folders_below
 from segunet.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
     """Return the pictures and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
 
     A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
-    picture or a video.
+    picture or a video. Links to folders are followed; what several lead to is taken once.
 
     Args:
         given: path or pattern.
@@ -31,10 +31,10 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
     try:
         if path.is_file():
             return [path]
-        found = path.rglob("*") if path.is_dir() else Path(path.anchor).glob(str(path.relative_to(path.anchor)))
+        found = _matches(f"{glob.escape(str(path))}/**/*" if path.is_dir() else str(path))
         left_out = [folder.resolve() for folder in leave_out]
-        files = sorted(file for file in found if file.is_file() and not _is_below(file.resolve(), left_out))
-    except (OSError, ValueError, NotImplementedError) as error:  # a name too long, a pattern that means nothing
+        files = sorted({file for file in found if file.is_file() and not _is_below(file.resolve(), left_out)})
+    except (OSError, ValueError) as error:  # a name too long, or one with a NUL
         raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
     if not inputs:
@@ -50,7 +50,7 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
 
 def is_input(path: Path) -> bool:
     """Return whether the file's name is that of a picture or a video; names that begin with a dot are the system's."""
-    return path.suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
 
 
 def is_video(path: Path) -> bool:
@@ -81,6 +81,17 @@ def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
                 "output=FOLDER each."
             )
     return names
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """Give the paths that match a pattern, in which ** stands for any folders, or none."""
+    head, deep, tail = pattern.partition("**")
+    if not deep:
+        yield from map(Path, glob.iglob(pattern, include_hidden=True))  # noqa: PTH207, Path.glob takes none from /
+        return
+    for base in glob.iglob(head or ".", include_hidden=True):  # noqa: PTH207
+        for folder in folders_below(Path(base)):
+            yield from _matches(f"{glob.escape(str(folder))}/{tail.lstrip('/') or '*'}")
 
 
 def _is_below(file: Path, folders: Sequence[Path]) -> bool:

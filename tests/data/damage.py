@@ -39,8 +39,18 @@ def save_colours(path: Path, mode: str, colours: list[list[int]]) -> None:
 def convert(path: Path, mode: str) -> None:
     """Save a file anew in another of Pillow's modes; the suffix stays, Pillow goes by the content."""
     with Image.open(path) as image:
-        known_by_suffix = mode != "F" and (path.suffix, mode) != (".png", "CMYK")
-        image.convert(mode).save(path, format=None if known_by_suffix else "TIFF")
+        known_by_suffix = mode not in ("F", "RGBA") and (path.suffix, mode) != (".png", "CMYK")
+        converted = image.convert(mode)
+        if mode == "RGBA":
+            converted.putalpha(200)
+        converted.save(path, format=None if known_by_suffix else "TIFF")
+
+
+def deepen(path: Path) -> None:
+    """Save a picture of 12 bits in a file of 16."""
+    with Image.open(path) as image:
+        grey = np.asarray(image.convert("L")).astype(np.uint16)
+    Image.fromarray(900 + 2 * grey).save(path, format="PNG")
 
 
 def into_folder(path: Path) -> None:
@@ -77,13 +87,23 @@ def as_png(path: Path) -> None:
 def copy_example(folder: Path, source: str, target: str) -> None:
     """Overwrite an example of the same size; the copy's file differs, its pixels do not."""
     picture = (folder / f"JPEGImages/{source}.jpg").read_bytes()
-    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture + b"comment")
+    comment = b"\xff\xfe\x00\x09comment"
+    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture[:2] + comment + picture[2:])
     (folder / f"SegmentationClass/{target}.png").write_bytes((folder / f"SegmentationClass/{source}.png").read_bytes())
 
 
 def renumber(path: Path) -> None:
     """Save a mask whose palette says what its indices were before."""
     save_mask(path, 0, 2, palette=voc_palette()[[0, 2, 1, *range(3, 256)]])
+
+
+def swap_colours(folder: Path) -> None:
+    """Draw class 2 in red in one mask, class 1 in the next."""
+    palette = np.full((256, 3), 7, dtype=np.uint8)
+    palette[1:3] = [[9, 250, 9], [250, 9, 9]]
+    save_mask(folder / "SegmentationClass/val_0.png", 0, 1, 2, palette=palette)
+    palette[1:3] = palette[[2, 1]]
+    save_mask(folder / MASK, 0, 1, 2, palette=palette)
 
 
 def copy_saved_anew(folder: Path) -> None:
@@ -120,11 +140,11 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable_picture": [str(PICTURE)]}),
     "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing_picture": [str(PICTURE)]}),
     "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing_picture": [str(PICTURE)]}),
-    "picture is .JPG": (
-        lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")),
-        {"missing_picture": [str(PICTURE)], "other_file": [str(PICTURE.with_suffix(".JPG"))]},
+    "mask is .PNG": (
+        lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
+        {"missing_mask": [str(MASK)], "other_file": [str(MASK.with_suffix(".PNG"))]},
     ),
-    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"picture_mode": [str(PICTURE)]}),
+    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"unreadable_picture": [str(PICTURE)]}),
     "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable_mask": [str(MASK)]}),
     "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable_mask": [str(MASK)]}),
     "mask is gone": (lambda f: (f / MASK).unlink(), {"missing_mask": [str(MASK)]}),
@@ -215,6 +235,7 @@ LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
 }
 HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "nothing": (lambda _: None, {}),
+    "picture is .JPG": (lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")), {}),
     "a picture twice on a list": (
         lambda f: copy_example(f, "val_0", "val_3"),
         {"same_picture_on_list": ["JPEGImages/val_3.jpg"]},
@@ -224,6 +245,10 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "a mask is all 0": (lambda f: save_mask(f / MASK, 0), {"only_class_0": [str(MASK)]}),
     "a mask's palette is renumbered": (
         lambda f: renumber(f / MASK),
+        {"palette_order": [str(MASK)]},
+    ),
+    "two masks swap the colours of their own palette": (
+        swap_colours,
         {"palette_order": [str(MASK)]},
     ),
     "a mask has a palette of its own": (
@@ -249,6 +274,8 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         {"exif_rotation": [str(PICTURE)]},
     ),
     "a picture of CMYK": (lambda f: convert(f / PICTURE, "CMYK"), {}),
+    "12 bits in 16": (lambda f: deepen(f / PICTURE), {"few_levels": [str(PICTURE)]}),
+    "a transparent picture": (lambda f: convert(f / PICTURE, "RGBA"), {"transparency": [str(PICTURE)]}),
     "a grey picture": (lambda f: convert(f / PICTURE, "L"), {}),
     "a picture of two formats": (
         lambda f: as_png(f / PICTURE),

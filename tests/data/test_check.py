@@ -139,7 +139,7 @@ def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, 
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("picture is .JPG", "missing_picture", "is not there, but val_1.JPG is"),
+        ("mask is .PNG", "missing_mask", "is not there, but val_1.PNG is"),
         ("picture is gone", "missing_picture", "is not there"),
         ("picture is a folder", "missing_picture", "is a folder"),
         ("a name with its suffix", "missing_picture", "is not there, but val_1.jpg is"),

@@ -379,13 +379,25 @@ def test_bad_transfer_unpacks_nothing(server: Server, voc: tuple[str, str], tmp_
     assert [path.name for path in tmp_path.iterdir()] == left
 
 
-def test_member_outside_the_folder_is_refused(server: Server, tmp_path: Path) -> None:
-    url, md5 = server.serve("evil.tar", tar(voc_files() | {"../../../evil.txt": b"evil"}))
-    root = tmp_path / "a" / "data"
-    with pytest.raises(UserError, match="cannot be unpacked safely"):
-        download_voc2012(root, url, md5)
-    assert list(tmp_path.rglob("evil.txt")) == []
-    assert list((root / "VOCdevkit").iterdir()) == []
+def test_an_archive_with_a_link_or_a_way_out_is_refused_before_anything_is_unpacked(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpacked: list[object] = []
+    monkeypatch.setattr(tarfile.TarFile, "extractall", lambda *_, **__: unpacked.append(1))
+    inside = "VOCdevkit/VOC2012/JPEGImages/a"
+    links = [(inside, kind) for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE)]
+    for name, kind in [*links, ("/evil.txt", tarfile.REGTYPE), ("VOCdevkit/../../evil.txt", tarfile.REGTYPE)]:
+        evil = tarfile.TarInfo(name)
+        evil.type, evil.linkname = kind, "JPEGImages/2007_000001.jpg"
+        body = io.BytesIO(tar(voc_files()))
+        with tarfile.open(fileobj=body, mode="a") as archive:
+            archive.addfile(evil)
+        url, md5 = server.serve("evil.tar", body.getvalue())
+        with pytest.raises(UserError, match=rf"holds '{name}', which is a link or a device, or leads out of"):
+            download_voc2012(tmp_path / "data", url, md5)
+        (tmp_path / "data" / download.VOC_ARCHIVE).unlink()
+    assert not unpacked
+    assert list((tmp_path / "data" / "VOCdevkit").iterdir()) == []
 
 
 @pytest.mark.parametrize("body", [b"<html>blocked</html>", tar(voc_files())[:2000], tar({"readme": b"hello"})])

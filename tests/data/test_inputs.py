@@ -38,6 +38,17 @@ def test_a_file_is_taken_whatever_its_suffix_and_its_signs(folder: Path) -> None
     assert found(folder / "[odd] a=b.jpg", folder) == ["[odd] a=b.jpg"]
 
 
+def test_linked_folders_are_followed_and_no_loop_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other_disk").mkdir()
+    (tmp_path / "other_disk" / "d.jpg").touch()
+    for link, target in (("linked", tmp_path / "other_disk"), ("loop", folder), ("deep/loop", folder / "deep")):
+        (folder / link).symlink_to(target)
+    for given in (folder, f"{folder}/**/*.*", f"{folder}/**/**/*"):
+        everything = ["[odd] a=b.jpg", "a.PNG", "b.jpg", "clip.mp4", "deep/er/c.tif", "linked/d.jpg"]
+        assert found(given, folder) == everything, given
+    assert found(f"{folder}/linked/*.jpg", folder) == ["linked/d.jpg"]
+
+
 @pytest.mark.parametrize("given", ["nothing.jpg", "*.gif", "notes.*"])
 def test_nothing_to_predict_is_said(given: str, folder: Path) -> None:
     with pytest.raises(UserError, match="input="):

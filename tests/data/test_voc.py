@@ -1,22 +1,32 @@
 """Reading a VOC folder: lists, pictures of every mode, masks of every kind, and what is refused."""
 
+import io
+import re
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from segunet.classes import IGNORE_INDEX, voc_palette
 from segunet.data.voc import (
     MaskFormat,
     Pair,
     as_rgb,
+    check_image_range,
     count_values,
     enet_weights,
     find_voc_folder,
+    first_to_lose_levels,
     list_pairs,
+    opened,
     read_image,
     read_mask,
     read_size,
@@ -79,11 +89,12 @@ def test_blank_lines_and_line_ends_of_windows_do_not_matter(voc_folder: Path) ->
     assert [pair.name for pair in list_pairs(voc_folder, "some")] == ["train_3", "train_0"]
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".png"])
-def test_pictures_may_be_jpg_jpeg_or_png(voc_folder: Path, suffix: str) -> None:
-    picture = voc_folder / "JPEGImages" / "val_0.jpg"
-    picture.rename(picture.with_suffix(suffix))
-    assert list_pairs(voc_folder, "val")[0].image == picture.with_suffix(suffix)
+def test_images_of_every_suffix_are_found_in_small_and_in_capital_letters(voc_folder: Path) -> None:
+    image = voc_folder / "JPEGImages" / "val_0.jpg"
+    for suffix in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"):
+        for spelt in (suffix, suffix.upper()):
+            image = image.rename(image.with_suffix(spelt))
+            assert list_pairs(voc_folder, "val")[0].image == image
 
 
 def test_trainaug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:
@@ -123,6 +134,13 @@ def test_a_list_that_is_no_text_is_refused_by_name(voc_folder: Path) -> None:
     (voc_folder / "ImageSets/Segmentation/val.txt").write_bytes(b"\xff\xfev\x00a\x00l\x00")
     with pytest.raises(UserError, match=r"/val\.txt"):
         list_pairs(voc_folder, "val")
+
+
+def test_names_that_leave_the_folder_are_refused(voc_folder: Path) -> None:
+    for name in ("/etc/x", "../x", "a/../../x", "..", ".", "a//b", "a/", "./a", "a\\b", "a\0b"):
+        (voc_folder / "ImageSets/Segmentation/val.txt").write_text(f"val_0\n{name}\n")
+        with pytest.raises(UserError, match=rf"/val\.txt names {re.escape(repr(name))}, which does not stay within"):
+            list_pairs(voc_folder, "val")
 
 
 # --- pictures ---
@@ -185,16 +203,77 @@ def test_black_and_white_is_0_and_255(tmp_path: Path) -> None:
     assert_reads_as(tmp_path / "bits.png", np.repeat(np.uint8(255) * bits[..., None], 3, axis=2))
 
 
-def test_sixteen_bit_grey_is_scaled_to_eight(tmp_path: Path) -> None:
-    deep = np.linspace(0, 65535, 24 * 40).astype(np.uint16).reshape(24, 40)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
-    with Image.open(tmp_path / "deep.png") as image:
-        assert image.mode == "I;16"
-    came = read_image(tmp_path / "deep.png")
-    assert came.min() == 0
-    assert came.max() == 255
-    assert abs(came[..., 0].astype(float) - deep / 257).max() <= 1
-    assert_reads_as(tmp_path / "deep.png", np.repeat(came[..., :1], 3, axis=2))
+def save_sixteen_bits(path: Path, values: NDArray[np.uint16]) -> Path:
+    """Save (H, W) or (H, W, 3) RGB by OpenCV: Pillow cannot write 16-bit colours."""
+    assert cv2.imwrite(str(path), values if values.ndim == 2 else values[..., ::-1])
+    return path
+
+
+def test_sixteen_bits_become_eight_by_the_range(tmp_path: Path) -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (24, 40, 3)).astype(np.uint16)
+    for suffix in (".png", ".tif"):
+        for values in (deep, deep[..., 0]):
+            path = save_sixteen_bits(tmp_path / f"deep{suffix}", values)
+            for low, high, given in ((0, 65535, None), (0, 4095, (0, 4095)), (1000, 60000, [1000, 60000])):
+                wanted = ((values.astype(float) - low) / (high - low) * 255).clip(0, 255)
+                came = read_image(path, given)
+                assert came.dtype == np.uint8
+                assert abs(came - (wanted if values.ndim == 3 else wanted[..., None])).max() <= 1
+                assert read_size(path) == came.shape[:2]
+    Image.fromarray(colours()).save(tmp_path / "eight.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "eight.png", (0, 4095)), colours())
+
+
+def test_levels_that_are_lost_are_noticed(tmp_path: Path) -> None:
+    twelve_bits = np.linspace(900, 1400, 24 * 40).astype(np.uint16).reshape(24, 40)
+    for values, image_range, lost in (
+        (twelve_bits, None, True),
+        (twelve_bits, (0, 4095), False),
+        (twelve_bits * 40, None, False),
+        (twelve_bits // 100, None, False),  # has no more
+        (np.stack([twelve_bits] * 3, axis=2), None, True),
+    ):
+        pair = Pair("a", save_sixteen_bits(tmp_path / "deep.png", values), tmp_path)
+        assert first_to_lose_levels([pair], image_range) == (pair.image if lost else None)
+    Image.fromarray(colours() // 100).save(tmp_path / "eight.png")
+    assert first_to_lose_levels([Pair("a", tmp_path / "eight.png", tmp_path)], None) is None
+
+
+def test_a_range_that_means_nothing_is_refused() -> None:
+    for value in ([4095, 0], [0, 0], [0], [0, 70000], [-1, 5], "auto", 4095, [0, float("nan")], ["0", "9"], [True, 9]):
+        with pytest.raises(UserError, match=r"data\.image_range must be null or \[low, high\]"):
+            check_image_range("data.image_range", value)
+
+
+def test_stacks_and_other_bands_are_refused_with_their_number(tmp_path: Path) -> None:
+    pages = [Image.fromarray(colours(seed=seed)) for seed in range(3)]
+    for name in ("stack.tif", "stack.webp", "stack.gif", "stack.png"):
+        pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
+        for kind in ("picture", "mask"):
+            with (
+                pytest.raises(UserError, match=rf"{name} holds 3 pages or frames, wanted a single image"),
+                opened(tmp_path / name, kind),
+            ):
+                pass
+    for bands in (2, 4, 13):
+        tiff = {256: 8, 257: 8, 258: (8,) * bands, 262: 2 if bands == 4 else 1, 273: 8, 277: bands, 278: 8}
+        ifd: Any = ImageFileDirectory_v2(b"II*\0\0\0\0\0")
+        for tag, value in (tiff | {279: 64 * bands, 338: (0,) * (bands - (3 if bands == 4 else 1))}).items():
+            ifd[tag] = value
+        pixels = bytes(64 * bands)
+        directory = ifd.tobytes(8 + len(pixels))
+        (tmp_path / "bands.tif").write_bytes(struct.pack("<4sI", b"II*\0", 8 + len(pixels)) + pixels + directory)
+        with pytest.raises(UserError, match=rf"bands\.tif has {bands} bands, wanted grey or RGB"):
+            read_image(tmp_path / "bands.tif")
+
+
+def test_the_smaller_copies_in_a_tiff_are_no_pages(tmp_path: Path) -> None:
+    smaller: Any = ImageFileDirectory_v2()
+    smaller[254] = 1
+    half = Image.fromarray(colours()).resize((20, 12))
+    half.encoderinfo = {"tiffinfo": smaller}
+    Image.fromarray(colours()).save(tmp_path / "pyramid.tif", save_all=True, append_images=[half])
+    np.testing.assert_array_equal(read_image(tmp_path / "pyramid.tif"), colours())
 
 
 # What undoes each EXIF orientation: the transposition of the stored picture that shows it upright.
@@ -252,6 +331,37 @@ def test_strange_exif_entries_beside_the_orientation_are_passed_over(tmp_path: P
     np.testing.assert_array_equal(read_image(tmp_path / "odd.png"), np.rot90(colours(), k=-1))
 
 
+def test_exif_that_readers_disagree_on_is_refused(tmp_path: Path) -> None:
+    segments = []
+    for turn in (6, 1):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turn
+        Image.fromarray(colours()).save(tmp_path / "turned.jpg", exif=exif)
+        content = b"Exif\0\0" + exif.tobytes().removeprefix(b"Exif\0\0")
+        segments.append(b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content)
+    data = (tmp_path / "turned.jpg").read_bytes()
+    (tmp_path / "turned.jpg").write_bytes(data[:2] + segments[0] + segments[1] + data[2:])
+    for reader in (read_image, read_size):
+        with pytest.raises(UserError, match=r"turned\.jpg .*EXIF entries disagree on how it is turned: 1 and 6"):
+            reader(tmp_path / "turned.jpg")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 3
+    Image.fromarray(indices(0, 1)).save(tmp_path / "mask.png", exif=exif)
+    with pytest.raises(UserError, match=r"mask\.png is a mask with the EXIF orientation 3"):
+        read_mask(tmp_path / "mask.png", (24, 40), VOC)
+
+
+def test_exif_behind_the_pixels_of_a_png_counts_and_is_found_without_decoding(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    Image.fromarray(colours()).save(tmp_path / "turned.png")
+    data = (tmp_path / "turned.png").read_bytes()
+    (tmp_path / "turned.png").write_bytes(data[:-12] + chunk + data[-12:])
+    assert_reads_as(tmp_path / "turned.png", np.rot90(colours(), -1))
+
+
 def test_an_exif_orientation_that_means_nothing_is_passed_over(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 77
@@ -259,15 +369,52 @@ def test_an_exif_orientation_that_means_nothing_is_passed_over(tmp_path: Path) -
     assert_reads_as(tmp_path / "odd.png", colours())
 
 
-@pytest.mark.parametrize("suffix", [".jpg", ".png"])
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9])
-def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, suffix: str, share: float) -> None:
-    path = tmp_path / f"cut{suffix}"
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    Image.fromarray(noise).save(path)
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(UserError, match=rf"cut\{suffix} \({path.stat().st_size} bytes\) cannot be read as a picture"):
-        read_image(path)
+def encoded(form: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((320, 200)).save(file, form, **options)
+    return file.getvalue()
+
+
+def zeroed(data: bytes, begin: float, end: float) -> bytes:
+    first, last = int(len(data) * begin), int(len(data) * end)
+    return data[:first] + bytes(last - first) + data[last:]
+
+
+def test_damage_that_can_be_seen_is_an_error(tmp_path: Path) -> None:
+    """Files cut short, with bytes behind their end, with wrong checksums, and with what libjpeg only warns of."""
+    forms = {"JPEG": {}, "PNG": {}, "TIFF": {}, "BMP": {}, "WEBP": {"lossless": True}, "GIF": {}}
+    whole = {form: encoded(form, **options) for form, options in forms.items()}
+    whole["progressive JPEG"] = encoded("JPEG", progressive=True)
+    damaged = {f"{form} cut to {share}": data[: int(len(data) * share)] for form, data in whole.items() for share in
+               (0, 0.2, 0.5, 0.9, 0.999)}  # fmt: skip
+    for form in whole.keys() - {"TIFF"}:  # whose parts may lie anywhere
+        damaged |= {f"{form} and {rest!r}": whole[form] + rest for rest in (b"\0", b"garbage", whole["PNG"])}
+    for form in ("JPEG", "progressive JPEG", "PNG"):
+        damaged |= {f"{form} zeroed in the middle": zeroed(whole[form], 0.5, 0.75)}
+        damaged |= {f"{form} zeroed to the end": zeroed(whole[form], 0.7, 1)}
+    for place in range(8, len(whole["PNG"]), 997):
+        flipped = bytes([whole["PNG"][place] ^ 1])
+        damaged[f"PNG with another bit at {place}"] = whole["PNG"][:place] + flipped + whole["PNG"][place + 1 :]
+    for what, data in damaged.items():
+        (tmp_path / "damaged").write_bytes(data)
+        with pytest.raises(UserError, match=rf"damaged \({len(data)} bytes\) cannot be read as a picture: "):
+            pytest.fail(f"{what} was read: {read_image(tmp_path / 'damaged').shape}")
+        if "JPEG" not in what:
+            with pytest.raises(UserError, match="cannot be read as a mask: "):
+                read_mask(tmp_path / "damaged", (200, 320), VOC)
+    for data in whole.values():
+        (tmp_path / "whole").write_bytes(data)
+        assert read_image(tmp_path / "whole").shape == (200, 320, 3)
+
+
+def test_what_a_phone_writes_behind_a_jpeg_is_passed_over(tmp_path: Path) -> None:
+    Image.fromarray(colours()).save(tmp_path / "a.jpg")
+    alone, film = read_image(tmp_path / "a.jpg"), b"\0\0\0\x18ftypmp42" + bytes(40)
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes() + film)
+    Image.fromarray(colours()).save(tmp_path / "c.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (8, 8))])
+    for name in ("b.jpg", "c.jpg"):
+        np.testing.assert_array_equal(read_image(tmp_path / name), alone)
 
 
 @pytest.mark.parametrize("reader", [read_image, read_size])
@@ -284,14 +431,20 @@ def test_a_picture_that_is_not_there_is_refused_by_name(tmp_path: Path, reader: 
         reader(tmp_path / "gone.jpg")
 
 
-@pytest.mark.parametrize("reader", [read_image, read_size])
-def test_a_picture_too_large_to_be_one_is_refused_by_name(
-    tmp_path: Path, reader: type, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.fromarray(colours()).save(tmp_path / "bomb.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 // 3)
-    with pytest.raises(UserError, match=r"bomb\.png .*decompression bomb"):
-        reader(tmp_path / "bomb.png")
+def test_an_image_is_refused_by_its_head_before_it_takes_memory(tmp_path: Path) -> None:
+    """What is within the limit is read without Pillow's warning, whose own limit stays the program's."""
+    for side, fits in ((10_000, True), (30_000, False)):
+        Image.new("1", (side, side)).save(tmp_path / "large.png")
+        for reader in (read_size, lambda path: opened(path, "picture").__enter__()):
+            if fits:
+                reader(tmp_path / "large.png")
+                continue
+            tracemalloc.start()
+            with pytest.raises(UserError, match=r"large\.png is 30000 x 30000 pixels.* most 536,870,912.*Cut it"):
+                reader(tmp_path / "large.png")
+            assert tracemalloc.get_traced_memory()[1] < 2e6
+            tracemalloc.stop()
+    assert Image.MAX_IMAGE_PIXELS == 1024**3 // 4 // 3
 
 
 @pytest.mark.parametrize(("mode", "dtype"), [("F", np.float32), ("I", np.int32)])
@@ -299,7 +452,7 @@ def test_modes_without_a_plain_reading_are_refused_by_name(tmp_path: Path, mode:
     # A TIFF may come under any of the suffixes: Pillow goes by the content.
     Image.fromarray(np.full((8, 8), 1000, dtype=dtype)).save(tmp_path / "deep.tif")
     (tmp_path / "deep.tif").rename(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=rf"deep\.png is a picture of mode {mode}, wanted 8 bits a channel"):
+    with pytest.raises(UserError, match=rf"deep\.png is a picture of mode {mode}, .* wanted 8 or 16 bits a channel"):
         read_image(tmp_path / "deep.png")
 
 
@@ -378,6 +531,18 @@ def test_an_unknown_colour_is_refused_with_its_count(tmp_path: Path) -> None:
     Image.fromarray(picture).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=r"mask\.png .* 1 colours .* \(1, 2, 3\) in 4 pixels.*data\.palette"):
         read_mask(tmp_path / "mask.png", (24, 40), VOC)
+
+
+def test_two_classes_of_one_colour_are_refused_where_masks_are_rgb(tmp_path: Path) -> None:
+    for colour, words in ((1, "class 1 and class 2"), (255, "class 2 and 'ignore'")):
+        palette = voc_palette()
+        palette[2] = palette[colour]
+        form = MaskFormat(3, IGNORE_INDEX, palette)
+        Image.fromarray(palette[indices(0, 1, 255)]).save(tmp_path / "mask.png")
+        with pytest.raises(UserError, match=rf"mask\.png is an RGB mask, .* {words} have one colour"):
+            read_mask(tmp_path / "mask.png", (24, 40), form)
+        save_mask(tmp_path / "mask.png", indices(0, 1, 2))
+        assert read_mask(tmp_path / "mask.png", (24, 40), form).max() == 2
 
 
 def test_a_colour_of_a_class_beyond_the_data_set_s_is_refused(tmp_path: Path) -> None:
