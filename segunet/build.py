@@ -21,7 +21,7 @@ from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunPr
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_number, check_whole_number, is_list_of
 from segunet.exported import READERS, read_exported
-from segunet.files import read_torch_file
+from segunet.files import check_within, read_torch_file
 from segunet.tasks.segmentation import SegmentationTask
 from segunet.version import __version__
 
@@ -145,9 +145,17 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
-    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``."""
-    logger = instantiate(cfg.logger, save_dir=str(run_dir))
-    return _trainer(cfg, callbacks, run_dir, logger=logger, plugins=[WholeFileCheckpointIO()])
+    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
+
+    Raises:
+        UserError: a setting that means nothing, or with which something would be written elsewhere.
+    """
+    board = instantiate(cfg.logger, save_dir=str(run_dir))
+    try:
+        check_within(run_dir, [str(board.log_dir)])
+    except TypeError as error:
+        raise UserError(f"logger.*: name and version must be names of folders: {error}") from error
+    return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -169,7 +177,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
             enable_progress_bar=False,  # RunProgress and ScoringProgress
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 

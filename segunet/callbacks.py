@@ -1,7 +1,6 @@
 """What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
 
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.files import save_png, save_torch, whole_file
+from segunet.files import check_within, save_png, save_torch, whole_file
 from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import progress_bar, setting
 from segunet.visualize import Picture, confusion_picture, palette_image, stack, strip
@@ -174,33 +173,34 @@ class Pictures(Callback):
 class SavePredictions(Callback):
     """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
 
-    Until all are written the folder is called ``<folder>.part``; what an evaluation that was stopped left is removed.
+    Each is written whole or not at all; what else is in the folder stays, and is said.
     """
 
     def __init__(self, folder: Path, palette: Picture) -> None:
         self.folder, self.palette = folder, palette
-        self.draft = folder.with_name(f"{folder.name}.part")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty folder."""
-        if trainer.is_global_zero:
-            shutil.rmtree(self.draft, ignore_errors=True)
-        trainer.strategy.barrier()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Write a batch's files."""
-        for name, prediction in zip(batch.names, outputs, strict=True):
-            with whole_file(self.draft / f"{name}.png") as file:
+        """Write a batch's files.
+
+        Raises:
+            UserError: a name, or a link, leads out of the folder.
+        """
+        files = [f"{name}.png" for name in batch.names]
+        check_within(self.folder, files)
+        for name, prediction in zip(files, outputs, strict=True):
+            with whole_file(self.folder / name) as file:
                 palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the folder its name: it is complete."""
+        """Say how many files in the folder are not of this evaluation."""
         trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.draft.replace(self.folder)
+        assert isinstance(pl_module, ScoringTask)
+        assert pl_module.scores is not None
+        others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
+        if trainer.is_global_zero and others:
+            logger.warning("%d other file(s) in %s are not of this evaluation", others, self.folder)
 
 
 class FreezeEncoder(Callback):
@@ -265,8 +265,16 @@ class RunCheckpoint(ModelCheckpoint):
         super().__init__(folder, filename=filename, enable_version_counter=False, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up an earlier state; Lightning forgets the best score where the folder has another name."""
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        """Take up the best score of an earlier state, if its checkpoint is there; paths in it are not looked at."""
+        path, score = Path(str(self.dirpath)) / f"{self.filename}.ckpt", state_dict.get("best_model_score")
+        if self.monitor is None or score is None:
+            return
+        if not isinstance(score, Tensor) or score.numel() != 1 or not path.is_file():
+            logger.warning("%s is not there or its score is unknown: the next checkpoint is taken for the best", path)
+            return
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_k_models = {str(path): score}
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

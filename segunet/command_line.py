@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -66,7 +67,7 @@ def _first_value(override: Override) -> str | None:
 
 def _check_names(command: str, overrides: Sequence[str]) -> None:
     try:
-        _composed(command, overrides)
+        composed(command, overrides)
     except _REFUSALS as error:
         text = str(error).split("Config search path")[0]
         if choice := re.search(r"Could not find '(.+)/(.+)'\s+Available options in .+:\s+(.+)", text, re.DOTALL):
@@ -82,15 +83,18 @@ def _unknown(command: str, name: str, overrides: Sequence[str]) -> str:
     """Return that the command has no such setting, and which one may have been meant."""
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir() and path.name != "hydra"]
     try:
-        cfg = _composed(command, [each for each in overrides if _split(each)[0] in groups])
+        cfg = composed(command, [each for each in overrides if _split(each)[0] in groups])
     except _REFUSALS:
-        cfg = _composed(command, [])
+        cfg = composed(command, [])
     near = difflib.get_close_matches(name, [*_names(cfg), *groups], n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
 
 
-def _composed(command: str, overrides: Sequence[str]) -> DictConfig:
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Return the config of ``conf/<command>.yaml`` with ``overrides``."""
+    if GlobalHydra.instance().is_initialized():  # a command is running
+        return compose(command, list(overrides))
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         return compose(command, list(overrides))
 

@@ -1,6 +1,7 @@
 """Training through the command itself, on a tiny folder."""
 
 import json
+import math
 import resource
 import signal
 import subprocess
@@ -104,6 +105,35 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
 
 def _stop_in_second_epoch(_: object, trainer: Any, *__: object) -> None:
     if trainer.current_epoch == 1:
+        raise KeyboardInterrupt
+
+
+def test_the_rate_follows_the_share_of_epochs_done_whatever_a_resume_changes(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    options = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=4", "optimizer.lr=1e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", _stop_in_third_epoch)
+        run(train, *tiny, *options, f"run_dir={folder}")  # 3 batches: a step on two, a step on one
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["lr_schedulers"] = [
+        {"last_epoch": 4, "base_lrs": [1.0, 1.0], "_last_lr": [1.0, 1.0], "lr_lambdas": [{}, {}]}
+    ]
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group |= {"lr": 1.0, "initial_lr": 1.0}  # an older segunet counted steps and went by what it saved
+    torch.save(content, checkpoint)
+    changes = ["data.batch_size=1", "trainer.accumulate_grad_batches=4"]  # 6 batches: a step on four, a step on two
+    assert run(train, f"resume={folder}", *changes).status == 0
+    epochs = [0, 2 / 3, 1, 1 + 2 / 3, 2, 2 + 4 / 6, 3, 3 + 4 / 6]
+    # Warm-up and floor take a fifth of an epoch each, so that the cosine runs from 0.2 to 3.8.
+    cosine = [1e-5 + (1e-3 - 1e-5) / 2 * (1 + math.cos(math.pi * (epoch - 0.2) / 3.6)) for epoch in epochs]
+    assert [rate for _, rate in scalars(folder, "lr")] == pytest.approx([1e-4, *cosine[1:]])
+
+
+def _stop_in_third_epoch(_: object, trainer: Any, *__: object) -> None:
+    if trainer.current_epoch == 2:
         raise KeyboardInterrupt
 
 
