@@ -17,7 +17,15 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
-from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
+from segunet.callbacks import (
+    EMA,
+    FreezeEncoder,
+    LastCheckpoint,
+    Pictures,
+    RunCheckpoint,
+    RunProgress,
+    WholeFileCheckpointIO,
+)
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_number, check_whole_number, is_list_of
 from segunet.exported import READERS, read_exported
@@ -140,8 +148,7 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         patience = options.early_stopping_patience
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
-    last = RunCheckpoint(checkpoints, "last", save_on_train_epoch_end=True)
-    return [*callbacks, best, last]
+    return [*callbacks, best, LastCheckpoint(checkpoints)]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:

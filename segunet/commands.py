@@ -1,10 +1,12 @@
 """What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
 
+import logging
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,8 @@ from segunet.files import check_within, write_text
 from segunet.help import choices_help, settings_help
 from segunet.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.terminal import setting, setup_logging
+
+logger = logging.getLogger(__name__)
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
 _CONFIG = "config.yaml"
@@ -68,11 +72,28 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 if full_errors():
                     raise
                 sys.exit(f"error: {error}")
-            program()
+            with _stopped_by_sigterm():
+                program()
 
         return checked_program
 
     return decorate
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what is going on, with exit status 143: Lightning would make 0 of it; a second one kills."""
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        logger.warning("stopped by %s", signal.Signals(number).name)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def as_path(setting: Any) -> Path:

@@ -107,7 +107,8 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
     content = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     check_same_network(cfg.model, content["segunet"]["model"], run_dir / "config.yaml")
     done: int = content["epoch"] + 1
-    last_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    loops = content["loops"]["fit_loop"]
+    last_epoch = loops["epoch_loop.batch_progress"]
     if not last_epoch["is_last_batch"]:
         logger.warning(
             "trainer.max_steps cut epoch %d of %s short after %d batches. The run goes on with the next epoch; what is "
@@ -116,7 +117,8 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
             run_dir,
             last_epoch["current"]["completed"],
         )
-    if cfg.trainer.max_epochs <= done:
+    validated = loops["epoch_progress"]["current"]["processed"] == done
+    if cfg.trainer.max_epochs <= done and validated:
         raise UserError(
             f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
             f"trainer.max_epochs=N with N above {done}."

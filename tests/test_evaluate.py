@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,18 @@ def test_predictions_are_written_beside_the_user_s_own_files_and_nowhere_else(
     predictions.symlink_to(tmp_path / "elsewhere")
     assert f"{predictions} leads out of its folder" in run(evaluate, *options, f"run_dir={tmp_path / 'out'}").error
     assert (tmp_path / "mask.png").read_bytes() == b"somebody's"
+
+
+def test_sigterm_ends_an_evaluation_with_the_status_that_a_scheduler_knows(
+    run: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "segunet.callbacks.ScoringProgress.on_test_batch_end", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
+    result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}")
+    assert result.status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in result.output
+    assert not (tmp_path / "out" / "metrics.json").exists()
 
 
 def test_a_prediction_s_name_leads_nowhere_else(tmp_path: Path) -> None:
