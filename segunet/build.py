@@ -14,11 +14,20 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from torch import nn
 
-from segunet.callbacks import EMA, FreezeEncoder, Pictures, RunCheckpoint, RunProgress, WholeFileCheckpointIO
+from segunet.callbacks import (
+    EMA,
+    FreezeEncoder,
+    LastCheckpoint,
+    Pictures,
+    RunCheckpoint,
+    RunProgress,
+    WholeFileCheckpointIO,
+)
 from segunet.card import CheckpointCard
 from segunet.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_number, check_whole_number, is_list_of
+from segunet.files import check_within
 from segunet.precision import default_precision
 from segunet.tasks.segmentation import SegmentationTask
 from segunet.validation import explained
@@ -141,14 +150,21 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         patience = options.early_stopping_patience
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
-    last = RunCheckpoint(checkpoints, "last", save_on_train_epoch_end=True)
-    return [*callbacks, best, last]
+    return [*callbacks, best, LastCheckpoint(checkpoints)]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
-    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``."""
-    logger = instantiate(cfg.logger, save_dir=str(run_dir))
-    return _trainer(cfg, callbacks, run_dir, logger=logger, plugins=[WholeFileCheckpointIO()])
+    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
+
+    Raises:
+        UserError: a setting that means nothing, or with which something would be written elsewhere.
+    """
+    board = instantiate(cfg.logger, save_dir=str(run_dir))
+    try:
+        check_within(run_dir, [str(board.log_dir)])
+    except TypeError as error:
+        raise UserError(f"logger.*: name and version must be names of folders: {error}") from error
+    return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -170,7 +186,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
             enable_progress_bar=False,  # RunProgress and ScoringProgress
             enable_model_summary=False,
         )
-    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
 
 

@@ -1,7 +1,6 @@
 """What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
 
 import logging
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from segunet.data.dataset import Batch
 from segunet.errors import UserError
-from segunet.files import save_png, save_torch, whole_file
+from segunet.files import check_within, save_png, save_torch, whole_file
 from segunet.tasks.segmentation import ScoringTask
 from segunet.terminal import progress_bar, setting
 from segunet.visualize import Picture, confusion_picture, palette_image, stack, strip
@@ -40,10 +39,15 @@ class RunProgress(Callback):
         self.task = self.bar.add_task("", total=total, completed=done, speed="")
         self.bar.start()
 
+        self._reset()
+
+    def _reset(self) -> None:
+        self.start, self.images, self.losses, self.speed = time.monotonic(), 0, list[float](), ""
+        self.validated = False
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
-        self.start, self.images, self.losses = time.monotonic(), 0, list[float]()
-        self.validated = False
+        self._reset()
         self.bar.update(self.task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_batch_end(
@@ -60,12 +64,14 @@ class RunProgress(Callback):
         self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line; the val columns stand where this epoch was validated."""
+        """Print the epoch's line; the val columns stand where this epoch was validated.
+
+        A resumed run may have nothing to do for its first epoch but to validate.
+        """
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        parts = [
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}",
-            f"loss {np.mean(self.losses):.4f}",
-        ]
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        if self.losses:
+            parts.append(f"loss {np.mean(self.losses):.4f}")
         if self.validated:
             parts += [
                 f"val loss {logged['val/loss']:.4f}",
@@ -73,8 +79,9 @@ class RunProgress(Callback):
                 f"pixel accuracy {logged['val/pixel_accuracy']:.4f}",
                 f"FWIoU {logged['val/fwiou']:.4f}",
             ]
-        seconds = time.monotonic() - self.start
-        logger.info("  ".join([*parts, f"lr {logged['lr']:.2e}", self.speed, f"{seconds:.0f} s"]))
+        if self.losses:
+            parts += [f"lr {logged['lr']:.2e}", self.speed]
+        logger.info("  ".join([*parts, f"{time.monotonic() - self.start:.0f} s"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the bar away."""
@@ -84,12 +91,10 @@ class RunProgress(Callback):
         """Take the bar away and say how to go on."""
         self.bar.stop()
         run_dir = Path(trainer.default_root_dir)
-        if (run_dir / "checkpoints" / "last.ckpt").is_file():
-            logger.info(
-                "stopped in epoch %d; go on: python -m segunet.train %s",
-                trainer.current_epoch + 1,
-                setting("resume", run_dir),
-            )
+        saved = (run_dir / "checkpoints" / "last.ckpt").is_file()
+        command = f"python -m segunet.train {setting('resume', run_dir)}"
+        how = f"go on: {command}" if saved else "nothing was saved before the end of the first epoch"
+        logger.info("stopped in epoch %d; %s", trainer.current_epoch + 1, how)
 
 
 class ScoringProgress(Callback):
@@ -174,33 +179,34 @@ class Pictures(Callback):
 class SavePredictions(Callback):
     """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
 
-    Until all are written the folder is called ``<folder>.part``; what an evaluation that was stopped left is removed.
+    Each is written whole or not at all; what else is in the folder stays, and is said.
     """
 
     def __init__(self, folder: Path, palette: Picture) -> None:
         self.folder, self.palette = folder, palette
-        self.draft = folder.with_name(f"{folder.name}.part")
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin with an empty folder."""
-        if trainer.is_global_zero:
-            shutil.rmtree(self.draft, ignore_errors=True)
-        trainer.strategy.barrier()
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Write a batch's files."""
-        for name, prediction in zip(batch.names, outputs, strict=True):
-            with whole_file(self.draft / f"{name}.png") as file:
+        """Write a batch's files.
+
+        Raises:
+            UserError: a name, or a link, leads out of the folder.
+        """
+        files = [f"{name}.png" for name in batch.names]
+        check_within(self.folder, files)
+        for name, prediction in zip(files, outputs, strict=True):
+            with whole_file(self.folder / name) as file:
                 palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the folder its name: it is complete."""
+        """Say how many files in the folder are not of this evaluation."""
         trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.draft.replace(self.folder)
+        assert isinstance(pl_module, ScoringTask)
+        assert pl_module.scores is not None
+        others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
+        if trainer.is_global_zero and others:
+            logger.warning("%d other file(s) in %s are not of this evaluation", others, self.folder)
 
 
 class FreezeEncoder(Callback):
@@ -264,9 +270,48 @@ class RunCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path, filename: str, **options: Any) -> None:
         super().__init__(folder, filename=filename, enable_version_counter=False, **options)
 
+    @property
+    def path(self) -> Path:
+        """The checkpoint's file."""
+        return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up an earlier state; Lightning forgets the best score where the folder has another name."""
-        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        """Take up the best score of an earlier state, if its checkpoint is there; paths in it are not looked at."""
+        path, score = self.path, state_dict.get("best_model_score")
+        if self.monitor is None or score is None:
+            return
+        if not isinstance(score, Tensor) or score.numel() != 1 or not path.is_file():
+            logger.warning("%s is not there or its score is unknown: the next checkpoint is taken for the best", path)
+            return
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_k_models = {str(path): score}
+
+
+class LastCheckpoint(RunCheckpoint):
+    """``last.ckpt``, at the end of each epoch: before its validation, which may fail, and again after it.
+
+    What is saved before tells Lightning that the first batch of the validation was begun, so that a resumed run
+    begins with the whole of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True)
+        self.validating = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was trained."""
+        if not trainer.sanity_checking:
+            self.validating = True
+            trainer.save_checkpoint(self.path)
+            self.validating = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say that the validation is not done."""
+        if self.validating:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

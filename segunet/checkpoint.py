@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,11 +20,11 @@ from segunet.exported import READERS, read_exported
 from segunet.files import read_torch_file
 from segunet.inference import TTA
 from segunet.models import NETWORKS
+from segunet.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.version import __version__
 
 logger = logging.getLogger(__name__)
 
-TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"
 FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
 
 _ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
@@ -111,22 +110,6 @@ def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
         )
 
 
-def trusted_packages() -> list[str]:
-    """Return the packages besides segunet whose classes a checkpoint may name: the user has said so."""
-    return [name for name in os.environ.get(TRUSTED_VARIABLE, "").split(",") if name]
-
-
-def is_trusted(target: str) -> bool:
-    """Return whether a checkpoint may have an object of the class ``target`` (a dotted name) built."""
-    if target in NETWORKS:
-        return True
-    package = target.split(".")[0]
-    try:  # the package is imported, but only one that the user trusts
-        return package in trusted_packages() and get_class(target).__module__.split(".")[0] == package
-    except (ImportError, ValueError):
-        return False
-
-
 def build_network(config: Mapping[str, Any]) -> Any:
     """Build what the network's config in a card describes: a listed or trusted class, called with plain values.
 
@@ -137,7 +120,7 @@ def build_network(config: Mapping[str, Any]) -> Any:
         UserError: a class that is not trusted; arguments that it does not take.
     """
     target = config.get("_target_")
-    if not isinstance(target, str) or not is_trusted(target):
+    if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
         raise UserError(
             f"it wants to build {target!r}, which is none of segunet's networks ({', '.join(NETWORKS)}). A checkpoint "
             f"can name any code; if you trust this one, name its package in the environment variable "

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segunet.errors import UserError
@@ -123,6 +123,14 @@ def _known_names(command: str, overrides: Sequence[Override]) -> list[str]:
     except _REFUSALS:
         cfg = compose(command, return_hydra_config=True)
     return [*_names(cfg), *groups, *cfg.hydra.runtime.choices]
+
+
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Return the config of ``conf/<command>.yaml`` with ``overrides``."""
+    if GlobalHydra.instance().is_initialized():  # a command is running
+        return compose(command, list(overrides))
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(command, list(overrides))
 
 
 def _names(value: Any, name: str = "") -> Iterator[str]:

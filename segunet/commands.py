@@ -1,10 +1,12 @@
 """What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
 
+import logging
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -21,15 +23,15 @@ from yaml import YAMLError
 
 from segunet.command_line import check_command_line, with_recipe
 from segunet.errors import UserError
-from segunet.files import write_text
+from segunet.files import check_within, write_text
 from segunet.help import choices_help, settings_help
 from segunet.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.terminal import setting, setup_logging
 
+logger = logging.getLogger(__name__)
+
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
-_NOTHING = object()
 _CONFIG = "config.yaml"
-_FIXED = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
 
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
@@ -71,11 +73,28 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 if full_errors():
                     raise
                 sys.exit(f"error: {error}")
-            program()
+            with _stopped_by_sigterm():
+                program()
 
         return checked_program
 
     return decorate
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end what is going on, with exit status 143: Lightning would make 0 of it; a second one kills."""
+
+    def stop(number: int, _: Any) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        logger.warning("stopped by %s", signal.Signals(number).name)
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def as_path(setting: Any) -> Path:
@@ -139,6 +158,7 @@ def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     if not cfg.run_dir:
         return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
     folder = as_path(cfg.run_dir).absolute()
+    check_within(folder, (_CONFIG, *results))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give a folder for the results.")
     if (folder / "checkpoints").exists():
@@ -174,42 +194,10 @@ def open_run_dir(cfg: DictConfig, folder: Path) -> None:
         write_text(folder / _CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
-def resumed_config(run_dir: Path) -> DictConfig:
-    """Return the config that ``run_dir`` was trained with, changed by this command line's other overrides.
-
-    Raises:
-        UserError: no run to resume there, or an override that names no value of its config.
-    """
-    path = run_dir / "config.yaml"
-    if not path.is_file() or not (run_dir / "checkpoints" / "last.ckpt").is_file():
-        raise UserError(
-            f"resume={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, one of them is "
-            "not there. A run can be resumed once its first epoch is complete."
-        )
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    for override in resume_changes():
-        key, _, value = override.partition("=")
-        old = OmegaConf.select(cfg, key, default=_NOTHING)
-        if old is _NOTHING or OmegaConf.is_config(old) or key.startswith(_FIXED):
-            raise UserError(
-                f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
-                "from its checkpoint. Change another single value of its config (for one trainer.max_epochs=60), or "
-                f"start a new run. See {path}."
-            )
-        OmegaConf.update(cfg, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    return cfg
-
-
 def command_on_same_data(name: str) -> str:
     """Return the command ``name`` with this command line's data set, as it can be typed."""
     data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
     return shlex.join(["python", "-m", f"segunet.{name}", *data])
-
-
-def resume_changes() -> list[str]:
-    """Return what the command line gives a resumed run besides ``resume``, each as ``name=value``."""
-    return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
 def _paragraph(error: BaseException) -> str:

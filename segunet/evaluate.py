@@ -22,7 +22,7 @@ from segunet.tasks.segmentation import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
 
-RESULTS = (*FILES, PAGE, STRIPS, "predictions", "predictions.part")  # what is written to a run's folder
+RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # what is written to a run's folder
 
 
 def evaluate(cfg: DictConfig) -> Scores:

@@ -57,6 +57,21 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         ) from error
 
 
+def check_within(folder: Path, names: Iterable[str]) -> None:
+    """Raise a UserError where one of ``names`` below ``folder`` would be written through a link that leads out of it.
+
+    A name with ".." in it does so, too.
+    """
+    home = os.path.realpath(folder)
+    for name in names:
+        target = os.path.realpath(folder / name)
+        if os.path.commonpath((home, target)) != home:
+            raise UserError(
+                f"{folder / name} leads out of its folder, to {target}. Nothing is written there: remove the link, or "
+                "give another folder."
+            )
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all; a file's name in it that is no text gets question marks."""
     with whole_file(path) as file:

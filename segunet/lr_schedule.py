@@ -3,10 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from segunet.errors import UserError, check_number, is_list_of
 
@@ -63,14 +59,6 @@ class WarmupCosine:
             return floor
         progress = (epoch - warmup) / (total_epochs - warmup - flat)
         return floor + (lr - floor) / 2 * (1 + math.cos(math.pi * progress))
-
-    def scheduler(self, optimizer: Optimizer, total_steps: int, total_epochs: float) -> LambdaLR:
-        """Return the scheduler to step after each optimizer step; every parameter group keeps its own peak."""
-
-        def factor(peak: float, step: int) -> float:
-            return self(step * total_epochs / total_steps, total_epochs, peak) / peak
-
-        return LambdaLR(optimizer, [partial(factor, group["lr"]) for group in optimizer.param_groups])
 
 
 def _clamp(value: float, bounds: Sequence[float]) -> float:

@@ -39,7 +39,7 @@ class OptimizerFactory:
         """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can thaw."""
         try:
             return self.optimizer(list(self._groups(net)))
-        except (TypeError, ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise UserError(f"optimizer.optimizer.*: torch does not take these settings: {error}") from error
 
     def _groups(self, net: nn.Module) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import gc
 import logging
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -37,12 +36,11 @@ class Sweep(Callback):
     """Hydra's callback for every command; in a single run it does nothing."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse what no sweep can do; let SIGTERM end the sweep as Ctrl-C does."""
+        """Refuse what no sweep can do."""
         setup_logging()
         with exiting():
             check_sweep(config)
         self.given = list(config.hydra.overrides.task)
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         logging.getLogger("optuna").setLevel(logging.WARNING)
         logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # what goes wrong in a run is said here
         logger.info("sweep folder %s, with the comparison of the runs so far", _folder(config))

@@ -20,20 +20,19 @@ from segunet.commands import (
     is_main_process,
     open_run_dir,
     planned_run_dir,
-    resume_changes,
-    resumed_config,
     started_from_outside,
 )
 from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError, abbreviated, check_flag, check_whole_number
-from segunet.files import DRAFTS, remove_abandoned
+from segunet.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
+from segunet.files import DRAFTS, check_within, remove_abandoned
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
 from segunet.report.history import read_history
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
+from segunet.resume import check_same_network, naming, resume_changes, resumed_config
 from segunet.terminal import log_to_file, setting
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
@@ -41,8 +40,9 @@ _BEST_MIOU = "best/miou"
 _LARGEST_SEED = 2**32 - 1  # NumPy's
 # The least values of what Lightning does not check itself, or checks only when the training begins.
 _WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
-_WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0}
-RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder beside its checkpoints
+_WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1}
+RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder beside these
+WRITTEN = ("config.yaml", "job.json", "checkpoints", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 
 def train(cfg: DictConfig) -> Path:
@@ -53,19 +53,24 @@ def train(cfg: DictConfig) -> Path:
     """
     started, epochs_done = time.monotonic(), 0
     resume = as_path(cfg.resume).absolute() if cfg.resume else None
+    config = resume / "config.yaml" if resume else None
     if resume:
         cfg = resumed_config(resume)
-    check_settings(cfg)
+        check_within(resume, (*WRITTEN, *RESULTS))
+    with naming(config):
+        check_settings(cfg)
     if resume:
         epochs_done = check_unfinished(cfg, resume)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    datamodule = build.datamodule_from_config(cfg)
+    with naming(config):
+        datamodule = build.datamodule_from_config(cfg)
     datamodule.first_epoch = epochs_done
     set_up(datamodule)
-    task = build.task_from_config(cfg, datamodule, resumed=resume is not None)
     run_dir = resume or planned_run_dir(cfg, "train", RESULTS)
-    callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
-    trainer = build.trainer_from_config(cfg, callbacks, run_dir)
+    with naming(config):
+        task = build.task_from_config(cfg, datamodule, resumed=resume is not None)
+        callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
+        trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
     if is_main_process():
@@ -91,6 +96,8 @@ def check_settings(cfg: DictConfig) -> None:
         value = cfg.trainer.get(name)
         if value is not None or name in _WHOLE_NUMBERS:
             check_whole_number(f"trainer.{name}", value, least)
+    if cfg.trainer.get("gradient_clip_val") is not None:
+        check_number("trainer.gradient_clip_val (if not null)", cfg.trainer.gradient_clip_val, least=0)
 
 
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
@@ -100,8 +107,10 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
         UserError: it has done all of them.
     """
     content = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
+    check_same_network(cfg.model, content["segunet"]["model"], run_dir / "config.yaml")
     done: int = content["epoch"] + 1
-    last_epoch = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    loops = content["loops"]["fit_loop"]
+    last_epoch = loops["epoch_loop.batch_progress"]
     if not last_epoch["is_last_batch"]:
         logger.warning(
             "trainer.max_steps cut epoch %d of %s short after %d batches. The run goes on with the next epoch; what is "
@@ -110,7 +119,8 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
             run_dir,
             last_epoch["current"]["completed"],
         )
-    if cfg.trainer.max_epochs <= done:
+    validated = loops["epoch_progress"]["current"]["processed"] == done
+    if cfg.trainer.max_epochs <= done and validated:
         raise UserError(
             f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
             f"trainer.max_epochs=N with N above {done}."

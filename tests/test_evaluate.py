@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pytorch_lightning import LightningModule, Trainer
 
 from segunet import evaluate, export, predict, summary, train
+from segunet.callbacks import SavePredictions
 from segunet.checkpoint import load_checkpoint
+from segunet.classes import voc_palette
+from segunet.data.dataset import Batch
 from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask, read_size
+from segunet.errors import UserError
 from tests.commands import TINY, Command
 from tests.test_boundary import by_distances
 from tests.test_metrics import scores_by_loop
@@ -198,16 +204,51 @@ def test_somebody_s_own_files_are_left_alone(run: Command, trained: Path, tmp_pa
     assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["precious"]
 
 
-def test_predictions_of_a_stopped_evaluation_are_not_among_the_next_one_s(
+def test_predictions_are_written_beside_the_user_s_own_files_and_nowhere_else(
     run: Command, trained: Path, tmp_path: Path
 ) -> None:
-    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}"]
-    run(evaluate, *options)
-    (tmp_path / "out" / "predictions.part").mkdir()
-    (tmp_path / "out" / "predictions.part" / "stale.png").touch()
-    assert run(evaluate, *options, "save_predictions=true").status == 0
-    names = sorted(path.stem for path in (tmp_path / "out" / "predictions").iterdir())
-    assert names == sorted(pair.name for pair in list_pairs(trained / "voc", "val"))
+    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", "save_predictions=true", "boundary_iou=false"]
+    assert run(evaluate, *options, f"run_dir={tmp_path / 'out'}").status == 0
+    predictions = tmp_path / "out" / "predictions"
+    written = {path.name: path.read_bytes() for path in predictions.iterdir()}
+    assert sorted(written) == sorted(f"{pair.name}.png" for pair in list_pairs(trained / "voc", "val"))
+    (predictions / "notes.txt").write_text("precious")
+    (predictions / "val_0.png").write_bytes(b"of an earlier checkpoint")
+    result = run(evaluate, *options, f"run_dir={tmp_path / 'out'}")
+    assert result.status == 0, result.error
+    assert "1 other file(s) in" in result.output
+    now = {path.name: path.read_bytes() for path in predictions.iterdir()}
+    assert now == written | {"notes.txt": b"precious"}
+    (tmp_path / "mask.png").write_bytes(b"somebody's")
+    (predictions / "val_1.png").unlink()
+    (predictions / "val_1.png").symlink_to(tmp_path / "mask.png")
+    error = run(evaluate, *options, f"run_dir={tmp_path / 'out'}").error
+    assert f"{predictions / 'val_1.png'} leads out of its folder, to {tmp_path / 'mask.png'}" in error
+    predictions.rename(tmp_path / "elsewhere")
+    predictions.symlink_to(tmp_path / "elsewhere")
+    assert f"{predictions} leads out of its folder" in run(evaluate, *options, f"run_dir={tmp_path / 'out'}").error
+    assert (tmp_path / "mask.png").read_bytes() == b"somebody's"
+
+
+def test_sigterm_ends_an_evaluation_with_the_status_that_a_scheduler_knows(
+    run: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "segunet.callbacks.ScoringProgress.on_test_batch_end", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )
+    result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}")
+    assert result.status == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM" in result.output
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+def test_a_prediction_s_name_leads_nowhere_else(tmp_path: Path) -> None:
+    writer = SavePredictions(tmp_path / "predictions", voc_palette())
+    for name in ("../outside", str(tmp_path / "outside")):
+        batch = Batch(torch.zeros(1), torch.zeros(1), [name])
+        with pytest.raises(UserError, match="leads out of its folder"):
+            writer.on_test_batch_end(Trainer(), LightningModule(), torch.zeros(1, 4, 4), batch)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_checkpoint_is_no_reason_to_write_a_data_set(run: Command, trained: Path, tmp_path: Path) -> None:

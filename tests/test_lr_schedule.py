@@ -1,12 +1,10 @@
 """The learning rate against the article's numbers and an independent writing of its formula."""
 
 import math
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
@@ -101,44 +99,6 @@ def test_a_run_shorter_than_its_warm_up_keeps_warming_up(total: float) -> None:
 def test_nothing_but_warm_up_or_nothing_but_floor() -> None:
     assert WarmupCosine(warmup=1.0, flat=0.0)(10, 10, 1e-3) == pytest.approx(1e-3)
     assert WarmupCosine(warmup=0.0, flat=1.0)(0, 10, 1e-3) == pytest.approx(1e-5)
-
-
-@pytest.mark.parametrize("step", [torch.optim.AdamW, torch.optim.SGD])
-def test_the_scheduler_sets_each_group_s_rate_at_every_epoch(step: Callable[..., torch.optim.Optimizer]) -> None:
-    schedule, epochs, steps_per_epoch = from_conf("article"), 20, 7
-    peaks = {"encoder": 1e-4, "decoder": 1e-2}
-    weights = {name: torch.nn.Parameter(torch.zeros(2, 2)) for name in peaks}
-    groups: list[dict[str, Any]] = [{"params": [weights[name]], "lr": peaks[name]} for name in peaks]
-    optimizer = step(groups, lr=1.0)
-    scheduler = schedule.scheduler(optimizer, epochs * steps_per_epoch, epochs)
-    for number in range(epochs * steps_per_epoch):
-        epoch, rest = divmod(number, steps_per_epoch)
-        came = [group["lr"] for group in optimizer.param_groups]
-        if rest == 0:
-            wanted = [article_by_formula(epoch, epochs, peak, peak * 0.01) for peak in peaks.values()]
-            assert came == pytest.approx(wanted)
-        assert came == pytest.approx([schedule(number / steps_per_epoch, epochs, peak) for peak in peaks.values()])
-        optimizer.step()
-        scheduler.step()
-    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-6, 1e-4])
-
-
-def test_a_scheduler_restored_in_the_middle_goes_on_as_before() -> None:
-    schedule, rates = from_conf("warmup_cosine"), []
-    for restored in (False, True):
-        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-        scheduler = schedule.scheduler(optimizer, 30, 10)
-        for number in range(30):
-            if restored and number == 15:
-                states = optimizer.state_dict(), scheduler.state_dict()
-                optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
-                scheduler = schedule.scheduler(optimizer, 30, 10)
-                optimizer.load_state_dict(states[0])
-                scheduler.load_state_dict(states[1])
-            rates.append(optimizer.param_groups[0]["lr"])
-            optimizer.step()
-            scheduler.step()
-    assert rates[:30] == rates[30:]
 
 
 @pytest.mark.parametrize("name", ["warmup", "flat", "start_factor", "min_factor"])

@@ -1,11 +1,13 @@
 """Training through the command itself, on a tiny folder."""
 
 import json
+import math
 import resource
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,22 +93,62 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     overrides = [*tiny, *extra, "trainer.max_epochs=4"]
     assert run(train, *overrides, f"run_dir={whole}").status == 0
-    with monkeypatch.context() as patch:  # stop as a pulled plug does, in the middle of the second epoch
-        patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", _stop_in_second_epoch)
-        run(train, *overrides, f"run_dir={cut}")
+    # Stop as a pulled plug does: in the middle of an epoch, of its validation, and of the last one's validation.
+    for name, epoch in (
+        ("on_train_batch_start", 1),
+        ("on_validation_batch_start", 2),
+        ("on_validation_batch_start", 3),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"segunet.callbacks.RunProgress.{name}", stop_in(epoch))
+            stopped = run(
+                train, *(overrides if not cut.exists() else []), f"{'resume' if cut.exists() else 'run_dir'}={cut}"
+            )
+            assert stopped.status == 128 + signal.SIGINT
+    assert torch.load(cut / "checkpoints/last.ckpt", weights_only=True)["epoch"] == 3
     result = run(train, f"resume={cut}")
     assert result.status == 0, result.output
     assert "cut epoch" not in result.output
     first, second = weights_of(whole / "checkpoints/last.ckpt"), weights_of(cut / "checkpoints/last.ckpt")
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert json.loads((whole / "metrics.json").read_text()) == json.loads((cut / "metrics.json").read_text())
-    rates = dict(scalars(cut, "lr"))  # by step: what was lost with the plug is trained anew
-    assert rates == dict(scalars(whole, "lr"))
+    for tag in ("lr", "val/miou", "val/loss"):  # by step: what was lost with the plug is trained anew
+        assert dict(scalars(cut, tag)) == dict(scalars(whole, tag))
+    best, same = (torch.load(run / "checkpoints/best.ckpt", weights_only=True) for run in (whole, cut))
+    assert (best["epoch"], best["segunet"]["scores"]) == (same["epoch"], same["segunet"]["scores"])
 
 
-def _stop_in_second_epoch(_: object, trainer: Any, *__: object) -> None:
-    if trainer.current_epoch == 1:
-        raise KeyboardInterrupt
+def stop_in(epoch: int) -> Callable[..., None]:
+    def stop(_: object, trainer: Any, *__: object) -> None:
+        if trainer.current_epoch == epoch:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
+
+    return stop
+
+
+def test_the_rate_follows_the_share_of_epochs_done_whatever_a_resume_changes(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    options = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=4", "optimizer.lr=1e-3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", stop_in(2))
+        run(train, *tiny, *options, f"run_dir={folder}")  # 3 batches: a step on two, a step on one
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    content["lr_schedulers"] = [
+        {"last_epoch": 4, "base_lrs": [1.0, 1.0], "_last_lr": [1.0, 1.0], "lr_lambdas": [{}, {}]}
+    ]
+    for group in content["optimizer_states"][0]["param_groups"]:
+        group |= {"lr": 1.0, "initial_lr": 1.0}  # an older segunet counted steps and went by what it saved
+    torch.save(content, checkpoint)
+    changes = ["data.batch_size=1", "trainer.accumulate_grad_batches=4"]  # 6 batches: a step on four, a step on two
+    assert run(train, f"resume={folder}", *changes).status == 0
+    epochs = [0, 2 / 3, 1, 1 + 2 / 3, 2, 2 + 4 / 6, 3, 3 + 4 / 6]
+    # Warm-up and floor take a fifth of an epoch each, so that the cosine runs from 0.2 to 3.8.
+    cosine = [1e-5 + (1e-3 - 1e-5) / 2 * (1 + math.cos(math.pi * (epoch - 0.2) / 3.6)) for epoch in epochs]
+    assert [rate for _, rate in scalars(folder, "lr")] == pytest.approx([1e-4, *cosine[1:]])
 
 
 def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Path) -> None:
@@ -130,14 +172,26 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == done + 2
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_says_how_to_go_on(
-    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    monkeypatch.setattr(
-        "segunet.callbacks.RunProgress.on_validation_start", lambda *_: signal.raise_signal(signal.SIGINT)
-    )
-    result = run(train, *tiny, f"run_dir={tmp_path / 'run'}", "trainer.num_sanity_val_steps=0")
-    assert result.status == 128 + signal.SIGINT
+    handlers = []
+
+    def interrupt(_: object, trainer: Any, *__: object) -> None:
+        if trainer.current_epoch == 1:
+            try:
+                signal.raise_signal(number)
+            finally:
+                handlers.append(signal.getsignal(signal.SIGTERM))
+
+    monkeypatch.setattr("segunet.callbacks.RunProgress.on_validation_start", interrupt)
+    before = signal.getsignal(signal.SIGTERM)
+    result = run(train, *tiny, f"run_dir={tmp_path / 'run'}")
+    assert result.status == 128 + number
+    assert f"stopped in epoch 2; go on: python -m segunet.train resume={tmp_path / 'run'}" in result.output
+    assert (handlers == [signal.SIG_DFL]) == (number == signal.SIGTERM)  # a second SIGTERM kills
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 
 from segunet.counter import Counter
@@ -67,7 +67,7 @@ class SegmentationTask(ScoringTask):
         net: images (N, 3, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
         loss: of the logits and the masks.
         optimizer: makes the optimizer from the net.
-        lr_schedule: of the learning rate, stepped after each optimizer step.
+        lr_schedule: of the learning rate, set before each optimizer step.
         class_names: K names, for the log.
         card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
     """
@@ -138,13 +138,21 @@ class SegmentationTask(ScoringTask):
             logger.warning("classes %s", note)
             self.absent_named = True
 
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """Make the optimizer and its per-step schedule over the whole run."""
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimizer; the schedule runs over what ``max_epochs`` and ``max_steps`` leave of the run."""
         optimizer = self.optimizer(self.net)
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        total_steps = self.trainer.estimated_stepping_batches
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        scheduler = self.lr_schedule.scheduler(optimizer, total_steps, total_steps / steps_per_epoch)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        self.total_epochs = total_steps / steps_per_epoch
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of the next optimizer step by the share of epochs done, however many steps they had."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
+            for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
+                group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card, and the scores of the last validation."""
