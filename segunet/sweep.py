@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from segunet.commands import full_errors, is_main_process
 from segunet.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
 from segunet.errors import UserError
-from segunet.extras import import_extra
+from segunet.search import Search, check_search
 from segunet.terminal import close_log_files, setup_logging
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,6 @@ class Sweep(Callback):
             check_sweep(config)
         self.given = list(config.hydra.overrides.task)
         logging.getLogger("optuna").setLevel(logging.WARNING)
-        logging.getLogger("hydra_plugins").setLevel(logging.CRITICAL)  # what goes wrong in a run is said here
         logger.info("sweep folder %s, with the comparison of the runs so far", _folder(config))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
@@ -90,10 +89,7 @@ class Sweep(Callback):
 
     def _record(self, config: DictConfig) -> None:
         write_job(self.job, Path(config.hydra.runtime.output_dir))
-        runs = read_runs(_folder(config))
-        write_comparison(runs, _folder(config))
-        if len(runs) == config.hydra.sweeper.get("n_trials") and all(run.job.state == "failed" for run in runs):
-            self.on_multirun_end(config)  # Optuna's sweeper would end in a traceback
+        write_comparison(read_runs(_folder(config)), _folder(config))
 
 
 @contextmanager
@@ -111,37 +107,18 @@ def check_sweep(config: DictConfig) -> None:
         raise UserError(
             "-m does not go with torchrun or srun: a sweep is one process, which does one run after the other."
         )
-    searches = "optuna" in config.hydra.sweeper._target_
-    for override in OverridesParser.create().parse_overrides(config.hydra.overrides.task):
+    sweeper, overrides = config.hydra.sweeper, OverridesParser.create().parse_overrides(config.hydra.overrides.task)
+    for override in overrides:
         if override.key_or_group in _NOT_SHARED:
             raise UserError(f"{override.input_line} does not go with -m: {_NOT_SHARED[override.key_or_group]}")
-        if override.is_interval_sweep() and not searches:
+        if override.is_interval_sweep() and sweeper._target_.endswith(".BasicSweeper"):
             raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
     folder = _folder(config)
     # Hydra's own multirun.yaml may be left of a sweep that never began.
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
         raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
-    if searches:
-        check_search(config.hydra.sweeper)
-
-
-def check_search(sweeper: DictConfig) -> None:
-    """Raise a UserError where Optuna's sweeper is not installed or cannot do what is asked of it."""
-    import_extra("hydra_plugins.hydra_optuna_sweeper._impl", "optuna")
-    if sweeper.sampler is not None and sweeper.sampler._target_.endswith("GridSampler"):
-        raise UserError("hydra/sweeper/sampler=grid: every combination is what -m runs without hydra/sweeper=search.")
-    if "minimize" in str(sweeper.direction):
-        raise UserError(
-            "hydra/sweeper=optuna looks for the lowest result, and a run's result is its mIoU. Take "
-            "hydra/sweeper=search, or add hydra.sweeper.direction=maximize."
-        )
-    version = import_extra("sqlalchemy", "optuna").__version__
-    if sweeper.storage is not None and not version.startswith("1."):
-        raise UserError(
-            f"hydra.sweeper.storage={sweeper.storage}: the Optuna 2 that Hydra's plugin takes can write no database "
-            f"with SQLAlchemy {version}. Install an older one, pip install 'sqlalchemy<2' 'alembic<1.14', or leave "
-            "the storage null: the search is then kept in memory, its runs in the sweep's folder all the same."
-        )
+    if sweeper._target_ == f"{Search.__module__}.{Search.__name__}":
+        check_search(sweeper.n_trials, sweeper.seed, overrides)
 
 
 def forget_earlier_runs() -> None:

@@ -3,14 +3,17 @@
 import csv
 import importlib.util
 import json
+import math
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from segunet import evaluate, summary, train
 from segunet.files import write_text
+from segunet.search import Search
 from tests.commands import TINY, Command
 
 
@@ -120,23 +123,20 @@ def test_a_resumed_run_of_a_sweep_is_listed_as_done(
     assert job["overrides"][-2:] == ["seed=1", "trainer.max_epochs=2"]
 
 
-# Optuna 2 calls an older name of SQLAlchemy's.
-pytestmark = pytest.mark.filterwarnings("ignore:.*declarative_base")
-
 BAD = {
     "run_dir=somewhere": "hydra.sweep.dir=PATH",
     "resume=a,b": "Leave -m out",
     "++resume=a": "Leave -m out",
     "optimizer.lr=tag(log,interval(1e-4,1e-2))": "hydra/sweeper=search",
-    "hydra/sweeper=optuna": "hydra/sweeper=search",
-    "hydra/sweeper=search hydra/sweeper/sampler=grid": "without hydra/sweeper=search",
+    "hydra/sweeper=search optimizer.lr=interval(2.0,1.0)": "Give interval(LEAST,MOST)",
+    "hydra/sweeper=search hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be a whole number, 1 or more",
 }
 
 
 @pytest.mark.parametrize("override", BAD)
 def test_what_no_sweep_can_do_is_refused(run: Command, tmp_path: Path, override: str) -> None:
     if "hydra/sweeper=" in override:
-        pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="needs the extra optuna")
+        pytest.importorskip("optuna", reason="needs the extra optuna")
     result = run(train, "-m", "seed=1,2", *override.split(" "), f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
     assert BAD[override] in result.error
@@ -177,18 +177,36 @@ def test_a_comparison_that_cannot_be_written_ends_the_sweep(
 
 
 @needs_optuna
-def test_a_search_finds_the_highest_miou(run: Command, tiny: list[str], tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep"
-    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=3", "hydra.sweeper.sampler.seed=0"]
+def test_a_search_tries_what_it_may_and_compares_it(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    search = ["hydra/sweeper=search", "hydra.sweeper.n_trials=4", "hydra.sweeper.seed=0"]
     space = ["optimizer.lr=tag(log,interval(1e-4,1e-1))", "seed=-1,1"]
-    result = run(train, "-m", *tiny, *search, *space, f"hydra.sweep.dir={sweep}")
-    runs = runs_of(sweep)
-    states = [row["state"] for row in runs]
-    assert sorted(set(states)) == ["done", "failed"], "choose another seed for the sampler"
-    assert result.status == 1
-    best = (sweep / "optimization_results.yaml").read_text()
-    assert f"best_value: {max(float(row['miou']) for row in runs if row['miou'])}" in best
-    assert len({row["optimizer.lr"] for row in runs}) == 3
+    sweeps = [tmp_path / "sweep", tmp_path / "again"]
+    for sweep in sweeps:
+        result = run(train, "-m", *tiny, *search, *space, f"hydra.sweep.dir={sweep}")
+        assert result.status == 1
+    runs, again = map(runs_of, sweeps)
+    assert {row["state"] for row in runs} == {"done", "failed"}, "choose another seed"
+    assert [row["optimizer.lr"] for row in runs] == [row["optimizer.lr"] for row in again]
+    assert len({row["optimizer.lr"] for row in runs}) == 4
+    assert all(1e-4 <= float(row["optimizer.lr"]) <= 1e-1 for row in runs)
+
+
+@needs_optuna
+def test_a_search_goes_where_the_results_are_high() -> None:
+    made, tried = Search(n_trials=40, seed=0), []
+
+    def launch(jobs: list[list[str]], initial_job_idx: int) -> list[SimpleNamespace]:
+        values = dict(each.split("=") for each in jobs[0])
+        assert values["fixed"] == "7"
+        assert values["n"] in {"1", "2", "3"}
+        tried.append(abs(float(values["x"]) - 0.3) + (values["choice"] != "b"))
+        return [SimpleNamespace(return_value={18: None, 19: math.nan}.get(initial_job_idx % 20, -tried[-1]))]
+
+    made.launcher = SimpleNamespace(launch=launch)  # type: ignore[assignment]
+    made.hydra_context = SimpleNamespace(config_loader=None)  # type: ignore[assignment]
+    made.sweep(["fixed=7", "choice=a,b,c", "n=int(interval(1,3))", "x=interval(0.0,1.0)"])
+    assert len(tried) == 40
+    assert sum(tried[-10:]) < sum(tried[:10]) * 2 / 3
 
 
 @needs_optuna
