@@ -80,7 +80,7 @@ def check_batch_size(survey: Survey, datamodule: VOCDataModule) -> None:
     train = survey.splits[0]
     if len(train.pairs) < datamodule.batch_size:
         detail = f"has {len(train.pairs)} names, and data.batch_size is {datamodule.batch_size}"
-        survey.findings.append(Finding("short_list", train.path, detail, train.role))
+        survey.findings.append(Finding("faulty_list", train.path, detail, train.role))
 
 
 def conclude(survey: Survey, run_dir: Path) -> None:

@@ -122,7 +122,7 @@ def test_many_files_are_named_in_the_json_and_the_first_in_the_terminal(
     assert names == [f"JPEGImages/train_{number}" for number in range(3)]
     assert "... and 2 more" in result.output
     (found,) = written(tmp_path)["findings"]
-    assert (found["kind"], found["severity"], found["count"]) == ("unreadable_picture", "error", 5)
+    assert (found["kind"], found["severity"], found["count"]) == ("unreadable", "error", 5)
     assert [file["file"] for file in found["files"]] == [f"JPEGImages/train_{number}.jpg" for number in range(5)]
     assert all(file["split"] == "train" and "cannot be read" in file["detail"] for file in found["files"])
 
@@ -131,7 +131,7 @@ def test_a_list_shorter_than_a_batch_is_an_error(run: Command, options: list[str
     result = run(check_data, *options, "data.batch_size=7", "pictures=0")
     assert result.status == 1
     assert "has 6 names, and data.batch_size is 7" in result.output
-    assert [found["kind"] for found in written(tmp_path)["findings"]] == ["short_list"]
+    assert [found["kind"] for found in written(tmp_path)["findings"]] == ["faulty_list"]
     assert not (tmp_path / "out" / "overlays.png").exists()
 
 
@@ -215,8 +215,8 @@ def test_an_interrupt_ends_it_at_once(run: Command, options: list[str], voc_fold
 
 def test_the_sheet_shows_troubles_first_and_is_the_seed_s() -> None:
     pairs = [Pair(f"{number}", Path(f"{number}.jpg"), Path(f"{number}.png")) for number in range(40)]
-    troubles = {str(number): "values" for number in range(20, 30)} | {"35": "other_size"}
-    troubles |= {"2": "missing_picture", "39": "binary_mask"}
+    troubles = {str(number): "mask_values" for number in range(20, 30)} | {"35": "other_size"}
+    troubles |= {"2": "missing", "39": "ignored_mask"}
     names = [pair.name for pair in chosen(pairs, troubles, 8, seed=0)]
     assert names[:4] == ["39", "20", "35", "2"]  # each kind in turn, what there is to see first
     assert len(set(names)) == 8
@@ -230,7 +230,7 @@ def test_the_sheet_shows_troubles_first_and_is_the_seed_s() -> None:
 @pytest.mark.parametrize("troubled", [0, 1, 20, 40])
 def test_the_sheet_shows_as_many_as_there_are(count: int, troubled: int) -> None:
     pairs = [Pair(f"{number}", Path(f"{number}.jpg"), Path(f"{number}.png")) for number in range(40)]
-    names = [pair.name for pair in chosen(pairs, {f"{number}": "values" for number in range(troubled)}, count, 0)]
+    names = [pair.name for pair in chosen(pairs, {f"{number}": "mask_values" for number in range(troubled)}, count, 0)]
     assert len(names) == len(set(names)) == min(count, 40)
 
 

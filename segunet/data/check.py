@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +150,7 @@ class Survey:
         earlier = self._pictures.setdefault((seen.size, seen.digest), {})
         for role, other in earlier.items():
             if other != path:
-                kind = "same_picture_on_list" if role == split.role else "same_picture_on_both_lists"
+                kind = "repeated_picture" if role == split.role else "leak"
                 self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
         earlier.setdefault(split.role, path)
 
@@ -173,7 +172,7 @@ class Survey:
         on_train = set(train.names)
         for name in dict.fromkeys(val.names):
             if name in on_train:
-                self._of_list("name_on_both_lists", val, f"names {name!r}, and so does {train.path.name}")
+                self._of_list("leak", val, f"names {name!r}, and so does {train.path.name}")
         self.findings += unlisted_files(self.folder, self.splits)
 
     def by_kind(self) -> dict[str, list[Finding]]:
@@ -189,12 +188,12 @@ class Survey:
 
     def _judge_list(self, split: Split) -> None:
         for name, times in repeated_names(split.names).items():
-            self._of_list("repeated_name", split, f"names {name!r} {times} times")
+            self._of_list("faulty_list", split, f"names {name!r} {times} times")
         present = np.flatnonzero(split.pixels[: len(self.class_names)]).tolist()
         if teaches_nothing(values := _values_of(split.pixels), self.form):
-            self._of_list("binary_list", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
+            self._of_list("nothing_to_learn", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
         elif split.role == "train" and len(present) == 1 < len(self.class_names):
-            self._of_list("one_class", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
+            self._of_list("nothing_to_learn", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
         for index, name in enumerate(self.class_names):
             if present and index not in {*present, self.form.ignore_index}:
                 self._of_list("absent_class", split, f"has no pixel of class {index} ({name})")
@@ -218,14 +217,11 @@ def read_split(folder: Path, role: str, split: str) -> Split:
 def examine(pair: Pair, form: MaskFormat) -> Examined:
     """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
     seen = Examined(pair)
-    for kind, path, examine_file in (
-        ("picture", pair.image, partial(_examine_picture, form=form)),
-        ("mask", pair.mask, partial(_examine_mask, form=form)),
-    ):
+    for path, examine_file in ((pair.image, _examine_picture), (pair.mask, _examine_mask)):
         if is_file(path):
-            examine_file(seen)
+            examine_file(seen, form)
         else:
-            seen.note(f"missing_{kind}", path, _what_is_there(path))
+            seen.note("missing", path, _what_is_there(path))
     return seen
 
 
@@ -239,27 +235,27 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
         masks, others = masks | found, others + strange
     with_picture, with_mask = set(pictures.values()), set(masks.values())
     on_neither = f"is on neither {' nor '.join(split.path.name for split in splits)}"
-    findings = [Finding("other_file", path, "is neither a picture nor a mask", None) for path in others]
+    findings = [Finding("unused_file", path, "is neither a picture nor a mask", None) for path in others]
     for path, name in pictures.items():
         if name not in image_of:
-            kind = "pair_on_no_list" if name in with_mask else "picture_without_mask"
-            findings.append(Finding(kind, path, on_neither, None))
+            mask = "" if name in with_mask else ", and has no mask"
+            findings.append(Finding("unused_file", path, on_neither + mask, None))
         elif path != image_of[name]:
-            findings.append(Finding("passed_over", path, f"is passed over for {image_of[name].name}", None))
+            findings.append(Finding("stray_file", path, f"is passed over for {image_of[name].name}", None))
     for path, name in masks.items():
         if name not in image_of and name not in with_picture:
-            findings.append(Finding("mask_without_picture", path, on_neither, None))
+            findings.append(Finding("stray_file", path, f"{on_neither}, and has no image", None))
     return findings
 
 
 def _examine_picture(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.image
-    with seen.noting("unreadable_picture", path):
+    with seen.noting("unreadable", path):
         values, seen.image_mode, turned = read_stored(path)
         if turned != 1:
-            seen.note("exif_rotation", path, f"has the EXIF orientation {turned}")
+            seen.note("converted", path, f"has the EXIF orientation {turned}")
         if is_transparent(values):
-            seen.note("transparency", path, "has pixels that are not opaque")
+            seen.note("converted", path, "has pixels that are not opaque")
         if loses_levels(values, form.image_range):
             seen.note("few_levels", path, f"has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8")
         pixels = as_eight_bit_rgb(values, form.image_range)
@@ -270,15 +266,15 @@ def _examine_picture(seen: Examined, form: MaskFormat) -> None:
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.mask
     mask: NDArray[np.integer[Any]] = np.empty((0, 0), dtype=np.uint8)
-    with seen.noting("unreadable_mask", path), opened(path, "mask") as (image, _):
+    with seen.noting("unreadable", path), opened(path, "mask") as (image, _):
         seen.mask_mode, palette = image.mode, _own_palette(image)
-        with seen.noting("mask_colours" if image.mode in COLOUR_MODES else "mask_mode", path):
+        with seen.noting("mask_values", path):
             mask = mask_values(path, image, form)
     if mask.size == 0:  # it could not be read
         return
     with seen.noting("other_size", path):
         check_size(path, mask, seen.size or mask.shape)
-    with seen.noting("values", path):
+    with seen.noting("mask_values", path):
         check_values(path, mask, form)
         seen.counts = np.bincount(mask.ravel(), minlength=256)
         _judge_values(seen, palette, form)
@@ -291,11 +287,11 @@ def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskF
     if values == {0}:
         seen.note("only_class_0", path, "holds only 0")
     if values == {form.ignore_index}:
-        seen.note("all_ignored", path, f"holds only {form.ignore_index}")
+        seen.note("ignored_mask", path, f"holds only {form.ignore_index}")
     if is_binary(values, form):
-        seen.note("binary_mask", path, f"holds only 0 and {form.ignore_index}")
+        seen.note("ignored_mask", path, f"holds only 0 and {form.ignore_index}")
     if seen.mask_mode in COLOUR_MODES:
-        seen.note("colour_mask", path, f"is an {seen.mask_mode} mask")
+        seen.note("converted", path, f"is an {seen.mask_mode} mask")
     if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
         seen.note("palette_order", path, "draws class {} in the colour of class {}".format(*swapped))
     elif palette is not None:

@@ -16,7 +16,7 @@ from segunet.visualize import Picture, legend_of_shares, overlay, stack
 
 _COLUMNS = 6
 _WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's picture, between tiles, and of a line of text; pixels
-_WITHOUT_PICTURE = ("missing_picture", "unreadable_picture")
+_WITHOUT_PICTURE = ("missing", "unreadable")
 _FONT = ImageFont.load_default(size=13)
 
 

@@ -135,29 +135,29 @@ EMPTY_CLASSES = {"absent_class": [str(TRAIN_LIST)] * 2}
 
 # How the folder is damaged, and the files of each kind that are found.
 ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
-    "picture truncated": (lambda f: cut(f / PICTURE, 0.5), {"unreadable_picture": [str(PICTURE)]}),
-    "picture of zero bytes": (lambda f: cut(f / PICTURE, 0), {"unreadable_picture": [str(PICTURE)]}),
-    "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable_picture": [str(PICTURE)]}),
-    "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing_picture": [str(PICTURE)]}),
-    "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing_picture": [str(PICTURE)]}),
+    "picture truncated": (lambda f: cut(f / PICTURE, 0.5), {"unreadable": [str(PICTURE)]}),
+    "picture of zero bytes": (lambda f: cut(f / PICTURE, 0), {"unreadable": [str(PICTURE)]}),
+    "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable": [str(PICTURE)]}),
+    "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing": [str(PICTURE)]}),
+    "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing": [str(PICTURE)]}),
     "mask is .PNG": (
         lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
-        {"missing_mask": [str(MASK)], "other_file": [str(MASK.with_suffix(".PNG"))]},
+        {"missing": [str(MASK)], "unused_file": [str(MASK.with_suffix(".PNG"))]},
     ),
-    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"unreadable_picture": [str(PICTURE)]}),
-    "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable_mask": [str(MASK)]}),
-    "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable_mask": [str(MASK)]}),
-    "mask is gone": (lambda f: (f / MASK).unlink(), {"missing_mask": [str(MASK)]}),
-    "mask is a folder": (lambda f: into_folder(f / MASK), {"missing_mask": [str(MASK)]}),
-    "mask of grey and alpha": (lambda f: convert(f / MASK, "LA"), {"mask_mode": [str(MASK)]}),
-    "mask of CMYK": (lambda f: convert(f / MASK, "CMYK"), {"mask_mode": [str(MASK)]}),
+    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"unreadable": [str(PICTURE)]}),
+    "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable": [str(MASK)]}),
+    "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable": [str(MASK)]}),
+    "mask is gone": (lambda f: (f / MASK).unlink(), {"missing": [str(MASK)]}),
+    "mask is a folder": (lambda f: into_folder(f / MASK), {"missing": [str(MASK)]}),
+    "mask of grey and alpha": (lambda f: convert(f / MASK, "LA"), {"mask_values": [str(MASK)]}),
+    "mask of CMYK": (lambda f: convert(f / MASK, "CMYK"), {"mask_values": [str(MASK)]}),
     "mask of other colours": (
         lambda f: save_colours(f / MASK, "RGB", [[0, 0, 0], [255, 0, 0]]),
-        {"mask_colours": [str(MASK)]},
+        {"mask_values": [str(MASK)]},
     ),
     "mask of other colours and alpha": (
         lambda f: save_colours(f / MASK, "RGBA", [[0, 0, 0], [1, 2, 3]]),
-        {"mask_colours": [str(MASK)]},
+        {"mask_values": [str(MASK)]},
     ),
     "mask of another size": (
         lambda f: Image.new("P", (10, 20)).save(f / MASK),
@@ -165,45 +165,49 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     ),
     "picture turned, mask not": (
         lambda f: turn(f / PICTURE, 6),
-        {"exif_rotation": [str(PICTURE)], "other_size": [str(MASK)]},
+        {"converted": [str(PICTURE)], "other_size": [str(MASK)]},
     ),
-    "mask of greys": (lambda f: save_mask(f / MASK, 0, 77, 78), {"values": [str(MASK)]}),
+    "mask of greys": (lambda f: save_mask(f / MASK, 0, 77, 78), {"mask_values": [str(MASK)]}),
     "palette mask of other values": (
         lambda f: save_mask(f / MASK, 0, 3, palette=voc_palette()),
-        {"values": [str(MASK)]},
+        {"mask_values": [str(MASK)]},
     ),
-    "16-bit mask of other values": (lambda f: save_mask(f / MASK, 1, 257, dtype=np.uint16), {"values": [str(MASK)]}),
-    "32-bit mask of huge values": (lambda f: save_mask(f / MASK, 2**31 - 1, dtype=np.int32), {"values": [str(MASK)]}),
+    "16-bit mask of other values": (
+        lambda f: save_mask(f / MASK, 1, 257, dtype=np.uint16),
+        {"mask_values": [str(MASK)]},
+    ),
+    "32-bit mask of huge values": (
+        lambda f: save_mask(f / MASK, 2**31 - 1, dtype=np.int32),
+        {"mask_values": [str(MASK)]},
+    ),
     "all of a list is 0 and 255": (
         all_binary,
         {
-            "binary_mask": [f"SegmentationClass/train_{number}.png" for number in range(6)],
-            "binary_list": [str(TRAIN_LIST)],
+            "ignored_mask": [f"SegmentationClass/train_{number}.png" for number in range(6)],
+            "nothing_to_learn": [str(TRAIN_LIST)],
             **EMPTY_CLASSES,
         },
     ),
     "all of a list is 255": (
         lambda f: fill_masks(f, 255),
         {
-            "all_ignored": [f"SegmentationClass/train_{number}.png" for number in range(6)],
-            "binary_list": [str(TRAIN_LIST)],
+            "ignored_mask": [f"SegmentationClass/train_{number}.png" for number in range(6)],
+            "nothing_to_learn": [str(TRAIN_LIST)],
         },
     ),
-    "a name twice": (lambda f: add_name(f / VAL_LIST, "val_0"), {"repeated_name": [str(VAL_LIST)]}),
+    "a name twice": (lambda f: add_name(f / VAL_LIST, "val_0"), {"faulty_list": [str(VAL_LIST)]}),
     "a name with its suffix": (
         lambda f: replace_in(f / VAL_LIST, "val_1", "val_1.jpg"),
         {
-            "missing_picture": ["JPEGImages/val_1.jpg.jpg"],
-            "missing_mask": ["SegmentationClass/val_1.jpg.png"],
-            "pair_on_no_list": [str(PICTURE)],
+            "missing": ["JPEGImages/val_1.jpg.jpg", "SegmentationClass/val_1.jpg.png"],
+            "unused_file": [str(PICTURE)],
         },
     ),
     "a name that no file can have": (
         lambda f: replace_in(f / VAL_LIST, "val_1", "x" * 300),
         {
-            "missing_picture": [f"JPEGImages/{'x' * 300}.jpg"],
-            "missing_mask": [f"SegmentationClass/{'x' * 300}.png"],
-            "pair_on_no_list": [str(PICTURE)],
+            "missing": [f"JPEGImages/{'x' * 300}.jpg", f"SegmentationClass/{'x' * 300}.png"],
+            "unused_file": [str(PICTURE)],
         },
     ),
 }
@@ -213,23 +217,23 @@ LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         lambda f: fill_masks(f, 0),
         {
             "only_class_0": [f"SegmentationClass/train_{number}.png" for number in range(6)],
-            "one_class": [str(TRAIN_LIST)],
+            "nothing_to_learn": [str(TRAIN_LIST)],
             **EMPTY_CLASSES,
         },
     ),
     "a name on both lists": (
         lambda f: add_name(f / VAL_LIST, "train_0"),
-        {"name_on_both_lists": [str(VAL_LIST)]},
+        {"leak": [str(VAL_LIST)]},
     ),
     "a picture on both lists": (
         lambda f: copy_example(f, "train_0", "val_3"),
-        {"same_picture_on_both_lists": ["JPEGImages/val_3.jpg"]},
+        {"leak": ["JPEGImages/val_3.jpg"]},
     ),
     "a picture on both lists, saved anew": (
         copy_saved_anew,
         {
-            "same_picture_on_both_lists": ["JPEGImages/val_3.jpg"],
-            "passed_over": ["JPEGImages/train_0.png"],
+            "leak": ["JPEGImages/val_3.jpg"],
+            "stray_file": ["JPEGImages/train_0.png"],
         },
     ),
 }
@@ -238,10 +242,10 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "picture is .JPG": (lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")), {}),
     "a picture twice on a list": (
         lambda f: copy_example(f, "val_0", "val_3"),
-        {"same_picture_on_list": ["JPEGImages/val_3.jpg"]},
+        {"repeated_picture": ["JPEGImages/val_3.jpg"]},
     ),
-    "one mask is 0 and 255": (lambda f: save_mask(f / MASK, 0, 255), {"binary_mask": [str(MASK)]}),
-    "a mask is all 255": (lambda f: save_mask(f / MASK, 255), {"all_ignored": [str(MASK)]}),
+    "one mask is 0 and 255": (lambda f: save_mask(f / MASK, 0, 255), {"ignored_mask": [str(MASK)]}),
+    "a mask is all 255": (lambda f: save_mask(f / MASK, 255), {"ignored_mask": [str(MASK)]}),
     "a mask is all 0": (lambda f: save_mask(f / MASK, 0), {"only_class_0": [str(MASK)]}),
     "a mask's palette is renumbered": (
         lambda f: renumber(f / MASK),
@@ -259,11 +263,11 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "a mask has one bit": (lambda f: convert(f / MASK, "1"), {}),
     "a mask of the palette's colours": (
         lambda f: save_colours(f / MASK, "RGB", voc_palette()[[0, 1, 2, 255]].tolist()),
-        {"colour_mask": [str(MASK)]},
+        {"converted": [str(MASK)]},
     ),
     "a mask of the palette's colours and alpha": (
         lambda f: save_colours(f / MASK, "RGBA", voc_palette()[[0, 2]].tolist()),
-        {"colour_mask": [str(MASK)]},
+        {"converted": [str(MASK)]},
     ),
     "a class is absent": (
         without_discs,
@@ -271,30 +275,30 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     ),
     "a picture turned, the mask upright": (
         turn_with_mask,
-        {"exif_rotation": [str(PICTURE)]},
+        {"converted": [str(PICTURE)]},
     ),
     "a picture of CMYK": (lambda f: convert(f / PICTURE, "CMYK"), {}),
     "12 bits in 16": (lambda f: deepen(f / PICTURE), {"few_levels": [str(PICTURE)]}),
-    "a transparent picture": (lambda f: convert(f / PICTURE, "RGBA"), {"transparency": [str(PICTURE)]}),
+    "a transparent picture": (lambda f: convert(f / PICTURE, "RGBA"), {"converted": [str(PICTURE)]}),
     "a grey picture": (lambda f: convert(f / PICTURE, "L"), {}),
     "a picture of two formats": (
         lambda f: as_png(f / PICTURE),
-        {"passed_over": [str(PICTURE.with_suffix(".png"))]},
+        {"stray_file": [str(PICTURE.with_suffix(".png"))]},
     ),
     "a name off the list": (
         lambda f: replace_in(f / VAL_LIST, "val_1\n", ""),
-        {"pair_on_no_list": [str(PICTURE)]},
+        {"unused_file": [str(PICTURE)]},
     ),
     "a name off the list and its mask gone": (
         lambda f: take_off_the_list(f, remove=MASK),
-        {"picture_without_mask": [str(PICTURE)]},
+        {"unused_file": [str(PICTURE)]},
     ),
     "a name off the list and its picture gone": (
         lambda f: take_off_the_list(f, remove=PICTURE),
-        {"mask_without_picture": [str(MASK)]},
+        {"stray_file": [str(MASK)]},
     ),
     "notes among the pictures": (
         lambda f: (f / "JPEGImages/notes.txt").write_text("by me"),
-        {"other_file": ["JPEGImages/notes.txt"]},
+        {"unused_file": ["JPEGImages/notes.txt"]},
     ),
 }

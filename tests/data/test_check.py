@@ -93,7 +93,7 @@ def test_what_a_training_reads_is_no_error(voc_folder: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-@pytest.mark.parametrize(("path", "kind"), [(PICTURE, "unreadable_picture"), (MASK, "unreadable_mask")])
+@pytest.mark.parametrize(("path", "kind"), [(PICTURE, "unreadable"), (MASK, "unreadable")])
 def test_a_file_without_permission_is_an_error(voc_folder: Path, path: Path, kind: str) -> None:
     (voc_folder / path).chmod(0)
     assert found_in(voc_folder) == {kind: [str(path)]}
@@ -104,8 +104,8 @@ def test_a_file_without_permission_is_an_error(voc_folder: Path, path: Path, kin
 def test_a_folder_without_permission_is_an_error(voc_folder: Path) -> None:
     (voc_folder / "JPEGImages").chmod(0)
     try:
-        assert len(found_in(voc_folder)["missing_picture"]) == 10
-        assert "Permission denied" in details_of(voc_folder, "missing_picture")[0]
+        assert len(found_in(voc_folder)["missing"]) == 10
+        assert "Permission denied" in details_of(voc_folder, "missing")[0]
         assert stops_a_training(voc_folder)
     finally:
         (voc_folder / "JPEGImages").chmod(0o755)
@@ -139,19 +139,19 @@ def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, 
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("mask is .PNG", "missing_mask", "is not there, but val_1.PNG is"),
-        ("picture is gone", "missing_picture", "is not there"),
-        ("picture is a folder", "missing_picture", "is a folder"),
-        ("a name with its suffix", "missing_picture", "is not there, but val_1.jpg is"),
-        ("a name that no file can have", "missing_picture", "File name too long"),
-        ("a name twice", "repeated_name", "names 'val_0' 2 times"),
-        ("mask of zero bytes", "unreadable_mask", "(0 bytes) cannot be read as a mask"),
+        ("mask is .PNG", "missing", "is not there, but val_1.PNG is"),
+        ("picture is gone", "missing", "is not there"),
+        ("picture is a folder", "missing", "is a folder"),
+        ("a name with its suffix", "missing", "is not there, but val_1.jpg is"),
+        ("a name that no file can have", "missing", "File name too long"),
+        ("a name twice", "faulty_list", "names 'val_0' 2 times"),
+        ("mask of zero bytes", "unreadable", "(0 bytes) cannot be read as a mask"),
         ("mask of another size", "other_size", "is 10 x 20 pixels, its picture 80 x 64"),
         ("picture turned, mask not", "other_size", "is 80 x 64 pixels, its picture 64 x 80"),
-        ("mask of CMYK", "mask_mode", "is a mask of mode CMYK"),
-        ("mask of other colours", "mask_colours", "(255, 0, 0)"),
-        ("16-bit mask of other values", "values", "257 (2560 pixels)"),
-        ("all of a list is 0 and 255", "binary_list", "has only 0 and 255 in its masks"),
+        ("mask of CMYK", "mask_values", "is a mask of mode CMYK"),
+        ("mask of other colours", "mask_values", "(255, 0, 0)"),
+        ("16-bit mask of other values", "mask_values", "257 (2560 pixels)"),
+        ("all of a list is 0 and 255", "nothing_to_learn", "has only 0 and 255 in its masks"),
     ],
 )
 def test_the_detail_goes_on_from_the_file_s_name(voc_folder: Path, name: str, kind: str, words: str) -> None:
@@ -165,24 +165,24 @@ def test_the_detail_goes_on_from_the_file_s_name(voc_folder: Path, name: str, ki
 def test_an_unreadable_picture_does_not_hide_its_mask(voc_folder: Path) -> None:
     cut(voc_folder / PICTURE, 0)
     save_mask(voc_folder / MASK, 0, 9)
-    assert found_in(voc_folder) == {"unreadable_picture": [str(PICTURE)], "values": [str(MASK)]}
+    assert found_in(voc_folder) == {"unreadable": [str(PICTURE)], "mask_values": [str(MASK)]}
 
 
 def test_all_masks_decide_on_a_list_of_0_and_255_as_in_training(voc_folder: Path) -> None:
     for number in range(5):
         save_mask(voc_folder / f"SegmentationClass/train_{number}.png", 0, 255)
-    assert "binary_list" not in found_in(voc_folder)  # train_5 has classes
+    assert "nothing_to_learn" not in found_in(voc_folder)  # train_5 has classes
     assert not stops_a_training(voc_folder)
     save_mask(voc_folder / "SegmentationClass/train_5.png", 0)
-    assert details_of(voc_folder, "binary_list") == ["has only 0 and 255 in its masks"]
+    assert details_of(voc_folder, "nothing_to_learn") == ["has only 0 and 255 in its masks"]
     assert stops_a_training(voc_folder)
 
 
 def test_another_ignore_index_is_followed(voc_folder: Path) -> None:
     form = MaskFormat(3, 200, voc_palette())
-    assert {finding.kind for finding in survey_of(voc_folder, form).findings} >= {"values"}
+    assert {finding.kind for finding in survey_of(voc_folder, form).findings} >= {"mask_values"}
     save_mask(voc_folder / MASK, 0, 200)
-    assert "binary_mask" in {finding.kind for finding in survey_of(voc_folder, form).findings}
+    assert "ignored_mask" in {finding.kind for finding in survey_of(voc_folder, form).findings}
 
 
 def test_pixels_pictures_sizes_and_modes_are_counted(voc_folder: Path) -> None:
@@ -208,7 +208,7 @@ def test_trainaug_s_masks_are_those_of_its_own_folder(voc_folder: Path) -> None:
         mask.rename(voc_folder / "SegmentationClassAug" / mask.name)
     assert not survey_of(voc_folder, train="trainaug").findings
     (voc_folder / "SegmentationClassAug/stray.png").write_bytes((voc_folder / MASK).read_bytes())
-    assert [finding.kind for finding in survey_of(voc_folder, train="trainaug").findings] == ["mask_without_picture"]
+    assert [finding.kind for finding in survey_of(voc_folder, train="trainaug").findings] == ["stray_file"]
 
 
 def test_what_is_kept_of_an_example_is_small(tmp_path: Path) -> None:
