@@ -4,8 +4,8 @@ import os
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing albumentations would ask PyPI for a newer one
 
-from segunet.errors import UserError
-from segunet.predictor import Predictor, load
-from segunet.version import __version__
+from segunet.base.errors import UserError
+from segunet.base.version import __version__
+from segunet.inference.predictor import Predictor, load
 
 __all__ = ["Predictor", "UserError", "__version__", "load"]

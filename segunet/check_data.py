@@ -8,18 +8,19 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from segunet import build
-from segunet.ahead import map_ahead
-from segunet.commands import command, command_on_same_data, open_run_dir, planned_run_dir
-from segunet.data.check import Survey, examine, read_split
-from segunet.data.check_report import show_balance, show_findings, show_pictures, write_findings
-from segunet.data.contact_sheet import contact_sheet
+from segunet.base.ahead import map_ahead
+from segunet.base.errors import UserError, check_whole_number
+from segunet.base.files import save_png
+from segunet.base.terminal import progress_bar
+from segunet.cli.command import command
+from segunet.cli.run_dir import command_on_same_data, open_run_dir, planned_run_dir
+from segunet.data.check.contact_sheet import contact_sheet
+from segunet.data.check.findings import KINDS, Finding
+from segunet.data.check.survey import Survey, examine, read_split
+from segunet.data.check.tables import show_balance, show_findings, show_pictures, write_findings
 from segunet.data.datamodule import VOCDataModule
-from segunet.data.findings import KINDS, Finding
 from segunet.data.voc import find_voc_folder
-from segunet.errors import UserError, check_whole_number
-from segunet.files import save_png
-from segunet.terminal import progress_bar
+from segunet.training import build
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
 

@@ -7,11 +7,12 @@ from typing import get_args
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segunet import build
-from segunet.checkpoint import Checkpoint, load_checkpoint
-from segunet.commands import as_path, command
-from segunet.errors import UserError, abbreviated
-from segunet.files import read_torch_file, save_torch
+from segunet.base.errors import UserError, abbreviated
+from segunet.base.files import read_torch_file, save_torch
+from segunet.base.terminal import setting
+from segunet.cli.command import command
+from segunet.cli.run_dir import as_path
+from segunet.inference.checkpoint import Checkpoint, load_checkpoint
 from segunet.models.encoder import Depth
 from segunet.models.state_dicts import (
     ORIGINS,
@@ -25,7 +26,7 @@ from segunet.models.state_dicts import (
     wrappers_in,
 )
 from segunet.models.unet import UNet
-from segunet.terminal import setting
+from segunet.training import build
 
 logger = logging.getLogger("segunet.convert")  # __name__ is "__main__" when run as a program
 

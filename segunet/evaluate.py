@@ -7,18 +7,20 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from segunet import build
-from segunet.callbacks import STRIPS, Pictures, SavePredictions, ScoringProgress
-from segunet.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
-from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
+from segunet.base.errors import UserError, check_flag, check_whole_number
+from segunet.cli.command import command
+from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError, check_flag, check_whole_number
-from segunet.metrics import Scores
+from segunet.inference.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
+from segunet.metrics.scores import Scores
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
-from segunet.tasks.segmentation import ScoringTask
+from segunet.training import build
+from segunet.training.callbacks import STRIPS, Pictures, SavePredictions
+from segunet.training.progress import ScoringProgress
+from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
 

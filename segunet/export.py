@@ -11,16 +11,17 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from segunet import build
-from segunet.checkpoint import Checkpoint, load_checkpoint
-from segunet.commands import as_path, command
-from segunet.errors import UserError, check_number, check_whole_number
-from segunet.exported import READERS, read_exported
-from segunet.fidelity import Comparison, check_same, compare
-from segunet.files import DRAFTS, draft_beside, remove_abandoned
-from segunet.formats import FORMATS, Format, traced
-from segunet.terminal import console, setting
-from segunet.version import __version__
+from segunet.base.errors import UserError, check_number, check_whole_number
+from segunet.base.files import DRAFTS, draft_beside, remove_abandoned
+from segunet.base.terminal import console, setting
+from segunet.base.version import __version__
+from segunet.cli.command import command
+from segunet.cli.run_dir import as_path
+from segunet.formats.read import READERS, read_exported
+from segunet.formats.write import FORMATS, Format, traced
+from segunet.inference.checkpoint import Checkpoint, load_checkpoint
+from segunet.inference.fidelity import Comparison, check_same, compare
+from segunet.training import build
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
 

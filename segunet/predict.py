@@ -15,23 +15,17 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from PIL import Image
 
-from segunet.ahead import draw_ahead, map_ahead
-from segunet.commands import command, open_run_dir, planned_run_dir
-from segunet.data.inputs import find_inputs, is_video, output_names
-from segunet.data.video import Frame, VideoWriter, read_frames, read_info, video_writer
-from segunet.data.voc import read_image, read_size
-from segunet.errors import UserError, abbreviated
-from segunet.files import DRAFTS, remove_abandoned, save_png, whole_file
-from segunet.predictor import Predictor, load
-from segunet.terminal import progress_bar
-from segunet.visualize import (
-    Picture,
-    frame_legend,
-    overlay,
-    overlay_with_legend,
-    palette_image,
-    stack,
-)
+from segunet.base.ahead import draw_ahead, map_ahead
+from segunet.base.errors import UserError, abbreviated
+from segunet.base.files import DRAFTS, remove_abandoned, save_png, whole_file
+from segunet.base.terminal import progress_bar
+from segunet.cli.command import command
+from segunet.cli.run_dir import open_run_dir, planned_run_dir
+from segunet.images.drawing import Picture, frame_legend, overlay, overlay_with_legend, palette_image, stack
+from segunet.images.inputs import find_inputs, is_video, output_names
+from segunet.images.reading import read_image, read_size
+from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
+from segunet.inference.predictor import Predictor, load
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 

@@ -2,8 +2,8 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,44 +11,24 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from segunet import build
-from segunet.checkpoint import build_network, load_checkpoint
-from segunet.commands import as_path, command
+from segunet.base.environment import hardware, versions
+from segunet.base.errors import UserError, check_whole_number
+from segunet.base.files import write_text
+from segunet.base.terminal import progress_bar
+from segunet.cli.command import command
+from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
-from segunet.cost.report import show_layers, show_measurements
-from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
-from segunet.environment import hardware, versions
-from segunet.errors import UserError, check_whole_number
-from segunet.exported import READERS
-from segunet.files import write_text
-from segunet.precision import default_precision, fabric_from_settings
-from segunet.terminal import progress_bar
+from segunet.cost.subject import Subject, subject_of
+from segunet.cost.tables import show_layers, show_measurements
+from segunet.inference.precision import default_precision, fabric_from_settings
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
 
-_SIZE = 512
 _ELSEWHERE = ("model", "data")  # where the network comes from without checkpoint= and source=
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network in question.
-
-    Attributes:
-        title: for the user.
-        make_net: builds it at random, on the current default device.
-        make_inputs: what it is called with, on the current default device.
-        segments: its logits are the project's, so that a training step can be measured.
-    """
-
-    title: str
-    make_net: Callable[[], nn.Module]
-    make_inputs: Callable[[], Inputs]
-    segments: bool
 
 
 def summarize(cfg: DictConfig) -> dict[str, Any]:
@@ -130,61 +110,6 @@ def check_one_network(cfg: DictConfig) -> None:
             f"{' and '.join(given)} do not go together: a checkpoint, like a source, brings its own network and "
             "classes. Give one of model=NAME (with data=NAME), checkpoint=PATH and source=NAME."
         )
-
-
-def subject_of(cfg: DictConfig) -> Subject:
-    """Return the network that ``cfg`` names; weights are not loaded, as they change no cost."""
-    if cfg.source is not None:
-        return _diffusion_unet(cfg)
-    if cfg.checkpoint is None:
-        title = HydraConfig.get().runtime.choices["model"]
-        make_net: Callable[[], nn.Module] = partial(build.net_from_config, build.without_weights(cfg.model))
-    else:
-        title = str(cfg.checkpoint)
-        make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
-    size = size_of(cfg.size) or (_SIZE, _SIZE)
-    return Subject(title, make_net, partial(pictures, cfg.batch_size, size), segments=True)
-
-
-def _model_of(checkpoint: Path) -> dict[str, Any]:
-    """Return the config of a checkpoint's network; the checkpoint is seen to be sound and trusted."""
-    if checkpoint.suffix in READERS:
-        raise UserError(
-            f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
-        )
-    model = load_checkpoint(checkpoint).model
-    assert model is not None
-    return model
-
-
-def _diffusion_unet(cfg: DictConfig) -> Subject:
-    config = read_config(str(cfg.source))
-    with torch.device("meta"):
-        complete = dict(unet_from_config(config).config)  # type: ignore[arg-type]
-    size = size_of(cfg.size) or own_size(complete)
-    if size[0] % PIXELS or size[1] % PIXELS:
-        raise UserError(f"size={cfg.size}: for a diffusion U-Net height and width must be multiples of {PIXELS}.")
-    make_inputs = partial(unet_inputs, complete, cfg.batch_size, size)
-    return Subject(str(cfg.source), partial(unet_from_config, config), make_inputs, segments=False)
-
-
-def size_of(value: Any) -> tuple[int, int] | None:
-    """Return height and width of a ``size`` setting; None for null.
-
-    Raises:
-        UserError: neither a whole number above 0 nor two of them.
-    """
-    sides = list(value) if isinstance(value, ListConfig) else [value, value]
-    if value is None:
-        return None
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise UserError(f"size must be a number of pixels, such as 512, or [height,width], got {value}.")
-    return sides[0], sides[1]
-
-
-def pictures(batch_size: int, size: tuple[int, int]) -> Inputs:
-    """Return random pictures uint8 (N, 3, H, W) on the current default device."""
-    return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})
 
 
 def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: Inputs) -> Iterator[dict[str, Any]]:

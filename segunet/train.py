@@ -9,31 +9,31 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from segunet import build
-from segunet.checkpoint import load_checkpoint, read_card, read_checkpoint
-from segunet.commands import (
+from segunet.base.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
+from segunet.base.files import DRAFTS, check_within, remove_abandoned
+from segunet.base.terminal import log_to_file, setting
+from segunet.cli.command import command
+from segunet.cli.comparison import read_scores, record_resumed
+from segunet.cli.run_dir import (
     as_path,
     check_one_process,
     chosen,
-    command,
     command_on_same_data,
     is_main_process,
     open_run_dir,
     planned_run_dir,
     started_from_outside,
 )
-from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
-from segunet.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
-from segunet.files import DRAFTS, check_within, remove_abandoned
-from segunet.metrics import Scores, scores_from_confusion
+from segunet.inference.checkpoint import load_checkpoint, read_card, read_checkpoint
+from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
 from segunet.report.history import read_history
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
-from segunet.resume import check_same_network, naming, resume_changes, resumed_config
-from segunet.terminal import log_to_file, setting
+from segunet.training import build
+from segunet.training.resume import check_same_network, naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 _BEST_MIOU = "best/miou"

@@ -16,7 +16,7 @@ from numpy.random import default_rng
 from PIL import Image
 
 from segunet import train
-from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.images.palette import IGNORE_INDEX, voc_palette
 from tests.commands import TINY, Command, make_command
 
 # (height, width) of the pictures of a split, in the list's order.

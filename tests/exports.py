@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from segunet import export, train
-from segunet.formats import FORMATS
+from segunet.formats.write import FORMATS
 from tests.commands import TINY
 
 _SMALLER = ["model.encoder.num_maps=2", "model.decoder.widths=[8]", "model.decoder.reduced_channels=[4,8]"]

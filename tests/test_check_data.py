@@ -16,13 +16,13 @@ import pytest
 from PIL import Image
 
 from segunet import check_data
-from segunet.data.contact_sheet import chosen, contact_sheet
-from segunet.data.findings import KINDS
+from segunet.data.check.contact_sheet import chosen, contact_sheet
+from segunet.data.check.findings import KINDS
 from segunet.data.voc import Pair
 from tests.commands import Command
 from tests.conftest import VOC_SIZES
+from tests.data.check.test_survey import survey_of
 from tests.data.damage import ERRORS, HARMLESS, LEAKS, PICTURE, VAL_LIST, add_name, cut, save_mask
-from tests.data.test_check import survey_of
 from tests.data.test_datamodule import datamodule
 from tests.test_conf import composed
 

@@ -7,9 +7,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from segunet import build, commands  # noqa: F401 - commands registers the resolvers
-from segunet.paths import CONF_DIR
-from tests.test_classes import VOC_NAMES
+from segunet.base.paths import CONF_DIR
+from segunet.training import build
+from tests.images.test_palette import VOC_NAMES
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
 TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segunet import convert, evaluate
-from segunet.checkpoint import load_checkpoint
+from segunet.inference.checkpoint import load_checkpoint
 from tests.commands import Command
 from tests.models.test_unet import ArticleUNet, pictures
 

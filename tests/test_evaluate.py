@@ -13,15 +13,17 @@ from PIL import Image
 from pytorch_lightning import LightningModule, Trainer
 
 from segunet import evaluate, export, predict, summary, train
-from segunet.callbacks import SavePredictions
-from segunet.checkpoint import load_checkpoint
-from segunet.classes import voc_palette
+from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
-from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask, read_size
-from segunet.errors import UserError
+from segunet.data.masks import MaskFormat, read_mask
+from segunet.data.voc import list_pairs
+from segunet.images.palette import voc_palette
+from segunet.images.reading import read_image, read_size
+from segunet.inference.checkpoint import load_checkpoint
+from segunet.training.callbacks import SavePredictions
 from tests.commands import TINY, Command
-from tests.test_boundary import by_distances
-from tests.test_metrics import scores_by_loop
+from tests.metrics.test_boundary import by_distances
+from tests.metrics.test_scores import scores_by_loop
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def test_sigterm_ends_an_evaluation_with_the_status_that_a_scheduler_knows(
     run: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "segunet.callbacks.ScoringProgress.on_test_batch_end", lambda *_: signal.raise_signal(signal.SIGTERM)
+        "segunet.training.progress.ScoringProgress.on_test_batch_end", lambda *_: signal.raise_signal(signal.SIGTERM)
     )
     result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}")
     assert result.status == 128 + signal.SIGTERM

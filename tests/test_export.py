@@ -15,14 +15,15 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from segunet import build, evaluate, export
-from segunet.checkpoint import Checkpoint, load_checkpoint
-from segunet.errors import UserError
-from segunet.exported import import_openvino
-from segunet.fidelity import Comparison, check_same
-from segunet.formats import FORMATS, traced
-from segunet.metrics import scores_from_confusion
-from segunet.paths import CONF_DIR
+from segunet import evaluate, export
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
+from segunet.formats.read import import_openvino
+from segunet.formats.write import FORMATS, traced
+from segunet.inference.checkpoint import Checkpoint, load_checkpoint
+from segunet.inference.fidelity import Comparison, check_same
+from segunet.metrics.scores import scores_from_confusion
+from segunet.training import build
 from tests.commands import Command
 from tests.exports import Exports, export_to_every_format
 

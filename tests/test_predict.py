@@ -21,9 +21,10 @@ from PIL import Image
 
 import segunet
 from segunet import evaluate, predict
-from segunet.data.video import Frame, VideoWriter, read_frames, video_writer
-from segunet.data.voc import list_pairs, read_image
-from segunet.visualize import frame_legend, overlay, palette_image
+from segunet.data.voc import list_pairs
+from segunet.images.drawing import frame_legend, overlay, palette_image
+from segunet.images.reading import read_image
+from segunet.images.video import Frame, VideoWriter, read_frames, video_writer
 from tests.commands import Command
 
 needs_video = pytest.mark.skipif(find_spec("av") is None, reason="needs the extra segunet[video]")
@@ -283,7 +284,7 @@ def test_bad_settings_are_said_and_nothing_is_written(
 def limited_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int) -> None:
     """Let the process find a container's memory limit, in bytes."""
     (tmp_path / "memory.max").write_text(f"{limit}\n")
-    monkeypatch.setattr("segunet.environment._MEMORY_LIMITS", [tmp_path / "memory.max"])
+    monkeypatch.setattr("segunet.base.environment._MEMORY_LIMITS", [tmp_path / "memory.max"])
 
 
 def test_a_whole_picture_beyond_the_memory_is_refused_and_done_in_tiles(

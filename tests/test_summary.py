@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from segunet import summary, train
-from segunet.terminal import console
+from segunet.base.terminal import console
 from tests.commands import TINY, Command
 from tests.cost.test_stable_diffusion import TINY as TINY_DIFFUSION
 

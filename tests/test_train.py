@@ -16,10 +16,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from segunet import commands, evaluate, train
-from segunet.checkpoint import read_card
-from segunet.errors import UserError
-from segunet.precision import fabric_from_settings
+from segunet import evaluate, train
+from segunet.base.errors import UserError
+from segunet.cli import command as commands
+from segunet.inference.checkpoint import read_card
+from segunet.inference.precision import fabric_from_settings
 from tests.commands import TINY, Command
 
 
@@ -100,7 +101,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         ("on_validation_batch_start", 3),
     ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"segunet.callbacks.RunProgress.{name}", stop_in(epoch))
+            patch.setattr(f"segunet.training.progress.RunProgress.{name}", stop_in(epoch))
             stopped = run(
                 train, *(overrides if not cut.exists() else []), f"{'resume' if cut.exists() else 'run_dir'}={cut}"
             )
@@ -133,7 +134,7 @@ def test_the_rate_follows_the_share_of_epochs_done_whatever_a_resume_changes(
     folder = tmp_path / "run"
     options = ["trainer.accumulate_grad_batches=2", "trainer.max_epochs=4", "optimizer.lr=1e-3"]
     with monkeypatch.context() as patch:
-        patch.setattr("segunet.callbacks.RunProgress.on_train_batch_start", stop_in(2))
+        patch.setattr("segunet.training.progress.RunProgress.on_train_batch_start", stop_in(2))
         run(train, *tiny, *options, f"run_dir={folder}")  # 3 batches: a step on two, a step on one
     checkpoint = folder / "checkpoints" / "last.ckpt"
     content = torch.load(checkpoint, weights_only=True)
@@ -185,7 +186,7 @@ def test_an_interrupted_run_says_how_to_go_on(
             finally:
                 handlers.append(signal.getsignal(signal.SIGTERM))
 
-    monkeypatch.setattr("segunet.callbacks.RunProgress.on_validation_start", interrupt)
+    monkeypatch.setattr("segunet.training.progress.RunProgress.on_validation_start", interrupt)
     before = signal.getsignal(signal.SIGTERM)
     result = run(train, *tiny, f"run_dir={tmp_path / 'run'}")
     assert result.status == 128 + number

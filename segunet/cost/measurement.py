@@ -25,12 +25,12 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from segunet.base.environment import memory, proc_bytes
+from segunet.base.errors import UserError
+from segunet.base.terminal import setup_logging
 from segunet.cost.complexity import Inputs
-from segunet.environment import memory, proc_bytes
-from segunet.errors import UserError
-from segunet.losses import SegmentationLoss
-from segunet.optimizer import OptimizerFactory
-from segunet.terminal import setup_logging
+from segunet.losses.segmentation import SegmentationLoss
+from segunet.training.optimizer import OptimizerFactory
 
 ROUNDS = 5
 # A fork of a server that has imported everything and done nothing else; macOS's libraries do not bear a fork.

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from segunet.base.errors import UserError
+from segunet.base.extras import import_extra
 from segunet.cost.complexity import Inputs
-from segunet.errors import UserError
-from segunet.extras import import_extra
 
 # What differs from diffusers' own defaults, and the few that say the most.
 PUBLISHED: dict[str, dict[str, Any]] = {

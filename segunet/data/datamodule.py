@@ -14,27 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from segunet.classes import voc_palette
+from segunet.base.environment import shared_memory
+from segunet.base.errors import UserError, abbreviated, check_flag, check_whole_number, is_list_of
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.labels import absent_classes, check_learnable, label_facts
+from segunet.data.masks import MaskFormat, enet_weights
 from segunet.data.sample import check_sample, write_sample
-from segunet.data.transforms import TrainTransform, check_ignore_index, check_inference_size
-from segunet.data.voc import (
-    FEW_LEVELS,
-    SBD_SPLIT,
-    MaskFormat,
-    Pair,
-    check_image_range,
-    enet_weights,
-    find_voc_folder,
-    first_to_lose_levels,
-    list_pairs,
-    read_size,
-    voc_folder_in,
-)
-from segunet.environment import shared_memory
-from segunet.errors import UserError, abbreviated, check_flag, check_whole_number, is_list_of
+from segunet.data.transforms import TrainTransform, check_ignore_index
+from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
+from segunet.images.palette import voc_palette
+from segunet.images.reading import FEW_LEVELS, check_image_range, first_to_lose_levels, read_size
+from segunet.images.resizing import check_inference_size
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +130,7 @@ class VOCDataModule(pl.LightningDataModule):
         self.stage = stage
 
     def _warn_of_few_levels(self) -> None:
-        if path := first_to_lose_levels(self.train_pairs, self.form.image_range):
+        if path := first_to_lose_levels([pair.image for pair in self.train_pairs], self.form.image_range):
             logger.warning(
                 f"{path} has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8. Say which values are "
                 "black and white, such as data.image_range=[0,4095] for 12 bits."
@@ -187,7 +178,7 @@ class VOCDataModule(pl.LightningDataModule):
         yield len(largest) * _bytes(EvalDataset(self.val_pairs, self.form, self.inference_size)[largest[0]])
 
     def class_weights(self) -> list[float]:
-        """Return :func:`segunet.data.voc.enet_weights` of the training masks."""
+        """Return :func:`segunet.data.masks.enet_weights` of the training masks."""
         pixels = label_facts(self.train_pairs, self.form).pixels[: self.form.num_classes]
         return enet_weights(pixels, self.form.ignore_index)
 

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
-from segunet.data.transforms import TrainTransform, resize_long_side
-from segunet.data.voc import MaskFormat, Pair, read_image, read_mask, read_size
+from segunet.data.masks import MaskFormat, read_mask
+from segunet.data.transforms import TrainTransform
+from segunet.data.voc import Pair
+from segunet.images.reading import read_image, read_size
+from segunet.images.resizing import resize_long_side
 
 
 class Batch(NamedTuple):

@@ -30,8 +30,8 @@ from torchvision.datasets.sbd import SBDataset
 from torchvision.datasets.utils import check_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from segunet.classes import voc_palette
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.images.palette import voc_palette
 
 VOC_URL, VOC_MD5, VOC_ARCHIVE = (str(DATASET_YEAR_DICT["2012"][key]) for key in ("url", "md5", "filename"))
 SBD_URL, SBD_MD5, SBD_ARCHIVE = str(SBDataset.url), str(SBDataset.md5), str(SBDataset.filename)

@@ -12,13 +12,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.ahead import map_ahead
-from segunet.data.voc import MaskFormat, Pair, count_values, read_mask, read_size, teaches_nothing
-from segunet.environment import cores
-from segunet.errors import UserError, is_list_of
-from segunet.files import write_text
-from segunet.paths import OUTPUTS_DIR
-from segunet.terminal import progress_bar
+from segunet.base.ahead import map_ahead
+from segunet.base.environment import cores
+from segunet.base.errors import UserError, is_list_of
+from segunet.base.files import write_text
+from segunet.base.paths import OUTPUTS_DIR
+from segunet.base.terminal import progress_bar
+from segunet.data.masks import MaskFormat, count_values, read_mask, teaches_nothing
+from segunet.data.voc import Pair
+from segunet.images.reading import read_size
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
     """Read every mask of ``pairs``.
 
     Raises:
-        UserError: the first mask that :func:`segunet.data.voc.read_mask` refuses.
+        UserError: the first mask that :func:`segunet.data.masks.read_mask` refuses.
     """
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     with progress_bar() as bar:

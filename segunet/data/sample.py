@@ -18,9 +18,9 @@ from numpy.random import Generator, default_rng
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.classes import IGNORE_INDEX, voc_palette
-from segunet.errors import UserError
-from segunet.terminal import setting
+from segunet.base.errors import UserError
+from segunet.base.terminal import setting
+from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 logger = logging.getLogger(__name__)
 

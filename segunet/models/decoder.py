@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.base.validation import Channels, checked
 from segunet.models.blocks import ConvNormAct, UpBlock
-from segunet.validation import Channels, checked
 
 
 @checked("model.decoder")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segunet.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated
 
 StateDict = dict[str, Tensor]
 

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.base.validation import Above0, Finite, checked
 from segunet.models.decoder import UNetDecoder
-from segunet.validation import Above0, Finite, checked
 
 # As many as a mask has values.
 ClassCount = Annotated[int, Field(ge=1, le=256)]

@@ -10,9 +10,9 @@ from torch import nn
 
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
-from segunet.data.transforms import resize_long_side
-from segunet.inference import naming, predict
-from segunet.visualize import Picture, at_size_of, differences, overlay
+from segunet.images.drawing import Picture, at_size_of, differences, overlay
+from segunet.images.resizing import resize_long_side
+from segunet.inference.logits import naming, predict
 
 _EACH = 3  # pictures of a kind
 _LONG_SIDE = 256  # pixels of a panel, at the most

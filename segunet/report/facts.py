@@ -6,8 +6,8 @@ from datetime import datetime
 import pytorch_lightning as pl
 from hydra.core.hydra_config import HydraConfig
 
+from segunet.base.environment import hardware, versions
 from segunet.data.datamodule import VOCDataModule
-from segunet.environment import hardware, versions
 
 
 def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:

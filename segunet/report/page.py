@@ -12,13 +12,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.files import write_text
-from segunet.metrics import Scores, absent_note
+from segunet.base.files import write_text
+from segunet.images.drawing import Picture
+from segunet.metrics.scores import HEADLINE, Scores, absent_note
 from segunet.report.chart import Chart, Series, line_chart
 from segunet.report.examples import Example
 from segunet.report.history import Points
-from segunet.report.scores import HEADLINE, headline, per_class, per_class_headings
-from segunet.visualize import Picture
+from segunet.report.scores import headline, per_class, per_class_headings
 
 PAGE = "report.html"  # in a run's folder
 

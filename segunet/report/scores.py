@@ -11,20 +11,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.files import save_png, write_text
-from segunet.metrics import Scores, absent_note, mean_of_defined
-from segunet.terminal import console
-from segunet.visualize import confusion_picture
+from segunet.base.files import save_png, write_text
+from segunet.base.terminal import console
+from segunet.images.drawing import confusion_picture
+from segunet.metrics.scores import HEADLINE, Scores, absent_note, mean_of_defined
 
 FILES = ("metrics.json", "per_class.csv", "per_image.csv", "confusion_matrix.png")  # in a run's folder
-HEADLINE = {
-    "miou": "mIoU",
-    "pixel_accuracy": "pixel accuracy",
-    "mean_accuracy": "mean accuracy",
-    "fwiou": "FWIoU",
-    "mean_image_miou": "mean of the images' mIoU",
-    "boundary_miou": "boundary mIoU",
-}
 
 
 def headline(scores: Scores) -> dict[str, float]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from segunet import build, commands  # noqa: F401 - commands registers the config's resolvers
-from segunet.exported import read_exported
-from segunet.formats import FORMATS, traced
-from segunet.paths import CONF_DIR
+from segunet.base.paths import CONF_DIR
+from segunet.formats.read import read_exported
+from segunet.formats.write import FORMATS, traced
+from segunet.training import build
 from tests.benchmarks.timing import hardware, medians
 
 ROUNDS = 5

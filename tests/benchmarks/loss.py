@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
-from segunet.losses import CrossEntropy, SegmentationLoss
+from segunet.losses.segmentation import CrossEntropy, SegmentationLoss
 from tests.benchmarks.timing import hardware, medians
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from segunet.data.inputs import find_inputs
+from segunet.images.inputs import find_inputs
 from tests.benchmarks.timing import hardware
 
 SIZE = (12_000, 9_000)

@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from segunet import build, commands  # noqa: F401 - commands registers the config's resolvers
-from segunet.paths import CONF_DIR
+from segunet.base.paths import CONF_DIR
+from segunet.training import build
 from tests.benchmarks.timing import hardware, medians
 
 BATCH, SIZE = 4, 256

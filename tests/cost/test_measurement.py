@@ -10,11 +10,11 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from segunet.base.errors import UserError
 from segunet.cost.complexity import Inputs
 from segunet.cost.measurement import Workload, check_memory, measure, peak_memory
-from segunet.errors import UserError
-from segunet.losses import CrossEntropy, SegmentationLoss
-from segunet.optimizer import OptimizerFactory
+from segunet.losses.segmentation import CrossEntropy, SegmentationLoss
+from segunet.training.optimizer import OptimizerFactory
 
 SIDE, CHANNELS, SIGMOIDS = 256, 32, 12
 SLEEP = 0.2  # seconds

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from segunet.base.errors import UserError
 from segunet.cost.complexity import layers_of, weight_bytes
 from segunet.cost.stable_diffusion import CLASS, own_size, read_config, unet_from_config, unet_inputs
-from segunet.errors import UserError
 
 TINY = {
     "sample_size": [8, 16],

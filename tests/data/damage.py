@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from segunet.classes import voc_palette
+from segunet.images.palette import voc_palette
 from tests.conftest import VOC_SIZES
 
 Damage = Callable[[Path], object]

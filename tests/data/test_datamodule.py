@@ -11,13 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.base.errors import UserError
 from segunet.data import sample
 from segunet.data.datamodule import SampleDataModule, VOCDataModule, full_palette
+from segunet.data.masks import read_mask
 from segunet.data.sample import _SHAPES, RECIPE
 from segunet.data.transforms import TrainTransform
-from segunet.data.voc import read_mask
-from segunet.errors import UserError
+from segunet.images.palette import IGNORE_INDEX, voc_palette
 from tests.conftest import VOC_SIZES
 
 CLASS_NAMES = ["background", "disc", "square"]

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.base.errors import UserError
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, as_batch, batches_of_equal_size
+from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.transforms import TrainTransform
-from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask
-from segunet.errors import UserError
+from segunet.data.voc import list_pairs
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.reading import read_image
 from tests.conftest import VOC_SIZES
 
 FORM = MaskFormat(3, IGNORE_INDEX, voc_palette())

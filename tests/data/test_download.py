@@ -20,10 +20,10 @@ from PIL import Image
 from scipy.io import savemat
 
 from segunet import train
-from segunet.classes import voc_palette
+from segunet.base.errors import UserError
 from segunet.data import download
 from segunet.data.download import download_sbd, download_voc2012, fetch
-from segunet.errors import UserError
+from segunet.images.palette import voc_palette
 from tests.commands import Command
 
 TRAIN, VAL = ["2007_000001", "2007_000002"], ["2007_000003", "2007_000004"]

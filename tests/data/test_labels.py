@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from segunet import train
-from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.base.errors import UserError
 from segunet.data import labels
 from segunet.data.labels import absent_classes, check_learnable, label_facts, survey
-from segunet.data.voc import MaskFormat, Pair, list_pairs
-from segunet.errors import UserError
+from segunet.data.masks import MaskFormat
+from segunet.data.voc import Pair, list_pairs
+from segunet.images.palette import IGNORE_INDEX, voc_palette
 from tests.commands import TINY, Command
 
 FORM = MaskFormat(3, IGNORE_INDEX, voc_palette())

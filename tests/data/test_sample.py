@@ -12,14 +12,16 @@ from numpy.random import default_rng
 from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
-from segunet.classes import IGNORE_INDEX, voc_palette
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
 from segunet.data import sample
 from segunet.data.datamodule import VOCDataModule
+from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.sample import _SHAPES, RECIPE, draw_example, write_sample
-from segunet.data.voc import MaskFormat, list_pairs, read_image, read_mask
-from segunet.errors import UserError
-from segunet.metrics import Scores, scores_from_confusion
-from segunet.paths import CONF_DIR
+from segunet.data.voc import list_pairs
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.reading import read_image
+from segunet.metrics.scores import Scores, scores_from_confusion
 
 NUM_CLASSES = len(_SHAPES) + 1
 FORM = MaskFormat(NUM_CLASSES, IGNORE_INDEX, voc_palette())

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from segunet.classes import IGNORE_INDEX, voc_palette
-from segunet.data.transforms import TrainTransform, resize_long_side
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.data.transforms import TrainTransform
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.resizing import resize_long_side
 
 Pixels = NDArray[np.uint8]
 

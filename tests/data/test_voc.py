@@ -15,23 +15,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from segunet.classes import IGNORE_INDEX, voc_palette
-from segunet.data.voc import (
-    MaskFormat,
-    Pair,
-    as_rgb,
-    check_image_range,
-    count_values,
-    enet_weights,
-    find_voc_folder,
-    first_to_lose_levels,
-    list_pairs,
-    opened,
-    read_image,
-    read_mask,
-    read_size,
-)
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.data.masks import MaskFormat, count_values, enet_weights, read_mask
+from segunet.data.voc import Pair, find_voc_folder, list_pairs
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.reading import as_rgb, check_image_range, first_to_lose_levels, opened, read_image, read_size
 
 Pixels = NDArray[np.uint8]
 
@@ -234,9 +222,9 @@ def test_levels_that_are_lost_are_noticed(tmp_path: Path) -> None:
         (np.stack([twelve_bits] * 3, axis=2), None, True),
     ):
         pair = Pair("a", save_sixteen_bits(tmp_path / "deep.png", values), tmp_path)
-        assert first_to_lose_levels([pair], image_range) == (pair.image if lost else None)
+        assert first_to_lose_levels([pair.image], image_range) == (pair.image if lost else None)
     Image.fromarray(colours() // 100).save(tmp_path / "eight.png")
-    assert first_to_lose_levels([Pair("a", tmp_path / "eight.png", tmp_path)], None) is None
+    assert first_to_lose_levels([tmp_path / "eight.png"], None) is None
 
 
 def test_a_range_that_means_nothing_is_refused() -> None:

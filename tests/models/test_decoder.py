@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segunet.errors import UserError
+from segunet.base.errors import UserError
 from segunet.models.blocks import ConvNormAct, UpBlock
 from segunet.models.decoder import UNetDecoder
 

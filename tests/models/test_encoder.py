@@ -12,8 +12,9 @@ import torchvision
 from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from segunet.errors import UserError
-from segunet.models.encoder import Depth, ResNetEncoder, load_encoder_weights
+from segunet.base.errors import UserError
+from segunet.models.encoder import Depth, ResNetEncoder
+from segunet.models.weights import load_encoder_weights
 
 NODES = ["relu", "layer1", "layer2", "layer3", "layer4"]
 

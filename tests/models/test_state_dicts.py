@@ -9,7 +9,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from segunet.errors import UserError
+from segunet.base.errors import UserError
 from segunet.models.state_dicts import ORIGINS, resnet_depth, state_dict_in, to_segunet, with_background, wrappers_in
 from tests.models.test_unet import ArticleUNet, article_names, from_conf
 

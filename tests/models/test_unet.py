@@ -10,12 +10,12 @@ import torchvision
 from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 
-from segunet import build, commands  # noqa: F401 - commands registers conf's resolvers
-from segunet.errors import UserError
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.unet import UNet
-from segunet.paths import CONF_DIR
+from segunet.training import build
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]

@@ -8,7 +8,7 @@ import pytest
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer
 
-from segunet.checkpoint import load_checkpoint
+from segunet.inference.checkpoint import load_checkpoint
 from segunet.report.examples import chosen, examples, small
 
 

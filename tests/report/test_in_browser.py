@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segunet.metrics import scores_from_confusion
+from segunet.metrics.scores import scores_from_confusion
 from segunet.report.page import write_page
 from tests.browser import browser, program
+from tests.images.test_palette import VOC_NAMES
 from tests.report.test_page import HISTORY, report_with
 from tests.report_picture import photograph
-from tests.test_classes import VOC_NAMES
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs playwright and a Chromium")
 

@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet import evaluate, train
-from segunet.classes import IGNORE_INDEX, voc_palette
-from segunet.data.voc import list_pairs, read_image
-from segunet.errors import UserError
-from segunet.metrics import scores_from_confusion
+from segunet.base.errors import UserError
+from segunet.data.voc import list_pairs
+from segunet.images.drawing import overlay
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.reading import read_image
+from segunet.metrics.scores import scores_from_confusion
 from segunet.report.examples import Example
 from segunet.report.page import Report, charts, confused, page, write_page
-from segunet.visualize import overlay
 from tests.commands import TINY, Command
 from tests.page import parse, rows_of, section, text_of
 

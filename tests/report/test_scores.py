@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segunet.metrics import Scores, scores_from_confusion
+from segunet.base.terminal import console
+from segunet.images.drawing import confusion_picture
+from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.scores import as_dict, show_report, write_report
-from segunet.terminal import console
-from segunet.visualize import confusion_picture
 
 CLASS_NAMES = ["background", "disc, round", "absent"]
 CONFUSION = [[90, 10, 0], [5, 20, 0], [0, 0, 0]]

@@ -1,0 +1,186 @@
+"""Write a file whole or not at all; read a PyTorch file without running what is in it."""
+
+import os
+import pickle
+import re
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+from uuid import uuid4
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.base.errors import UserError
+
+
+def stays_below(name: str) -> bool:
+    """Return whether a relative path, with / between its parts, can only lead to what is below its folder."""
+    return not {"", ".", ".."} & set(name.split("/")) and not set("\\\0") & set(name)
+
+
+def folders_below(top: Path) -> Iterator[Path]:
+    """Give ``top`` and every folder below it once, also those that are links, in order of their names."""
+    seen: set[str] = set()
+    for where, below, _ in os.walk(top, followlinks=True):
+        if (real := os.path.realpath(where)) in seen:  # a link back up, or two to one folder
+            below.clear()
+            continue
+        seen.add(real)
+        below.sort()
+        yield Path(where)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; False also where its folder is closed to us or its name is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+DRAFTS = ".segunet-*"  # unfinished files and folders; the number of the process that writes one is in its name
+
+
+def draft_beside(path: Path) -> Path:
+    """Return a new name in the folder of ``path``, one of :data:`DRAFTS`."""
+    return path.with_name(DRAFTS.replace("*", f"{os.getpid()}-{uuid4().hex}"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open ``path`` for writing bytes; it appears, or replaces the older one, only when all is on disk.
+
+    A symbolic link stays one: the file that it leads to is replaced.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written; the older file is as it was.
+    """
+    try:
+        target = Path(os.path.realpath(path))
+        draft = draft_beside(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with draft.open("xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(target)
+        except BaseException:
+            draft.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UserError(
+            f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
+            "Make room or give another folder, then go on."
+        ) from error
+
+
+def check_within(folder: Path, names: Iterable[str]) -> None:
+    """Raise a UserError where one of ``names`` below ``folder`` would be written through a link that leads out of it.
+
+    A name with ".." in it does so, too.
+    """
+    home = os.path.realpath(folder)
+    for name in names:
+        target = os.path.realpath(folder / name)
+        if os.path.commonpath((home, target)) != home:
+            raise UserError(
+                f"{folder / name} leads out of its folder, to {target}. Nothing is written there: remove the link, or "
+                "give another folder."
+            )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all; a file's name in it that is no text gets question marks."""
+    with whole_file(path) as file:
+        file.write(text.encode(errors="replace"))
+
+
+def save_torch(content: Any, path: Path) -> None:
+    """Write ``content`` with ``torch.save``, whole or not at all."""
+    with whole_file(path) as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
+            raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
+
+
+def save_png(picture: NDArray[np.uint8], path: Path) -> None:
+    """Write a picture uint8 (H, W, 3), whole or not at all."""
+    with whole_file(path) as file:
+        Image.fromarray(picture).save(file, format="PNG")
+
+
+def remove_abandoned(drafts: Iterable[Path]) -> None:
+    """Remove those of the :data:`DRAFTS` whose process is no more: it was killed before they were done."""
+    for draft in drafts:
+        if (writer := re.match(r"\.segunet-(\d+)-", draft.name)) and not _is_running(int(writer[1])):
+            if draft.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+            else:
+                draft.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
+# What torch.load and zipfile were seen to raise for files that are cut short, damaged, or of another kind.
+_UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error),
+    *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
+)
+
+
+def read_torch_file(path: Path, advice: str) -> Any:
+    """Return what ``torch.save`` wrote, tensors and plain containers only, on the CPU.
+
+    Raises:
+        UserError: not such a file; ends with ``advice``.
+    """
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):  # torch's older format is none, and has no checksums
+                check_archive(file)
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except _UNREADABLE as error:
+        size = f"{path.stat().st_size} bytes" if path.is_file() else "no such file"
+        raise UserError(
+            f"{path} ({size}) is not a readable PyTorch file of plain tensors: {_reason(error)}. {advice}"
+        ) from error
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Compare the records of what ``torch.save`` wrote with their checksums, which torch itself does not.
+
+    Raises:
+        zipfile.BadZipFile: a record is damaged, or compressed, so that its size in memory is not bounded.
+    """
+    with zipfile.ZipFile(file) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise zipfile.BadZipFile("compressed")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"its record {damaged} is damaged")
+
+
+def _reason(error: Exception) -> str:
+    """Return what torch says of a file with code in it, or of one cut short; its other messages say nothing."""
+    if code := re.search(r"Unsupported (global|class): [^\n]*?(?= was not an allowed|\. |\.?\n|$)", str(error), re.I):
+        return code[0]
+    cut_short = re.match("PytorchStreamReader[^.]*", str(error))
+    return cut_short[0] if cut_short else "it is damaged, or of another format"

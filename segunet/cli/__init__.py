@@ -1,0 +1,1 @@
+"""Around a command: its settings, its help, its run's folder, sweeps."""

@@ -1,0 +1,256 @@
+"""The runs of a sweep side by side: each combination of settings, with mean and spread over its seeds.
+
+A run's folder holds ``job.json`` (what the sweep knows of it) and, once it is done, ``metrics.json``; the comparison
+is made from these files alone, so it does not matter which process a run took place in.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rich.markup import escape
+from rich.table import Table
+
+from segunet.base.files import write_text
+from segunet.base.terminal import console
+from segunet.metrics.scores import HEADLINE
+
+Numbers = dict[str, float | None]
+
+State = Literal["done", "failed", "unfinished"]
+
+JOB_FILE, COMPARISON = "job.json", "comparison.json"
+
+SPREAD = "sample standard deviation over the runs (n - 1)"
+
+_SEED = "seed"  # what a combination's runs differ in
+
+_SHOWN = ("miou", "pixel_accuracy", "mean_accuracy", "fwiou", "seconds")  # in the terminal; the files have all
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a sweep knows of one of its runs.
+
+    Attributes:
+        number: its place in the sweep.
+        overrides: what the command line gave it, each as ``name=value``.
+        state: unfinished from its start to its end.
+        seconds: how long it took; None unless done.
+        error: why it failed, if it did.
+    """
+
+    number: int
+    overrides: list[str]
+    state: State = "unfinished"
+    seconds: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a sweep: its folder below the sweep's, its job, and its scores (0..1) and seconds by name if done."""
+
+    folder: str
+    job: Job
+    numbers: Numbers = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the command line gave it, by name."""
+        parts = (override.lstrip("+").partition("=") for override in self.job.overrides)
+        return {name: value for name, _, value in parts}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The runs that differ in nothing but their seed.
+
+    Attributes:
+        settings: what sets them apart from the sweep's other runs.
+        runs: how many of them are done.
+        numbers: mean of each number over these; None where undefined.
+        spread: sample standard deviation (n - 1) of each number; None for a single run.
+    """
+
+    settings: dict[str, str]
+    runs: int
+    numbers: Numbers
+    spread: Numbers
+
+
+_Row = TypeVar("_Row", Run, Combination)
+
+
+def write_job(job: Job, folder: Path) -> None:
+    """Write ``job`` into its run's folder."""
+    write_text(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
+
+
+def read_job(folder: Path) -> Job:
+    """Read what the sweep knows of the run in ``folder``."""
+    return Job(**json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
+
+
+def record_resumed(run_dir: Path, changes: Sequence[str]) -> None:
+    """List a run that was resumed on its own as done, where it is one of a sweep; its time is not known.
+
+    Args:
+        run_dir: the run's folder.
+        changes: what it was given on top of its settings, each as ``name=value``.
+    """
+    sweep_dir = next((folder for folder in run_dir.parents if (folder / COMPARISON).is_file()), None)
+    if sweep_dir and (run_dir / JOB_FILE).is_file():
+        job = read_job(run_dir)
+        overrides = [*job.overrides, *changes]
+        write_job(replace(job, overrides=overrides, state="done", seconds=None, error=None), run_dir)
+        write_comparison(read_runs(sweep_dir), sweep_dir)
+
+
+def read_runs(sweep_dir: Path) -> list[Run]:
+    """Read the runs below ``sweep_dir``, in the sweep's order."""
+    runs = []
+    for path in sweep_dir.rglob(JOB_FILE):
+        job = read_job(path.parent)
+        numbers = read_scores(path.parent) | {"seconds": job.seconds} if job.state == "done" else {}
+        runs.append(Run(path.parent.relative_to(sweep_dir).as_posix(), job, numbers))
+    return sorted(runs, key=lambda run: run.job.number)
+
+
+def read_scores(run_dir: Path) -> Numbers:
+    """Return the single scores (0..1) of a run's metrics.json by name; none where there is no such file."""
+    path = run_dir / "metrics.json"
+    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
+
+
+def varied(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the settings that not all of the runs have the same value of."""
+    names = {name: None for run in runs for name in run.settings}
+    return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
+
+
+def combine(runs: Sequence[Run]) -> list[Combination]:
+    """Put the runs together that differ only in their seed; the best mean mIoU first."""
+    names = [name for name in varied(runs) if name != _SEED]
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(run.settings.get(name, "") for name in names), []).append(run)
+    return best_first([_combination(dict(zip(names, key, strict=True)), group) for key, group in groups.items()])
+
+
+def best_first(rows: Iterable[_Row]) -> list[_Row]:
+    """Sort by mIoU, the highest first, those without one last."""
+    return sorted(rows, key=lambda row: -1.0 if (miou := row.numbers.get("miou")) is None else miou, reverse=True)
+
+
+def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
+    """Write comparison.csv (a line a combination), runs.csv (a line a run) and comparison.json (both)."""
+    names, combinations = varied(runs), combine(runs)
+    lines: list[dict[str, Any]] = [{**each.settings, "runs": each.runs, **_with_spread(each)} for each in combinations]
+    write_text(sweep_dir / "comparison.csv", _csv(lines))
+    lines = [
+        {"run": run.folder, **_only(names, run.settings), "state": run.job.state, **run.numbers, "error": run.job.error}
+        for run in best_first(runs)
+    ]
+    write_text(sweep_dir / "runs.csv", _csv(lines))
+    content = {
+        "spread": SPREAD,
+        "combinations": [asdict(each) for each in combinations],
+        "runs": [{**asdict(run.job), "folder": run.folder, "numbers": run.numbers} for run in best_first(runs)],
+    }
+    write_text(sweep_dir / COMPARISON, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def show_comparison(runs: Sequence[Run]) -> None:
+    """Print the single runs, and the combinations where one of them has several runs."""
+    names, combinations = varied(runs), combine(runs)
+    table = _table(["run", *names], runs)
+    for run in best_first(runs):
+        cells = [_cell(name, run.numbers.get(name)) for name in _shown(runs)]
+        if run.job.state != "done":
+            cells[0] = run.job.state
+        table.add_row(escape(run.folder), *map(_setting, _only(names, run.settings).values()), *cells)
+    console.print(table)
+    if len(combinations) == len(runs):
+        return
+    table = _table([*(name for name in names if name != _SEED), "runs"], runs)
+    for each in combinations:
+        pairs = [(_cell(name, each.numbers.get(name)), _cell(name, each.spread.get(name))) for name in _shown(runs)]
+        cells = [f"{mean}\n± {spread}" for mean, spread in pairs]
+        table.add_row(*map(_setting, each.settings.values()), str(each.runs), *cells)
+    console.print(table)
+    console.print(f"mean ± {SPREAD}", highlight=False)
+
+
+def failures(runs: Sequence[Run]) -> str:
+    """Return which runs failed and why, nothing where none did."""
+    failed = [run for run in runs if run.job.state == "failed"]
+    causes: dict[str | None, list[str]] = {}
+    for run in failed:
+        causes.setdefault(run.job.error, []).append(run.folder)
+    lines = [f"run {', '.join(folders)}: {error}" for error, folders in causes.items()]
+    return "\n".join([f"error: {len(failed)} of {len(runs)} runs failed.", *lines]) if failed else ""
+
+
+def _combination(settings: dict[str, str], runs: Sequence[Run]) -> Combination:
+    done = [run.numbers for run in runs if run.job.state == "done"]
+    names = {name: None for numbers in done for name in numbers}
+    values = {name: [value for numbers in done if (value := numbers.get(name)) is not None] for name in names}
+    return Combination(
+        settings=settings,
+        runs=len(done),
+        numbers={name: statistics.mean(each) if each else None for name, each in values.items()},
+        spread={name: statistics.stdev(each) if len(each) > 1 else None for name, each in values.items()},
+    )
+
+
+def _with_spread(each: Combination) -> Numbers:
+    pairs = ({name: each.numbers[name], f"{name}_spread": each.spread[name]} for name in each.numbers)
+    return {name: value for pair in pairs for name, value in pair.items()}
+
+
+def _only(names: Sequence[str], settings: Mapping[str, str]) -> dict[str, str]:
+    return {name: settings.get(name, "") for name in names}
+
+
+def _shown(runs: Sequence[Run]) -> list[str]:
+    """Return the names of the numbers that have a column in the terminal: where some run has them."""
+    return [name for name in _SHOWN if any(name in run.numbers for run in runs)] or ["seconds"]
+
+
+def _table(names: Sequence[str], runs: Sequence[Run]) -> Table:
+    table = Table()
+    for name in names:
+        table.add_column(escape(name), overflow="fold")
+    for name in _shown(runs):
+        table.add_column(HEADLINE.get(name, name).replace(" ", "\n"), justify="right", no_wrap=True)
+    return table
+
+
+def _cell(name: str, value: float | None) -> str:
+    """Return a number as it is shown."""
+    return "-" if value is None else f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
+
+
+def _setting(value: str) -> str:
+    """Return a setting as it is shown: of a long fraction, four digits."""
+    try:
+        return f"{float(value):.4g}" if len(value) > 8 and not value.isdigit() else escape(value)
+    except ValueError:
+        return escape(value)
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return CSV with every name that some line has as a column, in order of appearance."""
+    text = io.StringIO()
+    names = {name: None for line in lines for name in line}
+    writer = csv.DictWriter(text, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()

@@ -1,0 +1,108 @@
+"""What ``--help`` shows: every setting as it stands, below what is said of it.
+
+That is the comment in its file in conf/ or, where there is none, the docstring of the class that takes it.
+"""
+
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from itertools import takewhile
+
+import yaml
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+
+from segunet.base.paths import CONF_DIR
+
+_ARGUMENT = re.compile(
+    r"^    (\w+(?:, \w+)*): (.+(?:\n      .+)*)", re.MULTILINE
+)  # of a docstring, with its further lines
+
+
+def settings_help(_root_: DictConfig) -> str:
+    """Return the settings of a composed config as YAML with comments, for Hydra's help template.
+
+    Args:
+        _root_: the config, with Hydra's own node; an OmegaConf resolver gets it by this name.
+    """
+    settings = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
+    comments = dict(_documented(settings))
+    for group, name in {"": str(_root_.hydra.job.config_name), **_groups(_root_)}.items():
+        comments |= comments_of(group, name)
+    return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # not the template's
+
+
+def choices_help(_root_: DictConfig) -> str:
+    """Return the groups of a composed config with all their choices, the one that stands marked by a star."""
+    lines = []
+    for group, chosen in _groups(_root_).items():
+        names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
+        lines.append(f"  {group}={'|'.join(f'{name}*' if name == chosen else name for name in names)}")
+    return "\n".join(["Groups and their choices (* stands):\n", *lines]) if lines else "There are no groups."
+
+
+def comments_of(group: str, name: str) -> dict[str, list[str]]:
+    """Return the comment lines above each setting of ``conf/<group>/<name>.yaml`` and of the files it builds on.
+
+    What the file begins with is on the whole: its first paragraph is the comment of ``group``. A file that is not in
+    conf/, but in a folder of the user's, has none.
+    """
+    path = CONF_DIR / group / f"{name}.yaml"
+    if not path.is_file():
+        return {}
+    text = path.read_text(encoding="utf-8")
+    comments: dict[str, list[str]] = {}
+    for base in yaml.safe_load(text).get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            comments |= comments_of(group, base)
+    lines = text.splitlines()
+    head = list(takewhile(_is_comment, lines))
+    for setting, row in _settings_of(text, group):
+        above = list(takewhile(_is_comment, reversed(lines[len(head) : row])))
+        if above:
+            comments[setting] = [line.strip() for line in reversed(above)]
+    return comments | {group: list(takewhile(lambda line: line != "#", head))}
+
+
+def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
+    """Yield the settings that go to a class of segunet, each with what the class's docstring says of it."""
+    target = str(cfg.get("_target_", ""))
+    classes = get_class(target).__mro__ if target.startswith("segunet.") else ()
+    for each in reversed(classes):
+        for arguments, text in _ARGUMENT.findall(inspect.getdoc(each) or ""):
+            plain = re.sub(r"\bNone\b", "null", re.sub(r":\w+:`|`", "", text))
+            lines = [f"# {line}" for line in textwrap.wrap(" ".join(plain.split()), width=100)]
+            yield from ((f"{name}.{argument}", lines) for argument in arguments.split(", "))
+    for key in map(str, cfg):
+        child = cfg._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            yield from _documented(child, f"{name}.{key}" if name else key)
+
+
+def _commented(text: str, comments: dict[str, list[str]]) -> Iterator[str]:
+    """Yield the lines of a YAML text, each with the comments on it before."""
+    begun = {row: setting for setting, row in _settings_of(text)}
+    for row, line in enumerate(text.splitlines()):
+        indent = line[: len(line) - len(line.lstrip())]
+        yield from (f"{indent}{comment}" for comment in comments.get(begun.get(row, ""), []))
+        yield line
+
+
+def _settings_of(text: str, group: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the dotted name of each setting of a YAML text, and the number of the line that it begins, from 0."""
+    nodes = [(group, yaml.compose(text))]
+    for above, node in nodes:
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            nodes.append((name := f"{above}.{key.value}".lstrip("."), value))
+            yield name, key.start_mark.line
+
+
+def _is_comment(line: str) -> bool:
+    return line.lstrip().startswith("#")
+
+
+def _groups(cfg: DictConfig) -> dict[str, str]:
+    """Return what was chosen of each group of conf/ that the command has."""
+    choices = cfg.hydra.runtime.choices.items()
+    return {group: choice for group, choice in choices if "/" not in group}

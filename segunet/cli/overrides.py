@@ -1,0 +1,150 @@
+"""What is typed after a command, looked through before Hydra does: its own messages are for those who know it."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
+from segunet.base.terminal import setting
+
+_NOT_OURS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
+
+_REFUSALS = (HydraException, OmegaConfBaseException, ValueError)  # of Hydra, where it composes a config
+
+_RECIPE = "experiment=sample"  # of segunet.train, where the command line chooses nothing of
+
+_INSTEAD = ("data", "experiment", "resume")
+
+
+def with_recipe(command: str, argv: list[str]) -> list[str]:
+    """Return ``argv`` with the sample's recipe added where segunet.train is told neither data nor experiment.
+
+    Raises:
+        UserError: a setting that cannot be read.
+    """
+    given = get_args_parser().parse_args(argv[1:])
+    if command != "train" or any(getattr(given, flag) for flag in _NOT_OURS):
+        return argv
+    if any(_parsed(text).key_or_group in _INSTEAD for text in given.overrides):
+        return argv
+    # Beside the other settings: the parser takes them in one place alone.
+    end = argv.index(given.overrides[-1]) + 1 if given.overrides else len(argv)
+    return [*argv[:end], _RECIPE, *argv[end:]]
+
+
+def check_command_line(command: str) -> None:
+    """Raise a UserError for settings of ``sys.argv`` that cannot be read, or that ``conf/<command>.yaml`` has not."""
+    given = get_args_parser().parse_args()
+    if any(getattr(given, flag) for flag in _NOT_OURS):
+        return
+    overrides = [_parsed(text) for text in given.overrides]
+    if not given.multirun and "hydra.mode=MULTIRUN" not in given.overrides:
+        for override in overrides:
+            _check_single(override)
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        for override in overrides:
+            _check_choices(override)
+        _check_composition(command, overrides)
+
+
+def _parsed(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        name, value = _split(text)
+        how = f"Type it as {setting(name, value)}" if value else "Settings are typed as name=value."
+        if value.startswith(("[", "{")):
+            how = f"""Type entries with such signs in quotes, as in '{name}=["...",...]'."""
+        raise UserError(f"{text} cannot be read as a setting. {how}") from error
+
+
+def _check_single(override: Override) -> None:
+    """Raise a UserError where a setting has several values."""
+    if override.is_sweep_override():
+        name, text = _split(str(override.input_line))
+        advice = f" A list is typed as '{name}=[{text}]'; a single value with such signs as {setting(name, text)}"
+        raise UserError(
+            f"{override.input_line} gives several values, as only a sweep (-m) takes them."
+            + ("" if "(" in text else advice)
+        )
+
+
+def _first_value(override: Override) -> str | None:
+    """Return the override with the first value that a sweep gives it, of a search's 0; None for glob(...)."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    if override.is_choice_sweep() or override.is_range_sweep():
+        return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+    return f"{override.get_key_element()}=0" if override.is_interval_sweep() else None
+
+
+def _check_choices(override: Override) -> None:
+    """Raise a UserError where a group is to be what it has no file for."""
+    known = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
+    for value in override.sweep_string_iterator() if override.is_choice_sweep() else [override.value()]:
+        if known and isinstance(value, str) and value not in known:
+            group = override.key_or_group
+            raise UserError(f"{group}={value}: there is no such {group}. Give one of {', '.join(known)}.")
+
+
+def _check_composition(command: str, overrides: Sequence[Override]) -> None:
+    """Raise a UserError where Hydra refuses a setting."""
+    try:
+        compose(command, [text for override in overrides if (text := _first_value(override))])
+    except _REFUSALS as error:
+        known = _known_names(command, overrides)
+        for override in overrides:
+            name = override.get_key_element().lstrip("~")
+            if name not in known and not name.startswith("+"):
+                raise UserError(_unknown(command, name, known)) from error
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _unknown(command: str, name: str, known: Sequence[str]) -> str:
+    """Return that the command has no such setting, and which one may have been meant."""
+    near = difflib.get_close_matches(name, [each for each in known if not each.startswith("hydra")], n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
+
+
+def _known_names(command: str, overrides: Sequence[Override]) -> list[str]:
+    """Return the names of a command's settings and groups, as they are with what is chosen of the groups."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    chosen = [text for each in overrides if each.key_or_group in groups and (text := _first_value(each))]
+    try:
+        cfg = compose(command, chosen, return_hydra_config=True)
+    except _REFUSALS:
+        cfg = compose(command, return_hydra_config=True)
+    return [*_names(cfg), *groups, *cfg.hydra.runtime.choices]
+
+
+def composed(command: str, overrides: Sequence[str]) -> DictConfig:
+    """Return the config of ``conf/<command>.yaml`` with ``overrides``."""
+    if GlobalHydra.instance().is_initialized():  # a command is running
+        return compose(command, list(overrides))
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
+def _names(value: Any, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of all settings."""
+    if name:
+        yield name
+    if OmegaConf.is_dict(value) and not value._is_none():
+        for key in value:
+            yield from _names(value._get_node(key), f"{name}.{key}" if name else str(key))
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name, value

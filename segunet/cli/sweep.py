@@ -1,0 +1,142 @@
+"""What happens around the runs of a sweep (-m): none shares a folder, none ends the others, all are compared."""
+
+import gc
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from segunet.base.errors import UserError
+from segunet.base.terminal import close_log_files, setup_logging
+from segunet.cli.command import full_errors
+from segunet.cli.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
+from segunet.cli.run_dir import is_main_process
+from segunet.cli.search import Search, check_search
+
+logger = logging.getLogger(__name__)
+
+_NOT_SHARED = {
+    "run_dir": "its runs have a folder each. To choose the folder that holds these, give hydra.sweep.dir=PATH.",
+    "output": "its runs would all write there. To choose the folder that holds theirs, give hydra.sweep.dir=PATH.",
+    "resume": "runs are resumed one by one. Leave -m out.",
+}
+
+
+class Sweep(Callback):
+    """Hydra's callback for every command; in a single run it does nothing."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse what no sweep can do."""
+        setup_logging()
+        with exiting():
+            check_sweep(config)
+        self.given = list(config.hydra.overrides.task)
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        logger.info("sweep folder %s, with the comparison of the runs so far", _folder(config))
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget the run before; list this one as unfinished."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            with exiting():
+                self._begin(config)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
+        """List the run as done or failed; to Hydra's sweeper a failed one is a run without a result."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            with exiting():
+                self._end(config, job_return)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Show the comparison; the exit status is 1 if a run failed."""
+        with exiting():
+            runs = read_runs(_folder(config))
+            show_comparison(runs)
+            write_comparison(runs, _folder(config))
+        logger.info("comparison.csv, comparison.json, runs.csv written to %s", _folder(config))
+        if message := failures(runs):
+            sys.exit(message)
+
+    def _begin(self, config: DictConfig) -> None:
+        setup_logging()
+        forget_earlier_runs()
+        self.start = time.monotonic()
+        self.job = Job(config.hydra.job.num, list(config.hydra.overrides.task))
+        self._record(config)
+        own = [override for override in self.job.overrides if override not in self.given]
+        logger.info("run %d of the sweep: %s", self.job.number, " ".join(own or self.job.overrides))
+
+    def _end(self, config: DictConfig, job_return: JobReturn) -> None:
+        seconds = time.monotonic() - self.start
+        if job_return.status == JobStatus.FAILED:
+            error = job_return._return_value  # the property would raise it
+            job_return.return_value, job_return.status = None, JobStatus.COMPLETED
+            self.job = replace(self.job, state="failed", error=_text(error))
+            logger.error("run %d failed: %s", self.job.number, self.job.error, exc_info=_traceback_of(error))
+        else:
+            self.job = replace(self.job, state="done", seconds=seconds)
+        close_log_files()
+        self._record(config)
+
+    def _record(self, config: DictConfig) -> None:
+        write_job(self.job, Path(config.hydra.runtime.output_dir))
+        write_comparison(read_runs(_folder(config)), _folder(config))
+
+
+@contextmanager
+def exiting() -> Iterator[None]:
+    """End the process with what goes wrong: Hydra would make a warning of it and go on."""
+    try:
+        yield
+    except Exception as error:
+        sys.exit(f"error: {_text(error)}")
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raise a UserError for a sweep that cannot be."""
+    if not is_main_process():
+        raise UserError(
+            "-m does not go with torchrun or srun: a sweep is one process, which does one run after the other."
+        )
+    sweeper, overrides = config.hydra.sweeper, OverridesParser.create().parse_overrides(config.hydra.overrides.task)
+    for override in overrides:
+        if override.key_or_group in _NOT_SHARED:
+            raise UserError(f"{override.input_line} does not go with -m: {_NOT_SHARED[override.key_or_group]}")
+        if override.is_interval_sweep() and sweeper._target_.endswith(".BasicSweeper"):
+            raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
+    folder = _folder(config)
+    # Hydra's own multirun.yaml may be left of a sweep that never began.
+    if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
+        raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
+    if sweeper._target_ == f"{Search.__module__}.{Search.__name__}":
+        check_search(sweeper.n_trials, sweeper.seed, overrides)
+
+
+def forget_earlier_runs() -> None:
+    """Free what an earlier run left in this process: its memory, and what torch.compile knows of its network."""
+    torch.compiler.reset()
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _folder(config: DictConfig) -> Path:
+    return Path(config.hydra.sweep.dir).absolute()
+
+
+def _text(error: Exception) -> str:
+    return error.paragraph if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
+def _traceback_of(error: Exception) -> Exception | None:
+    """Return what shows the traceback: a UserError needs none unless it is asked for."""
+    return error if full_errors() or not isinstance(error, UserError) else None

@@ -1,0 +1,94 @@
+"""The network whose cost is in question."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, ListConfig
+from torch import nn
+
+from segunet.base.errors import UserError
+from segunet.cli.run_dir import as_path
+from segunet.cost.complexity import Inputs
+from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
+from segunet.formats.read import READERS
+from segunet.inference.checkpoint import build_network, load_checkpoint
+from segunet.training import build
+
+_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The network in question.
+
+    Attributes:
+        title: for the user.
+        make_net: builds it at random, on the current default device.
+        make_inputs: what it is called with, on the current default device.
+        segments: its logits are the project's, so that a training step can be measured.
+    """
+
+    title: str
+    make_net: Callable[[], nn.Module]
+    make_inputs: Callable[[], Inputs]
+    segments: bool
+
+
+def subject_of(cfg: DictConfig) -> Subject:
+    """Return the network that ``cfg`` names; weights are not loaded, as they change no cost."""
+    if cfg.source is not None:
+        return _diffusion_unet(cfg)
+    if cfg.checkpoint is None:
+        title = HydraConfig.get().runtime.choices["model"]
+        make_net: Callable[[], nn.Module] = partial(build.net_from_config, build.without_weights(cfg.model))
+    else:
+        title = str(cfg.checkpoint)
+        make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
+    size = size_of(cfg.size) or (_SIZE, _SIZE)
+    return Subject(title, make_net, partial(pictures, cfg.batch_size, size), segments=True)
+
+
+def _model_of(checkpoint: Path) -> dict[str, Any]:
+    """Return the config of a checkpoint's network; the checkpoint is seen to be sound and trusted."""
+    if checkpoint.suffix in READERS:
+        raise UserError(
+            f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
+        )
+    model = load_checkpoint(checkpoint).model
+    assert model is not None
+    return model
+
+
+def _diffusion_unet(cfg: DictConfig) -> Subject:
+    config = read_config(str(cfg.source))
+    with torch.device("meta"):
+        complete = dict(unet_from_config(config).config)  # type: ignore[arg-type]
+    size = size_of(cfg.size) or own_size(complete)
+    if size[0] % PIXELS or size[1] % PIXELS:
+        raise UserError(f"size={cfg.size}: for a diffusion U-Net height and width must be multiples of {PIXELS}.")
+    make_inputs = partial(unet_inputs, complete, cfg.batch_size, size)
+    return Subject(str(cfg.source), partial(unet_from_config, config), make_inputs, segments=False)
+
+
+def size_of(value: Any) -> tuple[int, int] | None:
+    """Return height and width of a ``size`` setting; None for null.
+
+    Raises:
+        UserError: neither a whole number above 0 nor two of them.
+    """
+    sides = list(value) if isinstance(value, ListConfig) else [value, value]
+    if value is None:
+        return None
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise UserError(f"size must be a number of pixels, such as 512, or [height,width], got {value}.")
+    return sides[0], sides[1]
+
+
+def pictures(batch_size: int, size: tuple[int, int]) -> Inputs:
+    """Return random pictures uint8 (N, 3, H, W) on the current default device."""
+    return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})

@@ -1,0 +1,117 @@
+"""A sheet of examples of both lists with their masks laid over them, to be looked at."""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.random import default_rng
+from PIL import Image, ImageDraw, ImageFont
+
+from segunet.base.errors import UserError
+from segunet.data.check.findings import KINDS
+from segunet.data.check.survey import Split, Survey
+from segunet.data.masks import MaskFormat, read_mask
+from segunet.data.voc import Pair
+from segunet.images.drawing import Picture, legend_of_shares, overlay, stack
+from segunet.images.reading import read_image
+
+_COLUMNS = 6
+
+_WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's picture, between tiles, and of a line of text; pixels
+
+_WITHOUT_PICTURE = ("missing", "unreadable")
+
+_FONT = ImageFont.load_default(size=13)
+
+
+def contact_sheet(survey: Survey, count: int, seed: int) -> Picture:
+    """Draw ``count`` examples of each list and the legend of all classes, uint8 (H, W, 3).
+
+    Up to half of the examples are ones with an error or a warning, which is written below them in red.
+
+    Args:
+        survey: of the data set, concluded.
+        count: examples of each list.
+        seed: decides which of the other examples are drawn.
+    """
+    rows = []
+    for split in survey.splits:
+        troubles = troubles_of(survey, split)
+        pairs = chosen(split.pairs, troubles, count, seed)
+        rows.append(_heading(f"{split.role}: {len(pairs)} of {len(split.pairs)} examples of {split.path.name}"))
+        tiles = [_tile(pair, survey.form, troubles.get(pair.name)) for pair in pairs]
+        rows += [np.concatenate(tiles[start : start + _COLUMNS], axis=1) for start in range(0, len(tiles), _COLUMNS)]
+    pixels = np.sum([split.pixels for split in survey.splits], axis=0)[: survey.form.num_classes]
+    if pixels.any():
+        rows.append(_heading("classes and their shares of the pixels"))
+        rows.append(legend_of_shares(survey.class_names, pixels / pixels.sum(), survey.form.palette, rows[0].shape[1]))
+    return stack(rows)
+
+
+def troubles_of(survey: Survey, split: Split) -> dict[str, str]:
+    """Return the names on the list that have an error or a warning, each with the kind of its first one."""
+    serious = survey.of_severity("error") + survey.of_severity("warning")
+    kinds = {each.file: each.kind for each in reversed(serious) if each.split == split.role}
+    return {pair.name: kinds[path] for pair in split.pairs for path in (pair.mask, pair.image) if path in kinds}
+
+
+def chosen(pairs: Sequence[Pair], troubles: Mapping[str, str], count: int, seed: int) -> list[Pair]:
+    """Return ``count`` of the pairs, or all: first up to half of them with troubles, then others.
+
+    Each kind of trouble has its turn, in which those with an overlay to see go first, those without a picture last.
+    """
+    turns: Counter[str] = Counter()
+    troubled: list[tuple[int, bool, bool, Pair]] = []
+    for pair in pairs:
+        if kind := troubles.get(pair.name):
+            turns[kind] += 1
+            troubled.append((turns[kind], kind in _WITHOUT_PICTURE, KINDS[kind].severity == "error", pair))
+    others = [pair for pair in pairs if pair.name not in troubles]
+    shown = [pair for *_, pair in sorted(troubled)][: max(math.ceil(count / 2), count - len(others))]
+    drawn = default_rng(seed).choice(len(others), min(len(others), count - len(shown)), replace=False)
+    return shown + [others[index] for index in sorted(drawn.tolist())]
+
+
+def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> Picture:
+    """Draw an example with its name, and what is wrong with it, below."""
+    canvas = Image.new("RGB", (_WIDTH, _HEIGHT + 2 * _LINE), "white")
+    draw = ImageDraw.Draw(canvas)
+    picture = _overlaid(pair, form)
+    if picture is None:
+        draw.rectangle((0, 0, _WIDTH - _GAP, _HEIGHT - 1), fill="lightgrey")
+    else:
+        height, width = picture.shape[:2]
+        scale = min((_WIDTH - _GAP) / width, _HEIGHT / height)
+        small = Image.fromarray(picture).resize((max(round(width * scale), 1), max(round(height * scale), 1)))
+        canvas.paste(small, (0, _HEIGHT - small.height))
+    draw.text((0, _HEIGHT), _fitted(pair.name), fill="black", font=_FONT)
+    if trouble is not None:
+        draw.text((0, _HEIGHT + _LINE), _fitted(KINDS[trouble].title), fill="red", font=_FONT)
+    return np.asarray(canvas)
+
+
+def _overlaid(pair: Pair, form: MaskFormat) -> Picture | None:
+    """Return the picture under its mask, the picture alone if that cannot be used, or None."""
+    try:
+        image = read_image(pair.image, form.image_range)
+    except UserError:
+        return None
+    try:
+        return overlay(image, read_mask(pair.mask, image.shape[:2], form), form.palette)
+    except UserError:
+        return image
+
+
+def _heading(text: str) -> Picture:
+    canvas = Image.new("RGB", (_COLUMNS * _WIDTH, 2 * _LINE), "white")
+    ImageDraw.Draw(canvas).text((0, _LINE), text, fill="black", font=_FONT, anchor="lm")
+    return np.asarray(canvas)
+
+
+def _fitted(text: str) -> str:
+    """Cut the text to a tile's width."""
+    fits = text
+    while _FONT.getlength(fits) > _WIDTH - _GAP:
+        fits = f"{fits[:-2]}\N{HORIZONTAL ELLIPSIS}"
+    return fits

@@ -1,0 +1,333 @@
+"""Find what is wrong with a VOC folder, by the rules with which a training reads it (``voc.py``).
+
+An example is read, judged and forgotten: what is kept of it is small, whatever the size of the data set.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.base.errors import UserError
+from segunet.base.files import folders_below, is_file
+from segunet.data.check.findings import KINDS, Finding, Severity
+from segunet.data.masks import (
+    COLOUR_MODES,
+    MaskFormat,
+    check_size,
+    check_values,
+    is_binary,
+    mask_values,
+    teaches_nothing,
+)
+from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
+from segunet.images.integrity import IMAGE_SUFFIXES
+from segunet.images.reading import FEW_LEVELS, as_eight_bit_rgb, is_transparent, loses_levels, opened, read_stored
+
+_OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
+
+
+@dataclass
+class Split:
+    """One of the two lists, and what its masks hold.
+
+    Attributes:
+        role: "train" or "val".
+        path: the list's file.
+        names: as they are on it.
+        masks: the folder of its masks.
+        pairs: one for each different name; files may be missing.
+        pixels: int64 (256,), pixels of each value over the masks.
+        images: int64 (256,), masks that hold the value.
+    """
+
+    role: str
+    path: Path
+    names: list[str]
+    masks: Path
+    pairs: list[Pair]
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    images: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+
+
+@dataclass
+class Examined:
+    """What the two files of an example hold.
+
+    Attributes:
+        pair: the example.
+        findings: kind, file and detail of each.
+        size: the upright picture's (height, width); None if it cannot be read.
+        image_mode, mask_mode: Pillow's; None for a file that cannot be read.
+        digest: of the upright picture's decoded RGB pixels.
+        counts: int64 (256,), pixels of each value of the mask; None if it cannot be used.
+        colours: the class that alone has the colour, by the palette that an index mask brings along.
+    """
+
+    pair: Pair
+    findings: list[tuple[str, Path, str]] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    image_mode: str | None = None
+    mask_mode: str | None = None
+    digest: bytes = b""
+    counts: NDArray[np.int64] | None = None
+    colours: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def note(self, kind: str, path: Path, detail: str) -> None:
+        """Add a finding."""
+        self.findings.append((kind, path, detail))
+
+    @contextmanager
+    def noting(self, kind: str, path: Path) -> Iterator[None]:
+        """Turn a UserError into a finding, without its advice, which is given once a kind."""
+        try:
+            yield
+        except UserError as error:
+            self.note(kind, path, error.what.removeprefix(f"{path} ").replace(str(path), path.name))
+
+
+class Survey:
+    """What was found in a folder so far: :meth:`add` the examples of both lists, then :meth:`conclude`.
+
+    Args:
+        folder: in VOC's layout.
+        splits: its training and its validation list.
+        form: what a mask may hold.
+        class_names: K names.
+
+    Attributes:
+        findings: everything found.
+        sizes: how many pictures have the (height, width).
+        image_modes, mask_modes: how many files have Pillow's mode.
+    """
+
+    def __init__(self, folder: Path, splits: Sequence[Split], form: MaskFormat, class_names: Sequence[str]) -> None:
+        self.folder, self.splits, self.form, self.class_names = folder, splits, form, class_names
+        self.findings: list[Finding] = []
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.image_modes: Counter[str] = Counter()
+        self.mask_modes: Counter[str] = Counter()
+        self._pictures: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
+        self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> the class that it was first, and where
+
+    def add(self, split: Split, seen: Examined) -> None:
+        """Take up what was seen of an example of ``split``."""
+        self.findings += [Finding(*finding, split.role) for finding in seen.findings]
+        if seen.image_mode is not None:
+            self.image_modes[seen.image_mode] += 1
+        if seen.mask_mode is not None:
+            self.mask_modes[seen.mask_mode] += 1
+        if seen.size is not None:
+            self.sizes[seen.size] += 1
+            self._compare(split, seen)
+        if seen.counts is not None:
+            split.pixels += seen.counts
+            split.images += seen.counts > 0
+            self._compare_colours(split, seen)
+
+    def _compare(self, split: Split, seen: Examined) -> None:
+        """Note a picture that was there before by another name."""
+        path = seen.pair.image
+        earlier = self._pictures.setdefault((seen.size, seen.digest), {})
+        for role, other in earlier.items():
+            if other != path:
+                kind = "repeated_picture" if role == split.role else "leak"
+                self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
+        earlier.setdefault(split.role, path)
+
+    def _compare_colours(self, split: Split, seen: Examined) -> None:
+        """Note a mask whose palette gives a class the colour that another class has in an earlier mask."""
+        path = seen.pair.mask
+        for colour, index in seen.colours.items():
+            owner, other = self._owners.setdefault(colour, (index, path))
+            if owner != index:
+                detail = f"draws class {index} in {colour}, the colour of class {owner} in {other.name}"
+                self.findings.append(Finding("palette_order", path, detail, split.role))
+                return
+
+    def conclude(self) -> None:
+        """Add what only the whole shows: the lists, the classes, the files that no list names."""
+        for split in self.splits:
+            self._judge_list(split)
+        train, val = self.splits
+        on_train = set(train.names)
+        for name in dict.fromkeys(val.names):
+            if name in on_train:
+                self._of_list("leak", val, f"names {name!r}, and so does {train.path.name}")
+        self.findings += unlisted_files(self.folder, self.splits)
+
+    def by_kind(self) -> dict[str, list[Finding]]:
+        """Return the findings of each kind that was found, the most serious kind first."""
+        by_kind: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
+        for finding in self.findings:
+            by_kind[finding.kind].append(finding)
+        return {kind: found for kind, found in by_kind.items() if found}
+
+    def of_severity(self, severity: Severity) -> list[Finding]:
+        """Return the findings that are as serious as that."""
+        return [finding for finding in self.findings if KINDS[finding.kind].severity == severity]
+
+    def _judge_list(self, split: Split) -> None:
+        for name, times in repeated_names(split.names).items():
+            self._of_list("faulty_list", split, f"names {name!r} {times} times")
+        present = np.flatnonzero(split.pixels[: len(self.class_names)]).tolist()
+        if teaches_nothing(values := _values_of(split.pixels), self.form):
+            self._of_list("nothing_to_learn", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
+        elif split.role == "train" and len(present) == 1 < len(self.class_names):
+            self._of_list("nothing_to_learn", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
+        for index, name in enumerate(self.class_names):
+            if present and index not in {*present, self.form.ignore_index}:
+                self._of_list("absent_class", split, f"has no pixel of class {index} ({name})")
+
+    def _of_list(self, kind: str, split: Split, detail: str) -> None:
+        self.findings.append(Finding(kind, split.path, detail, split.role))
+
+
+def read_split(folder: Path, role: str, split: str) -> Split:
+    """Read the list ``split``, which is to be trained on or to be validated on (``role``).
+
+    Raises:
+        UserError: no list, an empty one, or one that is no UTF-8 text.
+    """
+    path = list_path(folder, split)
+    names = read_names(path)
+    pairs = named_pairs(folder, split, list(dict.fromkeys(names)))
+    return Split(role, path, names, mask_folder(folder, split), pairs)
+
+
+def examine(pair: Pair, form: MaskFormat) -> Examined:
+    """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
+    seen = Examined(pair)
+    for path, examine_file in ((pair.image, _examine_picture), (pair.mask, _examine_mask)):
+        if is_file(path):
+            examine_file(seen, form)
+        else:
+            seen.note("missing", path, _what_is_there(path))
+    return seen
+
+
+def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
+    """Return a finding for each file among the pictures and masks that no list leads to."""
+    image_of = {pair.name: pair.image for split in splits for pair in split.pairs}
+    pictures, others = _files_in(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
+    masks: dict[Path, str] = {}
+    for each in sorted({split.masks for split in splits}):
+        found, strange = _files_in(each, (".png",))
+        masks, others = masks | found, others + strange
+    with_picture, with_mask = set(pictures.values()), set(masks.values())
+    on_neither = f"is on neither {' nor '.join(split.path.name for split in splits)}"
+    findings = [Finding("unused_file", path, "is neither a picture nor a mask", None) for path in others]
+    for path, name in pictures.items():
+        if name not in image_of:
+            mask = "" if name in with_mask else ", and has no mask"
+            findings.append(Finding("unused_file", path, on_neither + mask, None))
+        elif path != image_of[name]:
+            findings.append(Finding("stray_file", path, f"is passed over for {image_of[name].name}", None))
+    for path, name in masks.items():
+        if name not in image_of and name not in with_picture:
+            findings.append(Finding("stray_file", path, f"{on_neither}, and has no image", None))
+    return findings
+
+
+def _examine_picture(seen: Examined, form: MaskFormat) -> None:
+    path = seen.pair.image
+    with seen.noting("unreadable", path):
+        values, seen.image_mode, turned = read_stored(path)
+        if turned != 1:
+            seen.note("converted", path, f"has the EXIF orientation {turned}")
+        if is_transparent(values):
+            seen.note("converted", path, "has pixels that are not opaque")
+        if loses_levels(values, form.image_range):
+            seen.note("few_levels", path, f"has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8")
+        pixels = as_eight_bit_rgb(values, form.image_range)
+        seen.size = pixels.shape[:2]
+        seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+
+
+def _examine_mask(seen: Examined, form: MaskFormat) -> None:
+    path = seen.pair.mask
+    mask: NDArray[np.integer[Any]] = np.empty((0, 0), dtype=np.uint8)
+    with seen.noting("unreadable", path), opened(path, "mask") as (image, _):
+        seen.mask_mode, palette = image.mode, _own_palette(image)
+        with seen.noting("mask_values", path):
+            mask = mask_values(path, image, form)
+    if mask.size == 0:  # it could not be read
+        return
+    with seen.noting("other_size", path):
+        check_size(path, mask, seen.size or mask.shape)
+    with seen.noting("mask_values", path):
+        check_values(path, mask, form)
+        seen.counts = np.bincount(mask.ravel(), minlength=256)
+        _judge_values(seen, palette, form)
+
+
+def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskFormat) -> None:
+    """Note what is allowed in a mask and yet may be a mistake."""
+    assert seen.counts is not None
+    path, values = seen.pair.mask, _values_of(seen.counts)
+    if values == {0}:
+        seen.note("only_class_0", path, "holds only 0")
+    if values == {form.ignore_index}:
+        seen.note("ignored_mask", path, f"holds only {form.ignore_index}")
+    if is_binary(values, form):
+        seen.note("ignored_mask", path, f"holds only 0 and {form.ignore_index}")
+    if seen.mask_mode in COLOUR_MODES:
+        seen.note("converted", path, f"is an {seen.mask_mode} mask")
+    if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
+        seen.note("palette_order", path, "draws class {} in the colour of class {}".format(*swapped))
+    elif palette is not None:
+        seen.colours = _own_colours(values, palette, form)
+
+
+def _own_palette(image: Image.Image) -> NDArray[np.uint8] | None:
+    """Return the colours (n, 3) that an index image brings along."""
+    colours = image.getpalette("RGB") if image.mode == "P" else None
+    return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
+
+
+def _own_colours(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> dict[tuple[int, ...], int]:
+    """Return the class of each colour that the mask's own palette gives to one of its classes alone."""
+    classes = sorted(values & set(range(min(len(palette), form.num_classes))))
+    colours = [tuple(palette[index].tolist()) for index in classes]
+    return {colour: index for colour, index in zip(colours, classes, strict=True) if colours.count(colour) == 1}
+
+
+def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> tuple[int, int] | None:
+    """Return a class that the mask's own palette draws in the colour of another class, and that one."""
+    colours = form.palette[: form.num_classes]
+    for index in sorted(values & set(range(min(len(palette), form.num_classes)))):
+        owners = np.flatnonzero((colours == palette[index]).all(axis=1)).tolist()
+        if owners and index not in owners:
+            return index, owners[0]
+    return None
+
+
+def _files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[Path, str], list[Path]]:
+    """Return the files below ``folder`` that have one of the suffixes, each with its name on a list; and the others."""
+    files = sorted(path for below in folders_below(folder) for path in below.iterdir() if not path.is_dir())
+    named = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files if path.suffix in suffixes}
+    return named, [path for path in files if path not in named]
+
+
+def _values_of(counts: NDArray[np.int64]) -> set[int]:
+    return set(np.flatnonzero(counts).tolist())
+
+
+def _what_is_there(path: Path) -> str:
+    """Say why there is no file ``path``, and what may have been meant for it."""
+    if near := [other for suffix in _OTHER_SUFFIXES if is_file(other := path.with_suffix(suffix))]:
+        return f"is not there, but {near[0].name} is"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "is not there"
+    except (OSError, ValueError) as error:  # no permission, a name that no file can have
+        return f"is not there: {error.strerror if isinstance(error, OSError) else error}"
+    return "is a folder"

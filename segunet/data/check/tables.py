@@ -1,0 +1,166 @@
+"""What was found in a data set, in the terminal and as check.json."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from segunet.base.files import write_text
+from segunet.base.terminal import console
+from segunet.data.check.findings import KINDS, SEVERITIES, Finding
+from segunet.data.check.survey import Split, Survey
+from segunet.data.masks import enet_weights
+
+_SHOWN = 3  # files of a kind; the others are in check.json
+
+_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+
+
+def write_findings(survey: Survey, folder: Path) -> None:
+    """Write :func:`as_dict` as check.json into ``folder``."""
+    write_text(folder / "check.json", json.dumps(as_dict(survey), indent=2) + "\n")
+
+
+def as_dict(survey: Survey) -> dict[str, Any]:
+    """Return what check.json holds.
+
+    folder               the data set's
+    class_names          K names
+    ignore_index         the mask value that is no class
+    errors, warnings, notes
+                         how many findings there are of each
+    findings             list, the most serious kind first; only kinds that were found:
+        kind             its short name, as in ``segunet.data.check.findings.KINDS``
+        severity         error (stops a training or spoils its scores), warning or note
+        title, advice    what it is and what to do, in words
+        count            length of ``files``
+        files            list of every file: ``file`` (path below the folder), ``detail`` (goes on from the
+                         file's name to a sentence) and ``split`` (train, val or null)
+    splits               for train and val:
+        list             path of the list below the folder
+        examples         number of different names on it
+        classes          for each class name ``pixels`` and ``images``: its pixels, and the masks that hold it
+        ignored          the same for the ignore index
+    pictures, masks      of both lists:
+        modes            Pillow's mode -> how many files
+    pictures             also:
+        sizes            how many different ones
+        height, width    [smallest, median, largest] in pixels, upright; null if no picture could be read
+    class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none can be used
+    """
+    return {
+        "folder": str(survey.folder.absolute()),
+        "class_names": list(survey.class_names),
+        "ignore_index": survey.form.ignore_index,
+        **{f"{severity}s": len(survey.of_severity(severity)) for severity in SEVERITIES},
+        "findings": [_kind_as_dict(survey, kind, found) for kind, found in survey.by_kind().items()],
+        "splits": {split.role: _split_as_dict(survey, split) for split in survey.splits},
+        "pictures": {
+            "modes": dict(survey.image_modes.most_common()),
+            "sizes": len(survey.sizes),
+            "height": _spread(survey.sizes, 0),
+            "width": _spread(survey.sizes, 1),
+        },
+        "masks": {"modes": dict(survey.mask_modes.most_common())},
+        "class_weights": class_weights(survey),
+    }
+
+
+def class_weights(survey: Survey) -> list[float] | None:
+    """Return the weights that ``loss.pixelwise.class_weights=auto`` takes; None without a pixel of any class."""
+    pixels = survey.splits[0].pixels[: survey.form.num_classes]
+    weights = enet_weights(pixels, survey.form.ignore_index)
+    return weights if (pixels[np.array(weights) > 0]).any() else None
+
+
+def show_findings(survey: Survey) -> None:
+    """Print each kind of finding with its first files and what to do."""
+    for kind, found in survey.by_kind().items():
+        severity, title, advice = KINDS[kind]
+        style = _STYLES[severity]
+        _print(Text.assemble((f"{severity:<8}", style), (f"{len(found):>6}  {title}", "bold")))
+        for finding in found[:_SHOWN]:
+            _print(Text(f"{'':16}{_below(survey, finding.file)} {finding.detail}"))
+        more = f"... and {len(found) - _SHOWN} more. " if len(found) > _SHOWN else ""
+        _print(Text(f"{'':16}{more}{advice}", "dim"))
+    if not survey.findings:
+        _print(Text("nothing was found amiss"))
+
+
+def show_pictures(survey: Survey) -> None:
+    """Print the pictures' sizes, and the modes of pictures and masks."""
+    if survey.sizes:
+        spreads = [
+            f"{name} {' / '.join(f'{value:g}' for value in _spread(survey.sizes, axis) or [])}"
+            for axis, name in enumerate(("height", "width"))
+        ]
+        _print(Text(f"pictures: {len(survey.sizes)} sizes, {', '.join(spreads)} (smallest / median / largest)"))
+    for name, modes in (("pictures", survey.image_modes), ("masks", survey.mask_modes)):
+        _print(Text(f"{name}: mode {', '.join(f'{mode} ({times:,})' for mode, times in modes.most_common())}"))
+
+
+def show_balance(survey: Survey) -> None:
+    """Print each class's share of the pixels, and in how many pictures it is, for each list; weights to paste."""
+    weights = class_weights(survey)
+    if weights is None:
+        _print(Text("no mask of the training list could be counted, so nothing is said of the classes' balance"))
+        return
+    table = Table()
+    table.add_column("class")
+    for split in survey.splits:
+        table.add_column(f"{split.role}: pixels", justify="right")
+        table.add_column("pictures", justify="right")
+    for value, name in (dict(enumerate(survey.class_names)) | {survey.form.ignore_index: "(ignored)"}).items():
+        cells = (_balance(split, value) for split in survey.splits)
+        table.add_row(escape(name), *(cell for pair in cells for cell in pair))
+    console.print(table)
+    listed = ",".join(map(str, weights))
+    _print(
+        Text(f"weights of the classes, if rare ones are to count more:\n  'loss.pixelwise.class_weights=[{listed}]'")
+    )
+
+
+def _balance(split: Split, value: int) -> tuple[str, str]:
+    share = split.pixels[value] / max(split.pixels.sum(), 1)
+    return f"{100 * share:.2f} %", f"{split.images[value]:,}"
+
+
+def _kind_as_dict(survey: Survey, kind: str, found: Sequence[Finding]) -> dict[str, Any]:
+    files = [{"file": _below(survey, each.file), "detail": each.detail, "split": each.split} for each in found]
+    return {"kind": kind, **KINDS[kind]._asdict(), "count": len(found), "files": files}
+
+
+def _split_as_dict(survey: Survey, split: Split) -> dict[str, Any]:
+    def of(value: int) -> dict[str, int]:
+        return {"pixels": int(split.pixels[value]), "images": int(split.images[value])}
+
+    return {
+        "list": _below(survey, split.path),
+        "examples": len(split.pairs),
+        "classes": {name: of(index) for index, name in enumerate(survey.class_names)},
+        "ignored": of(survey.form.ignore_index),
+    }
+
+
+def _spread(sizes: Counter[tuple[int, int]], axis: int) -> list[float] | None:
+    """Return the smallest, the median and the largest of the pictures' heights (axis 0) or widths (axis 1)."""
+    if not sizes:
+        return None
+    sides = np.repeat([size[axis] for size in sizes], list(sizes.values()))
+    return [int(sides.min()), float(np.median(sides)), int(sides.max())]
+
+
+def _below(survey: Survey, path: Path) -> str:
+    below = path.relative_to(survey.folder) if path.is_relative_to(survey.folder) else path
+    return os.fsencode(below.as_posix()).decode(errors="replace")  # not every name of a file is UTF-8
+
+
+def _print(text: Text) -> None:
+    console.print(text, soft_wrap=True)

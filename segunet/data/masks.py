@@ -1,0 +1,170 @@
+"""Read masks: class indices, or colours of the palette; see what they hold."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from segunet.base.errors import UserError
+from segunet.images.reading import Range, opened, turn_of
+
+COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
+
+_INDEX_MODES = ("1", "L", "P", "I", "I;16")
+
+
+@dataclass(frozen=True)
+class MaskFormat:
+    """What the files of a data set hold.
+
+    Attributes:
+        num_classes: values 0..num_classes-1 are classes.
+        ignore_index: the one other value allowed.
+        palette: uint8 (256, 3), to read RGB masks by colour.
+        image_range: as :func:`read_image` takes it.
+    """
+
+    num_classes: int
+    ignore_index: int
+    palette: NDArray[np.uint8]
+    image_range: Range = None
+
+
+def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np.uint8]:
+    """Read a mask as uint8 (H, W): class index or ``ignore_index``; RGB masks by the palette's colours.
+
+    Args:
+        path: the file.
+        size: (H, W) of its picture.
+        form: what the mask may hold.
+
+    Raises:
+        UserError: unreadable, of another size, or with values or colours that mean nothing.
+    """
+    with opened(path, "mask") as (image, _):
+        mask = mask_values(path, image, form)
+    check_size(path, mask, size)
+    check_values(path, mask, form)
+    return mask.astype(np.uint8)
+
+
+def count_values(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Count the pixels of each value of a mask uint8 (H, W), int64 (256,)."""
+    return np.array(Image.fromarray(mask).histogram())  # several times as fast as np.bincount
+
+
+def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> list[float]:
+    """Return 1 / ln(1.02 + share of the pixels) of each class; ``counts`` are its pixels, int64 (num_classes,).
+
+    Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one. A class
+    that is the ``ignore_index`` weighs 0, and its pixels are none of the others' whole.
+    """
+    counted = np.arange(len(counts)) != (-1 if ignore_index is None else ignore_index)
+    shares = counts / max(counts[counted].sum(), 1)
+    weights: list[float] = np.where(counted, 1 / np.log(1.02 + shares), 0).round(4).tolist()
+    return weights
+
+
+def is_binary(values: set[int], form: MaskFormat) -> bool:
+    """Return whether masks that hold these values alone were most likely meant as 0/255."""
+    return values == {0, form.ignore_index}
+
+
+def teaches_nothing(values: set[int], form: MaskFormat) -> bool:
+    """Return whether a list whose masks hold these values alone has been :func:`is_binary`, or is all ignored."""
+    return form.ignore_index in values and values <= {0, form.ignore_index}
+
+
+def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.integer[Any]]:
+    """Return the values (H, W) of the opened mask, whatever they are; colours as their indices.
+
+    Raises:
+        UserError: colours that are not in the palette, a mode without indices, or an EXIF rotation.
+    """
+    if turn_of(image) != 1:
+        raise UserError(
+            f"{path} is a mask with the EXIF orientation {turn_of(image)}, by which some programs turn it",
+            "Save it upright, without EXIF.",
+        )
+    if image.mode in COLOUR_MODES:
+        return _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
+    if image.mode in _INDEX_MODES:
+        return np.asarray(image)  # a palette image gives its indices, not its colours
+    raise UserError(
+        f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
+        "are class indices)",
+        "Save it as one.",
+    )
+
+
+def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
+    """Raise a UserError unless the mask is as large as its picture, ``size`` = (H, W)."""
+    if mask.shape != size:
+        raise UserError(
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]} "
+            + ("as it is stored, or turned by EXIF" if mask.shape == size[::-1] else "upright"),
+            "A mask needs its picture's size, upright: make it again, and do not resize it with interpolation.",
+        )
+
+
+def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat) -> NDArray[np.uint8]:
+    """Turn an RGB mask (H, W, 3) into indices (H, W) by the palette."""
+    packed = _packed(colours)  # (H, W)
+    known = list(dict.fromkeys([*range(form.num_classes), form.ignore_index]))
+    _check_palette(path, form, known)
+    index_of = dict(zip(_packed(form.palette[known]).tolist(), known, strict=True))
+    values, inverse = np.unique(packed, return_inverse=True)
+    if strange := [value for value in values.tolist() if value not in index_of]:
+        red, green, blue = strange[0] >> 16, strange[0] >> 8 & 255, strange[0] & 255
+        raise UserError(
+            f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
+            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; pixels to ignore have "
+            f"{tuple(form.palette[form.ignore_index].tolist())}",
+            "Save masks as index PNGs (class index per pixel), or give the colours as data.palette; JPEG and resizing "
+            "blur colours.",
+        )
+    indices = np.array([index_of[value] for value in values.tolist()], dtype=np.uint8)
+    return indices[inverse.reshape(packed.shape)]
+
+
+def _check_palette(path: Path, form: MaskFormat, known: Sequence[int]) -> None:
+    """Refuse a palette by which the colours of the RGB mask ``path`` could mean two of the ``known`` indices."""
+    first: dict[tuple[int, ...], int] = {}
+    for index in known:
+        if (other := first.setdefault(tuple(form.palette[index].tolist()), index)) != index:
+            names = [f"class {each}" if each < form.num_classes else "'ignore'" for each in (other, index)]
+            raise UserError(
+                f"{path} is an RGB mask, and by data.palette {' and '.join(names)} have one colour, "
+                f"{tuple(form.palette[index].tolist())}",
+                "Give each class a colour of its own in data.palette, or save masks as index PNGs.",
+            )
+
+
+def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Pack (..., 3) RGB into one integer each."""
+    red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -> None:
+    """Raise a UserError unless every pixel of the mask (H, W) is a class or the ignore index."""
+    allowed = list({*range(form.num_classes), form.ignore_index})
+    if mask.min() >= 0 and mask.max() <= 255 and count_values(mask.astype(np.uint8))[allowed].sum() == mask.size:
+        return
+    values, numbers = np.unique(mask, return_counts=True)
+    strange = [
+        f"{value} ({number} pixels)"
+        for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
+        if value != form.ignore_index and not 0 <= value < form.num_classes
+    ]
+    more = f" and {len(strange) - 5} more values" if len(strange) > 5 else ""
+    raise UserError(
+        f"{path} has values that are no class: {', '.join(strange[:5])}{more}",
+        f"Wanted 0..{form.num_classes - 1} or {form.ignore_index} for 'ignore'. Masks must hold class indices: a mask "
+        "converted to grey or saved with 255 (or 1..255) for its object does not. Write the indices, or list more "
+        "data.class_names.",
+    )

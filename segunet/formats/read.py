@@ -1,0 +1,156 @@
+"""Networks in other formats: what runs an exported file as a module, and what was written into it.
+
+All of them take images (N, 3, H, W) of any size, RGB, as ``images`` and give float32 ``logits`` (N, K, H, W). They
+keep to as many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS), and give the
+same numbers each time.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError
+from segunet.base.extras import import_extra
+from segunet.formats.pt2 import read_program
+from segunet.formats.seal import check_seal
+
+METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
+
+INPUT, OUTPUT = "images", "logits"
+
+_EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
+
+
+class ArrayNet(nn.Module):
+    """A network of another runtime as a module. It runs on the CPU, whatever device the images are on.
+
+    Args:
+        run: images uint8 (N, 3, H, W) -> logits float32 (N, K, H, W).
+    """
+
+    def __init__(self, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> None:
+        super().__init__()
+        self.run = run
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
+
+        Raises:
+            RuntimeError: the runtime cannot run it, for one for want of memory.
+        """
+        if images.is_floating_point():
+            images = images.round().clamp(0, 255)
+        array = images.to("cpu", torch.uint8).contiguous().numpy()
+        try:
+            logits = self.run(array)
+        except Exception as error:  # each runtime has kinds of its own
+            raise RuntimeError(str(error)) from error
+        return torch.from_numpy(logits).to(images.device)
+
+
+class ProgramNet(nn.Module):
+    """A program of torch.export as a module, on any device."""
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program = program
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of this module alone: its program was traced in evaluation mode, and has no other."""
+        self.training = mode
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
+        logits: Tensor = self.program(images)
+        return logits
+
+
+def read_exported(path: Path) -> tuple[nn.Module, Any]:
+    """Return the network of a file that segunet.export wrote, and its card, any JSON that was found as such.
+
+    Args:
+        path: its suffix is a key of :data:`READERS`.
+
+    Raises:
+        UserError: no file, not segunet.export's, damaged, or a package that is missing.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
+    try:
+        if path.suffix != ".pt2":  # an archive, whose records have checksums
+            check_seal(path)
+        net, text = READERS[path.suffix](path)
+        card = json.loads(text) if text else None
+    except UserError:
+        raise
+    except Exception as error:  # each runtime has kinds of its own
+        reason = " ".join(str(error).split()).split(". ")[0][:300] or type(error).__name__
+        raise UserError(
+            f"{path} ({path.stat().st_size} bytes) is no readable {path.suffix} file: {reason}. It may be cut short, "
+            f"or of another format. {_EXPORT_AGAIN}"
+        ) from error
+    if card is None:
+        raise UserError(
+            f"{path} was not written by segunet.export: it does not say under {METADATA!r} what its classes are. "
+            f"{_EXPORT_AGAIN}"
+        )
+    return net, card
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which sends usage data to Google Analytics without asking.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO can do without
+    return import_extra("openvino", "openvino")
+
+
+def _read_onnx(path: Path) -> tuple[nn.Module, str | None]:
+    runtime = import_extra("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait do not spin: loader processes and torch want the cores too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return ArrayNet(lambda images: session.run([OUTPUT], {INPUT: images})[0]), text
+
+
+def _read_program(path: Path) -> tuple[nn.Module, str | None]:
+    program, text = read_program(path)
+    return ProgramNet(program.to(memory_format=torch.channels_last)), text  # faster than as it was traced
+
+
+def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
+    if not (weights := path.with_suffix(".bin")).is_file():
+        raise UserError(f"{path} has its weights in {weights.name} beside it, which is not there. Copy both files.")
+    if b"<net" not in path.read_bytes()[:200]:
+        raise UserError(f"{path} is no network of OpenVINO. {_EXPORT_AGAIN}")
+    core = import_openvino().Core()
+    model = core.read_model(path)
+    text = model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
+    settings = {
+        # Left to itself, it computes in bfloat16 on CPUs that can.
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    return ArrayNet(lambda images: compiled(images)[0]), text
+
+
+READERS: dict[str, Callable[[Path], tuple[nn.Module, str | None]]] = {
+    ".onnx": _read_onnx,
+    ".pt2": _read_program,
+    ".xml": _read_openvino,
+}

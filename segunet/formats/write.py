@@ -1,0 +1,114 @@
+"""Write a network as ONNX, as a program of torch.export, or for OpenVINO: any batch, any height and width."""
+
+import copy
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from segunet.base.extras import import_extra
+from segunet.formats.pt2 import EXTRA_FILE
+from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
+from segunet.formats.seal import UNSEALED, seal
+
+_EXAMPLE = (2, 3, 72, 104)  # padded in both directions, as any other size may be
+
+_SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format to export to.
+
+    Attributes:
+        suffix: of its file, a key of ``exported.READERS``.
+        packages: imports what writing and running it need; raises a UserError where one is missing.
+        write: the program, its card (plain containers) and the file's path -> the file, and what belongs beside it.
+    """
+
+    suffix: str
+    packages: Callable[[], Any]
+    write: Callable[[ExportedProgram, dict[str, Any], Path], None]
+
+
+def traced(net: nn.Module) -> ExportedProgram:
+    """Return the network as a graph of tensor operations, for images uint8 (N, 3, H, W) of any N, H and W.
+
+    Args:
+        net: in evaluation mode, on the CPU.
+
+    Raises:
+        RuntimeError: torch.export cannot follow the network, or not for every size.
+    """
+    images = torch.zeros(_EXAMPLE, dtype=torch.uint8)
+    # In channels_last the trace would ask how the memory of a map lies, and take one pixel for a case of its own.
+    net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
+    sizes = ({axis: Dim(name, min=1) for axis, name in _SIZES.items()},)
+    # Sizes of 1 shall not be a case of their own, as they are by default; torch.onnx traces in this way too.
+    settings = torch.fx.experimental._config
+    with torch.no_grad(), settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
+        program = torch.export.export(net, (images,), dynamic_shapes=sizes)
+    _keep_what_computes(program)
+    return program
+
+
+def _keep_what_computes(program: ExportedProgram) -> None:
+    """Take out where the code stands on this machine, and what ties the program to the CPU and to bytes."""
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)
+        node.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    program.graph_module.recompile()
+
+
+def _onnx_packages() -> list[Any]:
+    return [import_extra(module, "onnx") for module in ("onnx", "onnxscript", "onnxruntime")]
+
+
+def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+    """Write one .onnx file, weights included (up to protobuf's 2 GB), and have onnx check it."""
+    onnx, script, _ = _onnx_packages()
+    names: Any = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": (_SIZES,)}
+    result = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+    assert result is not None
+    images, logits = result.model.graph.inputs[0].shape, result.model.graph.outputs[0].shape
+    assert images is not None
+    assert logits is not None
+    logits[2], logits[3] = images[2], images[3]  # torch says min(height, height rounded up to the stride)
+    exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
+    result.model.metadata_props[METADATA] = json.dumps({**card, "exporter": exporter, "checksum": UNSEALED})
+    result.save(path, external_data=False)
+    onnx.checker.check_model(path, full_check=True)
+    seal(path)
+
+
+def write_program(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+    """Write one .pt2 file."""
+    buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps({**card, "exporter": "torch.export"})})
+    path.write_bytes(buffer.getbuffer())
+
+
+def write_openvino(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+    """Write an .xml file and its weights, float32, in a .bin file beside it."""
+    openvino = import_openvino()
+    model = openvino.convert_model(program)
+    model.input().get_tensor().set_names({INPUT})
+    model.output().get_tensor().set_names({OUTPUT})
+    about = {**card, "exporter": f"openvino {openvino.__version__}", "checksum": UNSEALED}
+    model.set_rt_info(json.dumps(about), [METADATA])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    seal(path)
+
+
+FORMATS = {
+    "onnx": Format(".onnx", _onnx_packages, write_onnx),
+    "torch_export": Format(".pt2", lambda: None, write_program),
+    "openvino": Format(".xml", import_openvino, write_openvino),
+}

@@ -1,0 +1,1 @@
+"""Images as numbers: read, resized, drawn."""

@@ -1,0 +1,99 @@
+"""From what a user gives as input to the files to predict, and the names of what is written for each."""
+
+import glob
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from segunet.base.errors import UserError
+from segunet.base.files import folders_below
+from segunet.images.integrity import IMAGE_SUFFIXES
+from segunet.images.video import VIDEO_SUFFIXES
+
+logger = logging.getLogger(__name__)
+
+
+def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
+    """Return the pictures and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
+
+    A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
+    picture or a video. Links to folders are followed; what several lead to is taken once.
+
+    Args:
+        given: path or pattern.
+        leave_out: folders whose files are not taken: the results of an earlier run.
+
+    Raises:
+        UserError: no such file, or none of the files is a picture or a video.
+    """
+    path = Path(given).expanduser()
+    try:
+        if path.is_file():
+            return [path]
+        found = _matches(f"{glob.escape(str(path))}/**/*" if path.is_dir() else str(path))
+        left_out = [folder.resolve() for folder in leave_out]
+        files = sorted({file for file in found if file.is_file() and not _is_below(file.resolve(), left_out)})
+    except (OSError, ValueError) as error:  # a name too long, or one with a NUL
+        raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
+    inputs = [file for file in files if is_input(file)]
+    if not inputs:
+        what = f"none of the {len(files)} file(s) there is a picture or a video" if files else "nothing is there"
+        raise UserError(
+            f"input={given}: {what} ({path.absolute()}). Give a picture, a video, a folder of them, or a pattern such "
+            "as input='photos/**/*.jpg'."
+        )
+    if others := Counter(file.suffix or "without suffix" for file in files if not is_input(file)):
+        logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
+    return inputs
+
+
+def is_input(path: Path) -> bool:
+    """Return whether the file's name is that of a picture or a video; names that begin with a dot are the system's."""
+    return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
+
+
+def is_video(path: Path) -> bool:
+    """Return whether the file's suffix is that of a video."""
+    return path.suffix.lower() in VIDEO_SUFFIXES
+
+
+def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
+    """Return for each input the name of what is written for it: its path below their common folder, no suffix.
+
+    Where pictures, or videos, differ in nothing but their suffix, their names keep it.
+
+    Raises:
+        UserError: two inputs would be written to the same file all the same.
+    """
+    base = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
+    below = {path: path.absolute().relative_to(base) for path in inputs}
+    uses = Counter((is_video(path), name.with_suffix("")) for path, name in below.items())
+    names = {
+        path: (name if uses[is_video(path), name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
+        for path, name in below.items()
+    }
+    by_name: dict[tuple[bool, str], Path] = {}
+    for path, name in names.items():
+        if (other := by_name.setdefault((is_video(path), name), path)) != path:
+            raise UserError(
+                f"{other} and {path} would both be written as {name}. Predict them one after the other, with another "
+                "output=FOLDER each."
+            )
+    return names
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    """Give the paths that match a pattern, in which ** stands for any folders, or none."""
+    head, deep, tail = pattern.partition("**")
+    if not deep:
+        yield from map(Path, glob.iglob(pattern, include_hidden=True))  # noqa: PTH207, Path.glob takes none from /
+        return
+    for base in glob.iglob(head or ".", include_hidden=True):  # noqa: PTH207
+        for folder in folders_below(Path(base)):
+            yield from _matches(f"{glob.escape(str(folder))}/{tail.lstrip('/') or '*'}")
+
+
+def _is_below(file: Path, folders: Sequence[Path]) -> bool:
+    return any(file.is_relative_to(folder) for folder in folders)

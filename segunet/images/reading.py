@@ -1,0 +1,256 @@
+"""Read an image file as numbers: upright, 8 bits a channel, whatever the file holds."""
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageFile
+
+from segunet.base.errors import UserError, is_list_of
+from segunet.base.files import is_file
+from segunet.images.integrity import check_frames, check_pixels, check_whole, read_header
+
+FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
+
+PEEK = 16  # images, or masks, looked at before a run starts
+
+Range = Sequence[float] | None  # the values of 16-bit images that become 0 and 255; None is 0 and 65535
+
+_BYTES, _BYTES_BESIDE = 16, 2**27  # that a file may hold for each pixel, and beside them
+
+_EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+
+_JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's
+
+# As Pillow, simplejpeg and OpenCV raise.
+_INVALID = (SyntaxError, ValueError, IndexError, TypeError, KeyError, OverflowError, EOFError, struct.error, zlib.error)
+
+_DAMAGED = (OSError, *_INVALID, cv2.error, Image.DecompressionBombError, Warning)
+
+# How to turn upright what has an EXIF orientation other than 1 (EXIF 2.3, table 6); 5 to 8 swap width and height.
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda values: np.rot90(values, 2),
+    4: np.flipud,
+    5: lambda values: values.swapaxes(0, 1),
+    6: lambda values: np.rot90(values, -1),
+    7: lambda values: np.rot90(values, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+class Stored(NamedTuple):
+    """An image as its file holds it, but upright.
+
+    Attributes:
+        values: uint8 or uint16 (H, W, C): grey, grey and alpha, RGB, or RGB and alpha.
+        mode: Pillow's.
+        turned: the EXIF orientation that was undone, 1..8.
+    """
+
+    values: NDArray[Any]
+    mode: str
+    turned: int
+
+
+def read_image(path: Path, image_range: Range = None) -> NDArray[np.uint8]:
+    """Read an image as uint8 (H, W, 3) RGB, upright (EXIF), whatever its mode; alpha is dropped.
+
+    Grey, CMYK and palette images are converted. Of 16-bit images ``image_range`` = (low, high) becomes 0..255, what
+    lies outside is clipped; None is (0, 65535).
+
+    Raises:
+        UserError: damaged as far as that can be seen, larger than ``MAX_PIXELS``, a stack of images, of bands that
+            are no colours, or of numbers that are no 8 or 16 bits.
+    """
+    return as_eight_bit_rgb(read_stored(path).values, image_range)
+
+
+def read_stored(path: Path) -> Stored:
+    """Read an image, its values as they are; errors as :func:`read_image`."""
+    with opened(path, "picture") as (image, data):
+        values = _decoded(image, data, str(path))
+        return Stored(_upright(values, image), image.mode, turn_of(image))
+
+
+def as_rgb(image: Image.Image, name: str, image_range: Range = None) -> NDArray[np.uint8]:
+    """Convert a Pillow image to uint8 (H, W, 3) as :func:`read_image` says.
+
+    Raises:
+        UserError: too large, or a mode that has no plain reading; calls the image ``name``.
+    """
+    check_pixels(image, name)
+    values = _by_pillow(image, name)
+    return as_eight_bit_rgb(_upright(values, image), image_range)
+
+
+def as_eight_bit_rgb(values: NDArray[Any], image_range: Range = None) -> NDArray[np.uint8]:
+    """Make of :class:`Stored` values uint8 (H, W, 3)."""
+    colours = _colours(values)
+    if colours.dtype == np.uint16:
+        colours = _eight_bits(*(image_range or (0, 65535)))[colours]
+    return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else np.ascontiguousarray(colours)
+
+
+def is_transparent(values: NDArray[Any]) -> bool:
+    """Return whether :class:`Stored` values have an alpha that is not opaque everywhere."""
+    return values.shape[2] in (2, 4) and bool((values[..., -1] < np.iinfo(values.dtype).max).any())
+
+
+def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
+    """Return whether fewer than ``FEW_LEVELS`` levels are left of 16-bit :class:`Stored` values that have more."""
+    if values.dtype != np.uint16:
+        return False
+    before = np.flatnonzero(np.bincount(_colours(values).ravel(), minlength=65536))
+    after = np.unique(_eight_bits(*(image_range or (0, 65535)))[before])
+    return len(after) < FEW_LEVELS <= len(before)
+
+
+def first_to_lose_levels(paths: Sequence[Path], image_range: Range) -> Path | None:
+    """Return the first of the first ``PEEK`` images that :func:`loses_levels`, if there is one."""
+    deep = (each for each in paths[:PEEK] if _is_deep(each))
+    return next((each for each in deep if loses_levels(read_stored(each).values, image_range)), None)
+
+
+def check_image_range(name: str, value: object) -> Range:
+    """Return the setting ``name``: None, or (low, high) of 16-bit values.
+
+    Raises:
+        UserError: anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and is_list_of(int | float, value, 2) and 0 <= value[0] < value[1] <= 65535:
+        return tuple(value)
+    raise UserError(
+        f"{name} must be null or [low, high], the values of 16-bit images that become black and white, with "
+        f"0 <= low < high <= 65535, such as [0,4095] for 12 bits; got {value}."
+    )
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Return the (height, width) that :func:`read_image` would give, from the file's head alone."""
+    with readable(path, "picture"), path.open("rb") as file:
+        image = read_header(file, str(path))
+        width, height = image.size
+        return (width, height) if orientation(image) >= 5 else (height, width)
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
+    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
+    return value if value in _TURNS else 1
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[tuple[ImageFile.ImageFile, bytes]]:
+    """Give the file, not decoded yet, and its bytes, which were found whole; ``kind`` is "picture" or "mask".
+
+    Raises:
+        UserError: whatever goes wrong with the file.
+    """
+    with readable(path, kind), path.open("rb") as file:
+        image = read_header(file, str(path))
+        check_frames(image, str(path))
+        if (size := os.fstat(file.fileno()).st_size) > _BYTES * image.width * image.height + _BYTES_BESIDE:
+            raise ValueError(f"{size} bytes are too many for {image.width} x {image.height} pixels")
+        file.seek(0)
+        data = file.read()
+        check_whole(image, data)
+        yield image, data
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Make of what Pillow raises for a damaged ``kind`` of file a UserError that names it."""
+    try:
+        yield
+    except _DAMAGED as error:
+        raise _unreadable(path, kind, error) from error
+
+
+def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"There is no {kind} {path.absolute()}.")
+    size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
+    return UserError(
+        f"{path}{size} cannot be read as a {kind}: {error}",
+        "It may be damaged or of another format: copy it again from its source, save it anew, or leave it out.",
+    )
+
+
+def _decoded(image: ImageFile.ImageFile, data: bytes, name: str) -> NDArray[Any]:
+    """Return uint8 or uint16 (H, W, C), not turned yet."""
+    if image.format in ("JPEG", "MPO"):
+        values = simplejpeg.decode_jpeg(data, _JPEG_COLOURS[image.mode])  # raises what libjpeg only warns of
+        if image.mode != "CMYK":
+            return np.asarray(values)
+    return _by_opencv(data) if _is_deep_colour(image) else _by_pillow(image, name)
+
+
+def _by_pillow(image: Image.Image, name: str) -> NDArray[Any]:
+    image.load()
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode not in _EIGHT_BIT_MODES:
+        held = {"I": "signed or 32-bit integers", "F": "floating-point numbers"}.get(image.mode, "other values")
+        raise UserError(
+            f"{name} is a picture of mode {image.mode}, {held}; wanted 8 or 16 bits a channel, without sign",
+            "Convert it, for example with gdal_translate -ot UInt16 -scale, and try again.",
+        )
+    if "transparency" in image.info or image.mode == "PA":
+        image = image.convert("RGBA")  # the palette's transparent entries become alpha
+    elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")
+    values = np.asarray(image)
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _by_opencv(data: bytes) -> NDArray[Any]:
+    """Decode 16-bit colours, of which Pillow keeps 8 bits."""
+    values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3:
+        raise ValueError("OpenCV cannot decode it")
+    return np.asarray(cv2.cvtColor(values, cv2.COLOR_BGRA2RGBA if values.shape[2] == 4 else cv2.COLOR_BGR2RGB))
+
+
+def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
+    """Return whether the file has 16 bits for each of several channels; ``image`` is not decoded yet."""
+    return image.format in ("PNG", "TIFF") and not image.mode.startswith("I") and ";16" in str(image.tile)
+
+
+def _is_deep(path: Path) -> bool:
+    with readable(path, "picture"), path.open("rb") as file:
+        image = read_header(file, str(path))
+        return image.mode.startswith("I;16") or _is_deep_colour(image)
+
+
+def turn_of(image: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be undone, 1..8."""
+    return 1 if image.format == "TIFF" else orientation(image)  # TIFF's decoders turn it themselves
+
+
+def _upright(values: NDArray[Any], image: Image.Image) -> NDArray[Any]:
+    turn = _TURNS.get(turn_of(image))
+    return values if turn is None else turn(values)
+
+
+def _colours(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the grey or RGB of :class:`Stored` values, (H, W, 1 or 3)."""
+    return values[..., : 1 if values.shape[2] < 3 else 3]
+
+
+@lru_cache(maxsize=8)
+def _eight_bits(low: float, high: float) -> NDArray[np.uint8]:
+    """Return what becomes of each 16-bit value, uint8 (65536,)."""
+    levels: NDArray[np.uint8] = np.clip((np.arange(65536) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
+    return levels

@@ -1,0 +1,139 @@
+"""What a checkpoint or an exported file says of its network and data set, parsed into typed plain values.
+
+A card comes from elsewhere and is hostile until it is parsed: nothing in it names code, and its sizes are bounded.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+
+from segunet.base.errors import UserError
+from segunet.base.validation import Pixels, explained
+
+Text = Annotated[str, Field(max_length=10_000)]
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+
+Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+ClassNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=256)]
+
+Count = Annotated[int, Field(ge=0, le=2**62)]
+
+# What cards of segunet 0.1.0 held of the data config besides; a training alone needs it, or the card says it elsewhere.
+_DROPPED = {"_target_", "class_names", "palette", "transform", "batch_size", "download"}
+
+_DROPPED |= {"voc_url", "voc_md5", "sbd_url", "sbd_md5"}
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataCard(_Plain):
+    """The data set that a network was trained on: arguments of ``VOCDataModule``, and ``flip``.
+
+    Attributes:
+        flip: the training mirrored images, so that left and right are alike to the network; None if not known.
+    """
+
+    root: Text
+    ignore_index: Byte
+    train_split: Text = "train"
+    val_split: Text = "val"
+    val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
+    num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
+    image_range: Annotated[list[Annotated[float, Field(ge=0, le=65535)]], Field(min_length=2, max_length=2)] | None = (
+        None
+    )
+    flip: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_dropped(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        transform = values.get("transform")
+        flip = {"flip": bool(transform.get("flip"))} if isinstance(transform, Mapping) else {}
+        return {name: value for name, value in values.items() if name not in _DROPPED} | flip
+
+
+class ScoresCard(_Plain):
+    """A validation's counts: arguments of ``scores_from_confusion``."""
+
+    confusion: Annotated[list[list[Count]], Field(max_length=256)]
+    images: Count
+    image_miou: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
+
+
+class Card(_Plain):
+    """What every card says.
+
+    Attributes:
+        version: of segunet, that wrote it.
+        class_names: K names.
+        palette: RGB of every value of a mask, 256 colours.
+        inference_size: long side in pixels at which images enter the network; None is their own size.
+        data: the data set.
+    """
+
+    version: Text
+    class_names: ClassNames
+    palette: Annotated[list[Colour], Field(min_length=256, max_length=256)]
+    inference_size: Pixels | None
+    data: DataCard
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ValueError("class_names must be different names")
+        return self
+
+    @property
+    def colours(self) -> NDArray[np.uint8]:
+        """The palette as uint8 (256, 3)."""
+        return np.array(self.palette, dtype=np.uint8)
+
+
+class CheckpointCard(Card):
+    """The card of a .ckpt file.
+
+    Attributes:
+        model: the network's config: a class of ``models.NETWORKS`` as ``_target_``, and its arguments.
+        channels_last: how its weights lie in memory.
+        scores: of the last validation.
+    """
+
+    model: dict[str, JsonValue]
+    channels_last: bool
+    scores: ScoresCard | None = None
+
+
+class ExportedCard(Card):
+    """The card of an exported file: with which packages it was written, and what goes in and comes out."""
+
+    torch: Text = ""
+    exporter: Text = ""
+    ignore_index: Byte
+    input: Text
+    output: Text
+    checksum: Text = ""
+
+
+AnyCard = TypeVar("AnyCard", bound=Card)
+
+
+def parsed(kind: type[AnyCard], content: Any, path: Path, advice: str) -> AnyCard:
+    """Return the card that was found in ``path``.
+
+    Raises:
+        UserError: a value is missing, unknown, or of another type or size; ends with ``advice``.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path} does not describe its network as segunet does: {explained(error)} {advice}") from error

@@ -1,0 +1,221 @@
+"""From a checkpoint, or an exported file, to its network; what a file says is parsed before it is used."""
+
+import inspect
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from hydra.utils import get_class
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError, abbreviated
+from segunet.base.files import read_torch_file
+from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
+from segunet.base.version import __version__
+from segunet.formats.read import READERS, read_exported
+from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
+from segunet.inference.logits import TTA
+from segunet.models import NETWORKS
+
+logger = logging.getLogger(__name__)
+
+FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
+
+_ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
+
+_EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network and what was saved with it.
+
+    Attributes:
+        net: with its trained weights, in evaluation mode, on the CPU.
+        class_names: K names.
+        palette: uint8 (256, 3).
+        inference_size: long side at which images enter the net; None is their own size.
+        data: the data set that it was trained on.
+        model: the network's config, plain values; None for an exported one.
+    """
+
+    net: nn.Module
+    class_names: list[str]
+    palette: NDArray[np.uint8]
+    inference_size: int | None
+    data: DataCard
+    model: dict[str, Any] | None = None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Rebuild the network of a segunet checkpoint; one that segunet.export wrote is run as it is.
+
+    Args:
+        path: a .ckpt file, or one with a suffix of ``exported.READERS``.
+
+    Raises:
+        UserError: no file, no checkpoint, not segunet's, damaged, or of a class that is not trusted.
+    """
+    if path.suffix in READERS:
+        net, content = read_exported(path)
+        exported = parsed(ExportedCard, content, path, _EXPORT_AGAIN)
+        return _checkpoint(net, exported, path)
+    content = read_checkpoint(path)
+    card = parsed(CheckpointCard, content["segunet"], path, _ADVICE)
+    net = _with_weights(card, _weights_of(content["state_dict"], path), path)
+    if card.channels_last:
+        net.to(memory_format=torch.channels_last)
+    return _checkpoint(net, card, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the content of a segunet checkpoint; plain data and tensors only, nothing in it is run.
+
+    Raises:
+        UserError: no file, no checkpoint, damaged, or not segunet's.
+    """
+    if not path.is_file():
+        raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
+    content: Any = read_torch_file(path, _ADVICE)
+    if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
+        raise UserError(
+            f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
+            "can serve as model.encoder.weights of a new training; segunet.convert makes a checkpoint of another "
+            "project's."
+        )
+    return content
+
+
+def read_card(path: Path) -> CheckpointCard:
+    """Return what a .ckpt file says of itself.
+
+    Raises:
+        UserError: as :func:`read_checkpoint`; or it says what no checkpoint does.
+    """
+    return parsed(CheckpointCard, read_checkpoint(path)["segunet"], path, _ADVICE)
+
+
+def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
+    """Say so where images are mirrored for a network that was trained without: left and right may be classes."""
+    if TTA.get(tta) and checkpoint.data.flip is False:
+        logger.warning(
+            "tta=%s mirrors images, and this network was trained without mirrored ones (data.transform.flip=0): where "
+            "left and right are different classes its predictions get worse. Compare with tta=none.",
+            tta,
+        )
+
+
+def build_network(config: Mapping[str, Any]) -> Any:
+    """Build what the network's config in a card describes: a listed or trusted class, called with plain values.
+
+    Args:
+        config: ``_target_``, perhaps ``_partial_``, and the arguments; one that is such a mapping is built first.
+
+    Raises:
+        UserError: a class that is not trusted; arguments that it does not take.
+    """
+    target = config.get("_target_")
+    if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
+        raise UserError(
+            f"it wants to build {target!r}, which is none of segunet's networks ({', '.join(NETWORKS)}). A checkpoint "
+            f"can name any code; if you trust this one, name its package in the environment variable "
+            f"{TRUSTED_VARIABLE} (several with commas between them)."
+        )
+    cls = NETWORKS.get(target) or get_class(target)
+    arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
+    if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
+        raise UserError(f"{target} takes no {', '.join(sorted(unknown))}.")
+    return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
+
+
+def _built(value: Any) -> Any:
+    return build_network(value) if isinstance(value, dict) and "_target_" in value else value
+
+
+def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) -> nn.Module:
+    """Build the network and give it its weights; no memory is taken before they are seen to fit."""
+    try:
+        with torch.device("meta"):
+            net = build_network(_without_weights(card.model))
+        _check_fit(weights, net.state_dict())
+        net.load_state_dict(weights, assign=True)
+        if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):  # a trusted class's own buffers
+            net = build_network(_without_weights(card.model))
+            net.load_state_dict(weights)
+    except UserError as error:
+        raise UserError(
+            f"{path} cannot be used: {error} It was written by segunet {card.version}, this is {__version__}. {_ADVICE}"
+        ) from error
+    except Exception as error:  # constructors of other projects' classes raise what they like
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise UserError(f"{path}: its network cannot be built: {reason}. {_ADVICE}") from error
+    return net  # type: ignore[no-any-return]
+
+
+def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config without the encoder's starting weights: a checkpoint brings its own."""
+    encoder = model.get("encoder")
+    if not isinstance(encoder, dict) or "weights" not in encoder:
+        return dict(model)
+    return {**model, "encoder": {**encoder, "weights": None}}
+
+
+def _weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
+    """Return the network's tensors of a training's state dict, by their names in the network.
+
+    Raises:
+        UserError: what is there are no tensors of finite real numbers, each in memory of its own.
+    """
+    weights = {
+        name.removeprefix("net."): value
+        for name, value in (state_dict.items() if isinstance(state_dict, dict) else ())
+        if isinstance(name, str) and name.startswith("net.")
+    }
+    for name, value in weights.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+            raise UserError(f"{path}: {name} is no tensor of real numbers. {_ADVICE}")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise UserError(f"{path}: {name} is larger than what is stored of it. {_ADVICE}")
+        if not bool(value.isfinite().all()):
+            raise UserError(
+                f"{path}: {name} holds NaN or infinity: the training diverged, or the file is damaged. Give an earlier "
+                "checkpoint."
+            )
+    return weights
+
+
+def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    """Raise a UserError unless the weights have the names, shapes and types of the network's."""
+    missing, unknown = wanted.keys() - weights.keys(), weights.keys() - wanted.keys()
+    others = [
+        f"{name} is {weights[name].dtype} {tuple(weights[name].shape)}, not {value.dtype} {tuple(value.shape)}"
+        for name, value in wanted.items()
+        if name in weights and (weights[name].shape, weights[name].dtype) != (value.shape, value.dtype)
+    ]
+    found = {"missing": sorted(missing), "unknown": sorted(unknown), "of another shape or type": others}
+    if any(found.values()):
+        parts = "; ".join(f"{what}: {abbreviated(names, most=3)}" for what, names in found.items() if names)
+        raise UserError(f"its weights do not fit the network that it describes ({parts}).")
+
+
+def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
+    """Return the checkpoint, having seen that the network runs and has a logit for each of its classes."""
+    try:
+        with torch.inference_mode():
+            logits = net.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+        fits = tuple(logits.shape) == (1, len(card.class_names), 64, 64)
+    except Exception as error:  # each runtime and each class has kinds of its own
+        raise UserError(f"{path}: its network cannot be run: {' '.join(str(error).split())[:300]}.") from error
+    if not fits:
+        raise UserError(
+            f"{path}: its network gives logits {tuple(logits.shape)} for an image of 64 x 64 pixels, and it names "
+            f"{len(card.class_names)} classes. It is damaged, or was not written by segunet."
+        )
+    model = card.model if isinstance(card, CheckpointCard) else None
+    return Checkpoint(net, list(card.class_names), card.colours, card.inference_size, card.data, model)

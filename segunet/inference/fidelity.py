@@ -1,0 +1,111 @@
+"""How near an exported network comes to the original one."""
+
+import time
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError
+from segunet.base.terminal import progress_bar
+from segunet.data.datamodule import VOCDataModule
+from segunet.data.dataset import Batch
+from segunet.inference.logits import logits_at, naming
+from segunet.metrics.counter import Counter
+from segunet.metrics.scores import Scores
+
+# Batches and sizes that are not those of the trace.
+_OTHER_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What an exported network gives beside the original one, on the same images.
+
+    Attributes:
+        difference: the largest absolute difference between their logits.
+        largest: the largest absolute logit of the original.
+        agreement: share of the pixels to which both give the same class, 0..1.
+        scores: of the original and the exported network.
+        speeds: of both, images/s; the median over the batches.
+    """
+
+    difference: float
+    largest: float
+    agreement: float
+    scores: tuple[Scores, Scores]
+    speeds: tuple[float, float]
+
+
+class Contender:
+    """A network, its scores and its times."""
+
+    def __init__(self, net: nn.Module, num_classes: int, ignore_index: int) -> None:
+        self.net = net
+        self.counter = Counter(num_classes, ignore_index)
+        self.seconds: list[float] = []  # an image, of each batch
+
+    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, having counted them."""
+        height, width = batch.masks.shape[-2:]
+        start = time.perf_counter()
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
+        self.seconds.append((time.perf_counter() - start) / len(batch.images))
+        predictions = logits.argmax(dim=1)
+        self.counter.update(predictions, batch.masks, batch.names)
+        return logits, predictions
+
+
+@torch.inference_mode()
+def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, seed: int) -> Comparison:
+    """Run both on noise of several sizes, then, timed and scored, on the pictures of the validation list.
+
+    Args:
+        original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
+        exported: likewise.
+        datamodule: set up.
+        seed: of the noise.
+    """
+    form = datamodule.form
+    both = [Contender(net, form.num_classes, form.ignore_index) for net in (original, exported)]
+    generator = torch.Generator().manual_seed(seed)
+    noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in _OTHER_SHAPES]
+    differences = [(exported(images) - original(images)).abs().max() for images in noise]
+    largest, agreeing, pixels = [], 0, 0
+    with progress_bar() as bar:
+        task = bar.add_task("comparing", total=len(datamodule.val_pairs))
+        for batch in datamodule.val_dataloader():
+            (wanted, wanted_classes), (came, came_classes) = (contender.run(batch) for contender in both)
+            differences.append((came - wanted).abs().max())
+            largest.append(wanted.abs().max())
+            agreeing += int((came_classes == wanted_classes).sum())
+            pixels += came_classes.numel()
+            bar.advance(task, len(batch.names))
+    scores = [contender.counter.scores() for contender in both]
+    return Comparison(
+        difference=torch.stack(differences).max().item(),  # NaN if one is
+        largest=torch.stack(largest).max().item(),
+        agreement=agreeing / pixels,
+        scores=(scores[0], scores[1]),
+        speeds=(1 / median(both[0].seconds), 1 / median(both[1].seconds)),
+    )
+
+
+def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
+    """Raise a UserError unless both networks are the same within the tolerance; what is not a number is not.
+
+    Args:
+        comparison: of both.
+        logits: how large the difference may be, as a share of the largest logit.
+        agreement: least share of pixels that get the same class.
+    """
+    if not (comparison.difference <= logits * comparison.largest and comparison.agreement >= agreement):
+        raise UserError(
+            f"The exported network is not the original one: its logits differ by up to {comparison.difference:.3g}, "
+            f"allowed are {logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
+            f"{100 * comparison.agreement:.3f} % of the pixels get the same class, wanted are {100 * agreement:g} % "
+            "(tolerance.agreement). Nothing was written. Try another format, or allow more if the mIoU above is good "
+            "enough for you."
+        )

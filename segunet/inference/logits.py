@@ -1,0 +1,100 @@
+"""From a network to predictions: resizing logits to the truth's size, test-time augmentation."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError
+
+# The scales at which each kind of test-time augmentation looks at a picture and at its mirror image.
+TTA: dict[str, tuple[float, ...]] = {
+    "none": (),
+    "flip": (1.0,),
+    "multiscale": (0.5, 0.75, 1.0, 1.25, 1.5),
+}
+
+
+class NotFiniteError(UserError):
+    """The network gave NaN or infinity for the image at ``index`` of a batch."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            "the network's logits are not finite (NaN or infinity), so they tell no class. Its weights may be damaged, "
+            "or too large for half precision: try precision 32-true, else another checkpoint."
+        )
+        self.index = index
+
+
+@contextmanager
+def naming(names: Sequence[str]) -> Iterator[None]:
+    """Put an image's name, one of ``names`` (N,), before the error that the network's logits for it are not finite.
+
+    Raises:
+        UserError: that error.
+    """
+    try:
+        yield
+    except NotFiniteError as error:
+        raise UserError(f"{names[error.index]}: {error}") from error
+
+
+def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return logits (N, K, *size) of ``images`` (N, 3, H, W), resized bilinearly if H, W differ from ``size``.
+
+    Raises:
+        NotFiniteError: a logit is NaN or infinite; argmax would make class 0, or any other, of it.
+    """
+    logits: Tensor = net(images)
+    check_finite(logits)
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+    return logits
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise NotFiniteError unless all logits (N, K, H, W) are finite; a sum tells that in a fraction of the time."""
+    if not logits.sum(dtype=torch.float32).isfinite():
+        finite = logits.isfinite().flatten(1).all(dim=1)  # (N,)
+        if not finite.all():  # else the sum alone was too large
+            raise NotFiniteError(int(finite.int().argmin()))
+
+
+def class_scores(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
+    """Return float (N, K, *size): logits, or with test-time augmentation the views' summed class probabilities.
+
+    Args:
+        net: in evaluation mode.
+        images: uint8 (N, 3, H, W) RGB.
+        size: height and width of the scores.
+        tta: a key of :data:`TTA`.
+    """
+    if tta == "none":
+        return logits_at(net, images, size)
+    total = torch.zeros((), device=images.device)
+    for scale in TTA[tta]:
+        view = _scaled(images, scale)
+        total = total + logits_at(net, view, size).softmax(dim=1)
+        total = total + logits_at(net, view.flip(-1), size).flip(-1).softmax(dim=1)
+    return total
+
+
+def predict(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
+    """Return the class of each pixel, int64 (N, *size), of :func:`class_scores`."""
+    return class_scores(net, images, size, tta).argmax(dim=1)
+
+
+def check_tta(tta: str) -> None:
+    """Raise a UserError unless ``tta`` is a key of :data:`TTA`."""
+    if tta not in TTA:
+        raise UserError(f"tta must be one of {', '.join(TTA)}, got {tta!r}.")
+
+
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    if scale == 1.0:
+        return images
+    height, width = images.shape[-2:]
+    size = (max(round(height * scale), 1), max(round(width * scale), 1))
+    return F.interpolate(images.float(), size=size, mode="bilinear", align_corners=False, antialias=True)

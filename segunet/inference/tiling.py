@@ -1,0 +1,67 @@
+"""Predict a picture of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from segunet.base.errors import check_number, check_whole_number
+from segunet.inference.logits import class_scores
+
+_LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
+
+
+def check_tiles(tile: object, overlap: object) -> None:
+    """Raise a UserError unless ``tile`` is None or 32 pixels or more, and ``overlap`` in 0..0.9."""
+    if tile is not None:
+        check_whole_number("tile", tile, least=_LEAST_TILE)
+    check_number("overlap", overlap, least=0, most=0.9)
+
+
+def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
+    """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in all.
+
+    Where tiles overlap, their class probabilities are added with weights that fall towards a tile's edge. Only
+    one row of tiles is held in memory: K x tile x W floats.
+
+    Args:
+        net: in evaluation mode.
+        image: uint8 (3, H, W) RGB, on the net's device.
+        tile: side of the tiles in pixels; a picture that is smaller in one direction has one tile in it.
+        overlap: least share of a tile's side that it has in common with the next one, 0..0.9.
+        tta: a key of ``inference.TTA``, for each tile.
+    """
+    height, width = image.shape[-2:]
+    tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
+    size = (min(tile, height), min(tile, width))
+    weights = _weights(size).to(image.device)
+    band = torch.zeros(0, device=image.device)
+    for top, next_top in zip(tops, [*tops[1:], height], strict=True):
+        for left in lefts:
+            tiles = image[None, :, top : top + size[0], left : left + size[1]]
+            scores = class_scores(net, tiles, size, tta)[0].float()  # (K, h, w)
+            probabilities = scores.softmax(dim=0) if tta == "none" else scores
+            if not band.numel():
+                band = torch.zeros(len(scores), size[0], width, device=image.device)  # (K, h, W)
+            band[:, :, left : left + size[1]] += weights * probabilities
+        done = next_top - top
+        yield band[:, :done].argmax(dim=0)
+        # The rows that the next tiles share move up.
+        kept = size[0] - done
+        band[:, :kept] = band[:, done:].clone()
+        band[:, kept:] = 0
+
+
+def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
+    """Return where tiles begin along a side of ``length`` pixels: evenly spread, first and last at the ends."""
+    if length <= tile:
+        return [0]
+    step = max(int(tile * (1 - overlap)), 1)
+    count = -((tile - length) // step) + 1
+    return [round(index * (length - tile) / (count - 1)) for index in range(count)]
+
+
+def _weights(size: tuple[int, int]) -> Tensor:
+    """Return weights (h, w), highest in the middle of a tile, above 0 everywhere."""
+    vertical, horizontal = (torch.hann_window(side + 2, periodic=False)[1:-1].clamp(min=1e-3) for side in size)
+    return vertical[:, None] * horizontal

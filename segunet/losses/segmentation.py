@@ -1,0 +1,224 @@
+"""Cross-entropy or focal, plus Dice, in one pass over the softmax.
+
+Shapes: logits (N, K, H, W); masks (N, H, W) of any integer type, class index or ``ignore_index``. Pixels marked
+``ignore_index`` enter no term.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from segunet.base.errors import check_number
+
+
+def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Flatten a batch to what the losses need; P = H * W pixels.
+
+    Returns:
+        log-probabilities float (N, K, P); the log-probability of each pixel's own class (N, P), zero where
+        ignored; the class of each pixel int64 (N, P), -1 where ignored.
+    """
+    log_probabilities = logits.float().flatten(2).log_softmax(dim=1)  # (N, K, P)
+    targets = masks.flatten(1).long()  # (N, P)
+    targets = targets.where(targets != ignore_index, -1)
+    own = log_probabilities.gather(1, targets.clamp(min=0).unsqueeze(1)).squeeze(1)  # (N, P)
+    return log_probabilities, own.where(targets >= 0, 0.0), targets
+
+
+def cross_entropy(
+    log_probabilities: Tensor,
+    own: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Mean cross-entropy over the pixels that count, as ``torch.nn.functional.cross_entropy`` defines it.
+
+    Where the classes of all these pixels weigh 0 that is 0 / 0, or infinite with label smoothing; here it is 0.
+
+    Args:
+        log_probabilities: (N, K, P).
+        own: log-probability of each pixel's own class (N, P), zero where ignored.
+        targets: int64 (N, P); ignored pixels are negative.
+        class_weights: float (K,) or None for equal ones.
+        label_smoothing: share of the target spread over all classes, 0..1 (Szegedy et al. 2016, section 7).
+    """
+    valid = targets >= 0
+    weights = valid.float() if class_weights is None else class_weights[targets.clamp(min=0)] * valid
+    total = weights.sum()
+    total = total.where(total > 0, torch.inf)
+    loss = -(weights * own).sum() / total
+    if label_smoothing == 0.0:
+        return loss
+    if class_weights is None:
+        spread = -(log_probabilities.mean(dim=1) * valid).sum() / total
+    else:
+        weighted = torch.einsum("nkp,k->np", log_probabilities, class_weights) / len(class_weights)
+        spread = -(weighted * valid).sum() / total
+    return (1 - label_smoothing) * loss + label_smoothing * spread
+
+
+def focal(
+    own: Tensor, targets: Tensor, class_weights: Tensor | None = None, gamma: float = 2.0, alpha: float = 0.5
+) -> Tensor:
+    """Mean of -alpha (1 - p)^gamma log p over the pixels that count (Lin et al. 2017, equation 5).
+
+    ``class_weights`` (K,) multiply a pixel's term; they do not enter its probability p.
+    """
+    valid = targets >= 0
+    rest = (-own.expm1()).clamp(min=torch.finfo(own.dtype).eps)  # 1 - p, kept off 0, where gamma < 1 has no slope
+    terms = -alpha * rest**gamma * own
+    if class_weights is not None:
+        terms = terms * class_weights[targets.clamp(min=0)]
+    return terms.sum() / valid.sum().clamp(min=1)
+
+
+def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:
+    """1 - the mean Dice coefficient of the classes present in the batch; 0 when there is none.
+
+    Dice of class c = (2 sum p_c y_c + s) / (sum p_c + sum y_c + s), sums over the batch's pixels that count
+    (Milletari et al. 2016, equation in section 3, without the squares). They are summed image by image first: one sum
+    in float32 over millions of pixels adds the last ones to a number that cannot hold them.
+
+    Args:
+        probabilities: (N, K, P).
+        own: probability of each pixel's own class (N, P).
+        targets: int64 (N, P); ignored pixels are negative.
+        smooth: s, against a division by zero.
+    """
+    num_classes = probabilities.shape[1]
+    valid = targets >= 0
+    index = targets.where(valid, num_classes)  # (N, P); ignored pixels fall into a bin that is cut off
+    sums = own.new_zeros(len(own), num_classes + 1)
+    intersection = sums.scatter_add(1, index, own).sum(dim=0)[:num_classes]  # (K,)
+    truth = torch.bincount(index.flatten(), minlength=num_classes + 1)[:num_classes]  # (K,)
+    predicted = (probabilities @ valid.to(probabilities.dtype).unsqueeze(2)).sum(dim=(0, 2))  # (K,)
+    present = truth > 0
+    coefficients = (2 * intersection + smooth) / (predicted + truth + smooth)
+    return ((1 - coefficients) * present).sum() / present.sum().clamp(min=1)
+
+
+class CrossEntropy(nn.Module):
+    """:func:`cross_entropy` with its settings.
+
+    Args:
+        class_weights: K numbers or None.
+        label_smoothing: share of the target spread over all classes, 0..1.
+
+    Raises:
+        UserError: a weight below 0, a label smoothing outside 0..1.
+    """
+
+    label = "ce"
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        check_number("loss.pixelwise.label_smoothing", label_smoothing, least=0, most=1)
+        self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar loss; shapes as in :func:`cross_entropy`."""
+        return cross_entropy(log_probabilities, own, targets, _as_float(self.class_weights), self.label_smoothing)
+
+
+class Focal(nn.Module):
+    """:func:`focal` with its settings.
+
+    Args:
+        class_weights: K numbers or None.
+        gamma: how much less a pixel counts that is right already, 0 or more.
+        alpha: weight of all pixels, 0 or more.
+
+    Raises:
+        UserError: a weight, a gamma or an alpha below 0.
+    """
+
+    label = "focal"
+    class_weights: Tensor | None
+
+    def __init__(self, class_weights: Sequence[float] | None = None, gamma: float = 2.0, alpha: float = 0.5) -> None:
+        super().__init__()
+        for name, value in (("gamma", gamma), ("alpha", alpha)):
+            check_number(f"loss.pixelwise.{name}", value, least=0)
+        self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
+        self.gamma = gamma
+        self.alpha = alpha
+
+    def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+        """Return the scalar loss; shapes as in :func:`focal`, and called as :class:`CrossEntropy` is."""
+        return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha)
+
+
+class LossParts(NamedTuple):
+    """The loss that is minimised and, for the log, its unweighted terms; all scalars."""
+
+    total: Tensor
+    pixelwise: Tensor
+    dice: Tensor
+
+
+class SegmentationLoss(nn.Module):
+    """``pixelwise_weight`` * cross-entropy or focal + ``dice_weight`` * Dice, from one softmax.
+
+    Args:
+        pixelwise: a :class:`CrossEntropy` or a :class:`Focal`.
+        ignore_index: mask value that enters no term.
+        pixelwise_weight: of the first term; 0 leaves it out of the sum.
+        dice_weight: of the Dice term; 0 leaves it out of the sum.
+        dice_smooth: against a division by zero in Dice.
+
+    Raises:
+        UserError: one of the last three is below 0.
+    """
+
+    def __init__(
+        self,
+        pixelwise: CrossEntropy | Focal,
+        ignore_index: int,
+        pixelwise_weight: float = 1.0,
+        dice_weight: float = 1.0,
+        dice_smooth: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        weights = {"pixelwise_weight": pixelwise_weight, "dice_weight": dice_weight, "dice_smooth": dice_smooth}
+        for name, value in weights.items():
+            check_number(f"loss.{name}", value, least=0)
+        self.pixelwise = pixelwise
+        self.ignore_index = ignore_index
+        self.pixelwise_weight = pixelwise_weight
+        self.dice_weight = dice_weight
+        self.dice_smooth = dice_smooth
+
+    def forward(self, logits: Tensor, masks: Tensor) -> LossParts:
+        """Return the loss of ``logits`` (N, K, H, W) against ``masks`` (N, H, W).
+
+        A batch in which every pixel is ignored gives 0, with a gradient of 0. All is computed in float32, also under
+        autocast: float16 has no number for a sum over more than 65,504 pixels.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            log_probabilities, own, targets = pixel_terms(logits, masks, self.ignore_index)
+            pixelwise = self.pixelwise(log_probabilities, own, targets)
+            overlap = dice(log_probabilities.exp(), own.exp() * (targets >= 0), targets, self.dice_smooth)
+        return LossParts(
+            self.pixelwise_weight * pixelwise + self.dice_weight * overlap,
+            pixelwise.detach(),
+            overlap.detach(),
+        )
+
+
+def _as_float(class_weights: Tensor | None) -> Tensor | None:
+    """Return the weights in float32, also where a "true" half precision has turned all buffers."""
+    return None if class_weights is None else class_weights.float()
+
+
+def _as_tensor(class_weights: Iterable[Any] | None) -> Tensor | None:
+    if class_weights is None:
+        return None
+    weights = [weight.item() if isinstance(weight, Tensor) else weight for weight in class_weights]
+    for weight in weights:
+        check_number("each of loss.pixelwise.class_weights", weight, least=0)
+    return torch.tensor(weights, dtype=torch.float32)

@@ -1,0 +1,1 @@
+"""What is measured: from one confusion matrix to every score."""

@@ -1,1 +1,0 @@
-"""LightningModules: what is done with a network that comes built."""

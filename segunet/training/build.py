@@ -1,0 +1,277 @@
+"""From a config to objects: network, data, task, callbacks, trainer."""
+
+import copy
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import EarlyStopping
+from torch import nn
+
+from segunet.base.errors import UserError, check_number, check_whole_number, is_list_of
+from segunet.base.files import check_within
+from segunet.base.validation import explained
+from segunet.base.version import __version__
+from segunet.data.datamodule import VOCDataModule
+from segunet.inference.card import CheckpointCard
+from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
+from segunet.inference.precision import default_precision
+from segunet.training.callbacks import EMA, FreezeEncoder, Pictures
+from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
+from segunet.training.progress import RunProgress
+from segunet.training.segmentation import SegmentationTask
+
+logger = logging.getLogger(__name__)
+
+
+def net_from_config(model: DictConfig) -> nn.Module:
+    """Build the network of a ``model`` config."""
+    net: nn.Module = instantiate(model, _convert_="all")
+    return net
+
+
+def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
+    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, where there are such.
+
+    Raises:
+        UserError: no data set is named, or a setting of it means nothing.
+    """
+    if "_target_" not in cfg.data:
+        raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
+    options = {"seed": cfg.get("seed", 0), "inference_size": cfg.get("inference_size")}
+    datamodule: VOCDataModule = instantiate(cfg.data, **options, _convert_="all")
+    return datamodule
+
+
+def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
+    """Return the settings of the checkpoint's own data set, those that are ``given`` replaced."""
+    own = {
+        **checkpoint.data.model_dump(exclude={"flip"}),
+        "class_names": checkpoint.class_names,
+        "palette": checkpoint.palette[: len(checkpoint.class_names)].tolist(),
+    }
+    return own | {str(name): value for name, value in given.items() if value is not None}
+
+
+def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
+    """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone.
+
+    Raises:
+        UserError: a setting that means nothing, also where only ``torch`` can tell.
+    """
+    check_num_classes(cfg.model, datamodule)
+    net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
+    if cfg.channels_last:
+        net.to(memory_format=torch.channels_last)
+    check_batch_norm(net, datamodule)
+    if cfg.compile:
+        net.compile()
+    loss = cfg.loss.copy()
+    if (weights := loss.pixelwise.get("class_weights")) is not None:
+        loss.pixelwise.class_weights = _class_weights(weights, datamodule)
+    optimizer = instantiate(cfg.optimizer)
+    optimizer(net)  # torch sees to its settings now, not when the training begins
+    return SegmentationTask(
+        net=net,
+        loss=instantiate(loss),
+        optimizer=optimizer,
+        lr_schedule=instantiate(cfg.lr_schedule),
+        class_names=datamodule.class_names,
+        card=card(cfg, datamodule),
+    )
+
+
+def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
+    """Raise a UserError where a ``model`` config says another number of classes than the data set has."""
+    wanted, came = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
+    if came != wanted:
+        raise UserError(f"model.num_classes={came}: data.class_names has {wanted}. Leave out model.num_classes.")
+
+
+def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
+    """Raise a UserError where a batch norm would see one value a channel: batches of one, maps of one pixel."""
+    if datamodule.batch_size > 1 or datamodule.transform is None:
+        return
+    size = datamodule.transform.crop_size
+    try:
+        with torch.no_grad():
+            copy.deepcopy(net).train()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    except ValueError as error:  # of torch's batch norm
+        raise UserError(
+            f"data.batch_size=1 with data.transform.crop_size={size}: {error}. A batch norm needs more than one value "
+            "a channel: set data.batch_size=2 or more, or a crop larger than the encoder's stride."
+        ) from error
+
+
+def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
+    """Return ``weights``, one number a class, or those of the training masks for "auto"."""
+    if weights == "auto":
+        weights = datamodule.class_weights()
+        names = zip(datamodule.class_names, weights, strict=True)
+        logger.info("class weights: %s", ", ".join(f"{name} {weight}" for name, weight in names))
+    if not is_list_of(int | float, weights, len(datamodule.class_names)):
+        raise UserError(
+            f"loss.pixelwise.class_weights must be null, auto, or a list of {len(datamodule.class_names)} numbers, one "
+            f"for each of {', '.join(datamodule.class_names[:3])}, ...; got {weights}."
+        )
+    return list(weights)
+
+
+def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
+    """Build the callbacks that ``cfg.callbacks`` asks for.
+
+    Raises:
+        UserError: a setting that means nothing.
+    """
+    options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
+    check_whole_number("callbacks.pictures", options.pictures, least=0)
+    check_whole_number("callbacks.freeze_encoder_epochs", options.freeze_encoder_epochs, least=0)
+    pictures = Pictures(options.pictures, datamodule.form.palette, datamodule.class_names, run_dir)
+    callbacks: list[Callback] = [RunProgress(), pictures]
+    if options.freeze_encoder_epochs > 0:
+        callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
+    if options.ema_decay is not None:
+        check_number("callbacks.ema_decay (if not null)", options.ema_decay, least=0, below=1)
+        callbacks.append(EMA(options.ema_decay))
+    if options.early_stopping_patience is not None:
+        check_whole_number("callbacks.early_stopping_patience (if not null)", options.early_stopping_patience, least=1)
+        patience = options.early_stopping_patience
+        callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
+    best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
+    return [*callbacks, best, LastCheckpoint(checkpoints)]
+
+
+def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
+    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
+
+    Raises:
+        UserError: a setting that means nothing, or with which something would be written elsewhere.
+    """
+    board = instantiate(cfg.logger, save_dir=str(run_dir))
+    try:
+        check_within(run_dir, [str(board.log_dir)])
+    except TypeError as error:
+        raise UserError(f"logger.*: name and version must be names of folders: {error}") from error
+    return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
+
+
+def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
+    """Build Lightning's trainer for an evaluation: nothing is logged or saved by it."""
+    return _trainer(cfg, callbacks, run_dir, logger=False, enable_checkpointing=False)
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **options: Any) -> Trainer:
+    given = dict(cfg.trainer)
+    if given["precision"] == "auto":
+        given["precision"] = default_precision(given["accelerator"])
+    try:
+        return Trainer(
+            **given,
+            **options,
+            callbacks=callbacks,
+            default_root_dir=str(run_dir),
+            use_distributed_sampler=False,  # the data module deals the pictures out
+            enable_progress_bar=False,  # RunProgress and ScoringProgress
+            enable_model_summary=False,
+        )
+    except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
+        raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
+
+
+def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:
+    """Fill in from the checkpoint what ``cfg`` leaves to it: the split, the inference size."""
+    cfg = cfg.copy()
+    OmegaConf.set_struct(cfg, False)
+    if cfg.split is not None:
+        cfg.data.val_split = cfg.split
+    if cfg.inference_size == FROM_CHECKPOINT:
+        cfg.inference_size = checkpoint.inference_size
+    return cfg
+
+
+def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tuple[DictConfig, VOCDataModule]:
+    """Return ``cfg`` completed from the checkpoint, and its data set, ready to be scored.
+
+    Args:
+        cfg: of a command with ``data``, ``split`` and ``inference_size``.
+        checkpoint: whose own data set is taken unless ``cfg`` names one.
+        prepare: look through the masks, and write or fetch a data set that ``cfg`` names, unless it is there; a
+            checkpoint is no reason to write anything.
+
+    Raises:
+        UserError: no such data set, or one with other classes.
+    """
+    named = "_target_" in cfg.data
+    cfg = with_checkpoint_values(cfg, checkpoint)
+    if named:
+        datamodule = datamodule_from_config(cfg)
+    else:
+        cfg.data = data_of(checkpoint, cfg.data)
+        datamodule = VOCDataModule(**cfg.data, inference_size=cfg.inference_size)
+    check_classes(checkpoint, datamodule)
+    if prepare and named:
+        datamodule.prepare_scoring()
+    datamodule.setup("test")
+    if prepare:
+        datamodule.check_labels()
+    return cfg, datamodule
+
+
+def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
+    """Raise a UserError unless the data set has as many classes as the checkpoint's network."""
+    wanted, came = checkpoint.class_names, datamodule.class_names
+    if len(wanted) != len(came):
+        raise UserError(
+            f"The checkpoint's network has {len(wanted)} classes ({', '.join(wanted[:5])}, ...), the data set "
+            f"{datamodule.root} has {len(came)} ({', '.join(came[:5])}, ...). Give the data set that the checkpoint "
+            "was trained for (data=..., data.root=...), or another checkpoint."
+        )
+    if wanted != came:
+        logger.warning("The data set names its classes otherwise than the checkpoint: %s; %s", came, wanted)
+
+
+def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+    """Return what rebuilds the network, in plain containers.
+
+    Raises:
+        UserError: a setting that no checkpoint can hold.
+    """
+    flip = OmegaConf.select(cfg, "data.transform.flip")
+    data = {
+        "root": str(datamodule.root.absolute()),
+        "ignore_index": datamodule.form.ignore_index,
+        "train_split": datamodule.train_split,
+        "val_split": datamodule.val_split,
+        "val_batch_size": datamodule.val_batch_size,
+        "num_workers": cfg.data.get("num_workers"),
+        "image_range": datamodule.form.image_range and list(datamodule.form.image_range),
+        "flip": None if flip is None else bool(flip),
+    }
+    content = {
+        "version": __version__,
+        "model": OmegaConf.to_container(without_weights(cfg.model)),
+        "class_names": datamodule.class_names,
+        "palette": datamodule.form.palette.tolist(),
+        "inference_size": cfg.inference_size,
+        "channels_last": cfg.channels_last,
+        "data": data,
+    }
+    try:
+        return CheckpointCard.model_validate(content).model_dump(exclude={"scores"})
+    except ValidationError as error:
+        raise UserError(f"No checkpoint can hold these settings: {explained(error)}") from error
+
+
+def without_weights(model: DictConfig) -> DictConfig:
+    """Return a resolved ``model`` config that loads no encoder weights: a checkpoint brings its own."""
+    resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
+    if OmegaConf.select(resolved, "encoder.weights") is not None:
+        resolved.encoder.weights = None
+    assert isinstance(resolved, DictConfig)
+    return resolved

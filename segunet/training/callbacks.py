@@ -1,0 +1,162 @@
+"""What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from segunet.base.errors import UserError
+from segunet.base.files import check_within, save_png, whole_file
+from segunet.data.dataset import Batch
+from segunet.images.drawing import Picture, confusion_picture, palette_image, stack, strip
+from segunet.training.progress import logger
+from segunet.training.scoring import ScoringTask
+
+STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
+
+
+class Pictures(Callback):
+    """Strips (image | truth | prediction) of the first pictures, and the confusion matrix.
+
+    While training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
+
+    Args:
+        count: how many pictures.
+        palette: uint8 (256, 3).
+        class_names: names of the classes.
+        folder: where an evaluation writes them.
+    """
+
+    def __init__(self, count: int, palette: Picture, class_names: list[str], folder: Path) -> None:
+        self.count, self.palette, self.class_names, self.folder = count, palette, class_names, folder
+        self.strips: list[Picture] = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Keep the first strips."""
+        self._keep(batch, outputs)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Keep the first strips."""
+        self._keep(batch, outputs)
+
+    def _keep(self, batch: Batch, predictions: Tensor) -> None:
+        for image, mask, prediction in zip(batch.images, batch.masks, predictions, strict=True):
+            if len(self.strips) == self.count:
+                return
+            picture = image.cpu().numpy().transpose(1, 2, 0)
+            self.strips.append(strip(picture, mask.cpu().numpy(), prediction.cpu().numpy(), self.palette))
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Send them to TensorBoard."""
+        strips, self.strips = self.strips, []
+        if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
+            return
+        assert isinstance(pl_module, ScoringTask)
+        assert pl_module.scores is not None
+        board, step = trainer.logger.experiment, trainer.global_step
+        for number, each in enumerate(strips):
+            board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
+        matrix = confusion_picture(pl_module.scores.confusion, self.class_names)
+        board.add_image("val/confusion_matrix", matrix, step, dataformats="HWC")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the strips as one PNG."""
+        if self.strips and trainer.is_global_zero:
+            assert isinstance(pl_module, ScoringTask)
+            save_png(stack(self.strips), self.folder / STRIPS)
+
+
+class SavePredictions(Callback):
+    """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
+
+    Each is written whole or not at all; what else is in the folder stays, and is said.
+    """
+
+    def __init__(self, folder: Path, palette: Picture) -> None:
+        self.folder, self.palette = folder, palette
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
+    ) -> None:
+        """Write a batch's files.
+
+        Raises:
+            UserError: a name, or a link, leads out of the folder.
+        """
+        files = [f"{name}.png" for name in batch.names]
+        check_within(self.folder, files)
+        for name, prediction in zip(files, outputs, strict=True):
+            with whole_file(self.folder / name) as file:
+                palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how many files in the folder are not of this evaluation."""
+        trainer.strategy.barrier()
+        assert isinstance(pl_module, ScoringTask)
+        assert pl_module.scores is not None
+        others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
+        if trainer.is_global_zero and others:
+            logger.warning("%d other file(s) in %s are not of this evaluation", others, self.folder)
+
+
+class FreezeEncoder(Callback):
+    """Keep ``net.encoder`` as it is for the first epochs, its batch-norm statistics too.
+
+    The state follows from the epoch's number alone, so that a resumed run freezes and thaws as the
+    uninterrupted one does.
+
+    Args:
+        epochs: how many epochs it is frozen.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Find the encoder, and what of it is ever trained."""
+        finds_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
+        if trainer.world_size > 1 and not finds_unused:
+            raise UserError(
+                "callbacks.freeze_encoder_epochs on several devices leaves parameters without gradients at first: add "
+                "trainer.strategy=ddp_find_unused_parameters_true."
+            )
+        assert isinstance(pl_module, ScoringTask)
+        self.encoder = pl_module.net.get_submodule("encoder")
+        self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze or thaw."""
+        thawed = trainer.current_epoch >= self.epochs
+        for parameter in self.trainable:
+            parameter.requires_grad_(thawed)
+        self.encoder.train(thawed)
+
+
+class EMA(WeightAveraging):
+    """Validate and save an exponential moving average of the weights (Polyak and Juditsky 1992).
+
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the start is soon forgotten.
+
+    Args:
+        decay: share of the old average in the new one, 0..1.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(multi_avg_fn=self._average)
+        self.decay = decay
+
+    @torch.no_grad()
+    def _average(self, averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
+        decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, 1 - decay)
+        else:  # batch norm counts its batches in integers
+            torch._foreach_copy_(averaged, current)

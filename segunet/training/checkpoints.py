@@ -1,0 +1,74 @@
+"""Checkpoints of a run: which, when, and written whole or not at all."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+
+from segunet.base.files import save_torch
+from segunet.training.progress import logger
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint of one fixed name in the run's folder, which may have been moved since."""
+
+    def __init__(self, folder: Path, filename: str, **options: Any) -> None:
+        super().__init__(folder, filename=filename, enable_version_counter=False, **options)
+
+    @property
+    def path(self) -> Path:
+        """The checkpoint's file."""
+        return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the best score of an earlier state, if its checkpoint is there; paths in it are not looked at."""
+        path, score = self.path, state_dict.get("best_model_score")
+        if self.monitor is None or score is None:
+            return
+        if not isinstance(score, Tensor) or score.numel() != 1 or not path.is_file():
+            logger.warning("%s is not there or its score is unknown: the next checkpoint is taken for the best", path)
+            return
+        self.best_model_score = self.kth_value = score
+        self.best_model_path = self.kth_best_model_path = str(path)
+        self.best_k_models = {str(path): score}
+
+
+class LastCheckpoint(RunCheckpoint):
+    """``last.ckpt``, at the end of each epoch: before its validation, which may fail, and again after it.
+
+    What is saved before tells Lightning that the first batch of the validation was begun, so that a resumed run
+    begins with the whole of it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "last", save_on_train_epoch_end=True)
+        self.validating = False
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what was trained."""
+        if not trainer.sanity_checking:
+            self.validating = True
+            trainer.save_checkpoint(self.path)
+            self.validating = False
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Say that the validation is not done."""
+        if self.validating:
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
+            for counts in (progress["total"], progress["current"]):
+                counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Save checkpoints whole or not at all, in the folder they belong to.
+
+    Lightning writes to the system's temporary folder and moves the file, which is a copy, and can be cut
+    short, where that folder is another file system.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write ``checkpoint`` to ``path``."""
+        save_torch(checkpoint, Path(path))

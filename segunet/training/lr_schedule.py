@@ -1,0 +1,66 @@
+"""Warm-up, cosine, flat final phase: a pure function of how far the run is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segunet.base.errors import UserError, check_number, is_list_of
+
+
+@dataclass(frozen=True)
+class WarmupCosine:
+    """Learning rate over a run of T epochs; e, the epochs done, may be fractional.
+
+    With W warm-up and N flat epochs, start s and floor m (the article's schedule, made continuous):
+
+        e <= W      (lr - s) (e / W)^2 + s                                quadratic warm-up
+        e >= T - N  m                                                     flat final phase
+        otherwise   m + (lr - m) / 2 (1 + cos(pi (e - W) / (T - W - N)))  cosine
+
+    Attributes:
+        warmup: W as a share of T, 0..1.
+        warmup_epochs: least and most W, in epochs.
+        flat: N as a share of T, 0..1.
+        flat_epochs: least and most N, in epochs.
+        start_factor: s = lr * start_factor, 0..1, but at least start_lr.
+        start_lr: the least s.
+        min_factor: m = lr * min_factor, 0..1.
+
+    Raises:
+        UserError: a share or a factor outside 0..1, bounds that are no pair, a rate below 0.
+    """
+
+    warmup: float = 0.05
+    warmup_epochs: Sequence[float] = (0.0, math.inf)
+    flat: float = 0.05
+    flat_epochs: Sequence[float] = (0.0, math.inf)
+    start_factor: float = 0.1
+    start_lr: float = 0.0
+    min_factor: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("warmup", "flat", "start_factor", "min_factor"):
+            check_number(f"lr_schedule.{name}", getattr(self, name), least=0, most=1)
+        check_number("lr_schedule.start_lr", self.start_lr, least=0)
+        for name in ("warmup_epochs", "flat_epochs"):
+            bounds = getattr(self, name)
+            if not is_list_of(int | float, bounds, 2) or not 0 <= bounds[0] <= bounds[1]:
+                raise UserError(f"lr_schedule.{name} must be [least, most], 0 <= least <= most, got {bounds}.")
+
+    def __call__(self, epoch: float, total_epochs: float, lr: float) -> float:
+        """Return the learning rate after ``epoch`` of ``total_epochs`` epochs for the peak rate ``lr``."""
+        warmup = _clamp(self.warmup * total_epochs, self.warmup_epochs)
+        flat = _clamp(self.flat * total_epochs, self.flat_epochs)
+        floor = lr * self.min_factor
+        if epoch <= warmup and warmup > 0:
+            start = max(lr * self.start_factor, self.start_lr)
+            return (lr - start) * (epoch / warmup) ** 2 + start
+        if epoch >= total_epochs - flat:
+            return floor
+        progress = (epoch - warmup) / (total_epochs - warmup - flat)
+        return floor + (lr - floor) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def _clamp(value: float, bounds: Sequence[float]) -> float:
+    least, most = bounds
+    return min(max(value, least), most)

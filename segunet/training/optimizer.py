@@ -1,0 +1,52 @@
+"""Which parameters are optimised how: the encoder at its own rate, no decay on norms and biases."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from segunet.base.errors import UserError, check_number
+
+
+@dataclass(frozen=True)
+class OptimizerFactory:
+    """Makes the optimizer of a network.
+
+    Attributes:
+        optimizer: called with the parameter groups; a class of ``torch.optim`` with its settings.
+        lr: peak learning rate.
+        encoder_lr: peak learning rate of ``net.encoder``; None is ``lr``.
+        weight_decay: for weights of two dimensions and more; norms and biases get none.
+
+    Raises:
+        UserError: a rate that is not above 0, a decay below 0; when called, settings that ``optimizer`` refuses.
+    """
+
+    optimizer: Callable[[list[dict[str, Any]]], Optimizer]
+    lr: float
+    encoder_lr: float | None = None
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("optimizer.lr", self.lr, above=0)
+        if self.encoder_lr is not None:
+            check_number("optimizer.encoder_lr", self.encoder_lr, above=0)
+        check_number("optimizer.weight_decay", self.weight_decay, least=0)
+
+    def __call__(self, net: nn.Module) -> Optimizer:
+        """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can thaw."""
+        try:
+            return self.optimizer(list(self._groups(net)))
+        except (TypeError, ValueError, IndexError, RuntimeError) as error:
+            raise UserError(f"optimizer.optimizer.*: torch does not take these settings: {error}") from error
+
+    def _groups(self, net: nn.Module) -> Iterator[dict[str, Any]]:
+        for part, lr in (("encoder", self.encoder_lr or self.lr), ("decoder", self.lr)):
+            mine = [p for name, p in net.named_parameters() if name.startswith("encoder.") == (part == "encoder")]
+            decayed = [p for p in mine if p.ndim > 1]
+            plain = [p for p in mine if p.ndim <= 1]
+            for params, decay in ((decayed, self.weight_decay), (plain, 0.0)):
+                if params:
+                    yield {"params": params, "lr": lr, "weight_decay": decay, "name": part}

@@ -1,0 +1,110 @@
+"""What a run shows of its progress: a bar on a terminal, a line an epoch everywhere."""
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pytorch_lightning import Callback, LightningModule, Trainer
+from rich.progress import TextColumn
+
+from segunet.base.terminal import progress_bar, setting
+from segunet.data.dataset import Batch
+
+logger = logging.getLogger(__name__)
+
+
+class RunProgress(Callback):
+    """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
+
+    def __init__(self) -> None:
+        self.bar = progress_bar(TextColumn("{task.fields[speed]}"))
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar, where the run stands."""
+        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self.task = self.bar.add_task("", total=total, completed=done, speed="")
+        self.bar.start()
+
+        self._reset()
+
+    def _reset(self) -> None:
+        self.start, self.images, self.losses, self.speed = time.monotonic(), 0, list[float](), ""
+        self.validated = False
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._reset()
+        self.bar.update(self.task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Advance the bar."""
+        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.images += len(batch.names) * trainer.world_size
+        self.speed = f"{self.images / (time.monotonic() - self.start):.1f} images/s"
+        self.bar.update(self.task, advance=1, speed=self.speed)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember that the epoch's line has scores to show."""
+        self.validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the epoch's line; the val columns stand where this epoch was validated.
+
+        A resumed run may have nothing to do for its first epoch but to validate.
+        """
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
+        if self.losses:
+            parts.append(f"loss {np.mean(self.losses):.4f}")
+        if self.validated:
+            parts += [
+                f"val loss {logged['val/loss']:.4f}",
+                f"mIoU {logged['val/miou']:.4f}",
+                f"pixel accuracy {logged['val/pixel_accuracy']:.4f}",
+                f"FWIoU {logged['val/fwiou']:.4f}",
+            ]
+        if self.losses:
+            parts += [f"lr {logged['lr']:.2e}", self.speed]
+        logger.info("  ".join([*parts, f"{time.monotonic() - self.start:.0f} s"]))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Take the bar away and say how to go on."""
+        self.bar.stop()
+        run_dir = Path(trainer.default_root_dir)
+        saved = (run_dir / "checkpoints" / "last.ckpt").is_file()
+        command = f"python -m segunet.train {setting('resume', run_dir)}"
+        how = f"go on: {command}" if saved else "nothing was saved before the end of the first epoch"
+        logger.info("stopped in epoch %d; %s", trainer.current_epoch + 1, how)
+
+
+class ScoringProgress(Callback):
+    """A bar over the pictures of an evaluation."""
+
+    def __init__(self) -> None:
+        self.bar = progress_bar()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the bar."""
+        self.task = self.bar.add_task("evaluating", total=sum(trainer.num_test_batches))
+        self.bar.start()
+
+    def on_test_batch_end(self, *_: Any, **__: Any) -> None:
+        """Advance the bar."""
+        self.bar.advance(self.task)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the bar away."""
+        self.bar.stop()
+
+    def on_exception(self, *_: Any) -> None:
+        """Take the bar away."""
+        self.bar.stop()

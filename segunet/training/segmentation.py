@@ -1,0 +1,139 @@
+"""Scoring a segmentation network, and training one."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, MetricCollection
+
+from segunet.base.errors import UserError
+from segunet.data.dataset import Batch
+from segunet.inference.logits import logits_at, naming
+from segunet.losses.segmentation import LossParts, SegmentationLoss
+from segunet.metrics.scores import Scores, absent_note
+from segunet.training.lr_schedule import WarmupCosine
+from segunet.training.optimizer import OptimizerFactory
+from segunet.training.scoring import ScoringTask
+
+logger = logging.getLogger(__name__)
+
+
+class SegmentationTask(ScoringTask):
+    """Train a network; everything is handed in built.
+
+    Args:
+        net: images (N, 3, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
+        loss: of the logits and the masks.
+        optimizer: makes the optimizer from the net.
+        lr_schedule: of the learning rate, set before each optimizer step.
+        class_names: K names, for the log.
+        card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: SegmentationLoss,
+        optimizer: OptimizerFactory,
+        lr_schedule: WarmupCosine,
+        class_names: Sequence[str],
+        card: dict[str, Any],
+    ) -> None:
+        super().__init__(net, len(class_names), loss.ignore_index)
+        self.loss = loss
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.class_names = class_names
+        self.card = card
+        self.absent_named = False
+        self.val_losses = MetricCollection({name: MeanMetric() for name in LossParts._fields})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch.
+
+        Raises:
+            UserError: the loss is not finite; says at which step and on which pictures.
+        """
+        parts: LossParts = self.loss(self.net(batch.images), batch.masks)
+        if not torch.isfinite(parts.total):
+            raise UserError(
+                f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
+                f"the pictures {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
+                "pictures and masks; else start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
+                "trainer.precision=32-true."
+            )
+        self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})
+        self.log_dict(self._learning_rates())
+        return parts.total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Score a batch; returns the predictions int64 (N, H', W') for callbacks."""
+        height, width = batch.masks.shape[-2:]
+        with naming(batch.names):
+            logits = logits_at(self.net, batch.images, (height, width))
+        for name, value in self.loss(logits, batch.masks)._asdict().items():
+            self.val_losses[name].update(value, weight=len(batch.names))
+        predictions = logits.argmax(dim=1)
+        self.counter.update(predictions, batch.masks, batch.names)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the split's scores."""
+        self.scores = self.counter.scores()
+        self._name_absent_classes(self.scores)
+        parts = LossParts(**self.val_losses.compute())
+        self.val_losses.reset()
+        values: dict[str, Any] = {**self._named(parts), **self.scores.headline}
+        for name, iou in zip(self.class_names, self.scores.iou, strict=True):
+            if not math.isnan(iou):
+                values[f"iou/{name}"] = iou
+        self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
+
+    def _name_absent_classes(self, scores: Scores) -> None:
+        """Say once which classes the validation list has no pixel of."""
+        note = absent_note(scores, self.class_names)
+        if note and not self.absent_named and not self.trainer.sanity_checking and self.trainer.is_global_zero:
+            logger.warning("classes %s", note)
+            self.absent_named = True
+
+    def configure_optimizers(self) -> Optimizer:
+        """Make the optimizer; the schedule runs over what ``max_epochs`` and ``max_steps`` leave of the run."""
+        optimizer = self.optimizer(self.net)
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        total_steps = self.trainer.estimated_stepping_batches
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self.total_epochs = total_steps / steps_per_epoch
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of the next optimizer step by the share of epochs done, however many steps they had."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
+            for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
+                group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the card, and the scores of the last validation."""
+        checkpoint["segunet"] = dict(self.card)
+        if self.scores is not None:
+            checkpoint["segunet"]["scores"] = {
+                "confusion": self.scores.confusion.tolist(),
+                "images": self.scores.images,
+                "image_miou": dict(self.scores.image_miou),
+            }
+
+    def _named(self, parts: LossParts) -> dict[str, Tensor]:
+        return {
+            "loss": parts.total,
+            f"loss_{self.loss.pixelwise.label}": parts.pixelwise,
+            "loss_dice": parts.dice,
+        }
+
+    def _learning_rates(self) -> dict[str, float]:
+        groups = self.trainer.optimizers[0].param_groups
+        rates = {group["name"]: group["lr"] for group in groups}
+        return {"lr": rates["decoder"], "lr_encoder": rates.get("encoder", rates["decoder"])}

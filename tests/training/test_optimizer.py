@@ -1,0 +1,106 @@
+"""Which parameter is optimised at which rate and with which decay."""
+
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError
+from segunet.models.decoder import UNetDecoder
+from segunet.models.encoder import ResNetEncoder
+from segunet.models.unet import UNet
+from segunet.training.optimizer import OptimizerFactory
+
+
+@pytest.fixture(scope="module")
+def net() -> UNet:
+    decoder = partial(UNetDecoder, widths=[16, 16, 8, 8], reduced_channels=[4, 4, 8, 8, 8])
+    return UNet(ResNetEncoder(depth=18), decoder, num_classes=3, mean=[0.0] * 3, std=[1.0] * 3)
+
+
+def settings_by_name(net: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """Find each parameter's group; fails if one is in none or in two."""
+    by_parameter: dict[Tensor, dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            assert parameter not in by_parameter
+            by_parameter[parameter] = group
+    assert set(by_parameter) == set(net.parameters())
+    return {name: by_parameter[parameter] for name, parameter in net.named_parameters()}
+
+
+def test_every_parameter_is_in_one_group_frozen_ones_too(net: UNet) -> None:
+    net.get_submodule("encoder").requires_grad_(False)
+    settings = settings_by_name(net, OptimizerFactory(torch.optim.AdamW, lr=1e-3, encoder_lr=1e-4)(net))
+    net.get_submodule("encoder").requires_grad_(True)
+    assert settings["encoder.conv1.weight"]["lr"] == 1e-4
+
+
+def test_norms_and_biases_do_not_decay_and_weights_do(net: UNet) -> None:
+    settings = settings_by_name(net, OptimizerFactory(torch.optim.AdamW, lr=1e-3, weight_decay=0.05)(net))
+    norms = {name for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    assert norms
+    for name, group in settings.items():
+        module, _, kind = name.rpartition(".")
+        assert group["weight_decay"] == (0.0 if module in norms or kind == "bias" else 0.05), name
+
+
+@pytest.mark.parametrize("encoder_lr", [None, 1e-4])
+def test_the_encoder_has_its_own_rate_or_the_common_one(net: UNet, encoder_lr: float | None) -> None:
+    factory = OptimizerFactory(torch.optim.SGD, lr=1e-3, encoder_lr=encoder_lr)
+    for name, group in settings_by_name(net, factory(net)).items():
+        in_encoder = name.startswith("encoder.")
+        assert group["name"] == ("encoder" if in_encoder else "decoder"), name
+        assert group["lr"] == (encoder_lr or 1e-3 if in_encoder else 1e-3), name
+
+
+def test_the_optimizer_is_the_one_given_with_its_settings(net: UNet) -> None:
+    optimizer = OptimizerFactory(partial(torch.optim.SGD, momentum=0.7, nesterov=True), lr=0.1)(net)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert all(group["momentum"] == 0.7 and group["nesterov"] for group in optimizer.param_groups)
+
+
+def test_a_net_without_an_encoder_is_all_decoder() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    optimizer = OptimizerFactory(torch.optim.AdamW, lr=1e-3, encoder_lr=1e-5, weight_decay=0.1)(net)
+    assert [group["lr"] for group in optimizer.param_groups] == [1e-3, 1e-3]
+    settings_by_name(net, optimizer)
+
+
+def test_a_step_moves_every_parameter_by_its_rate(net: UNet) -> None:
+    optimizer = OptimizerFactory(torch.optim.SGD, lr=0.5, encoder_lr=0.25)(net)
+    before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    for name, parameter in net.named_parameters():
+        rate = 0.25 if name.startswith("encoder.") else 0.5
+        torch.testing.assert_close(parameter, before[name] - rate)
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("lr", "encoder_lr"), [(0.0, None), (-1e-3, 1e-3), (1e-3, 0.0), (1e-3, -1.0)])
+def test_a_rate_that_is_not_above_0_is_refused(lr: float, encoder_lr: float | None) -> None:
+    wrong = f"lr must .* got {lr}" if lr <= 0 else f"encoder_lr must .* got {encoder_lr}"
+    with pytest.raises(UserError, match=rf"optimizer\.{wrong}"):
+        OptimizerFactory(torch.optim.SGD, lr=lr, encoder_lr=encoder_lr)
+
+
+@pytest.mark.parametrize("wrong", [{"lr": float("nan")}, {"lr": 1e-3, "encoder_lr": float("nan")}])
+def test_a_rate_that_is_no_number_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="nan"):
+        OptimizerFactory(torch.optim.SGD, **wrong)
+
+
+def test_a_decay_below_0_is_refused_and_0_is_none() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.weight_decay must .* got -1"):
+        OptimizerFactory(torch.optim.SGD, lr=1e-3, weight_decay=-1)
+    assert OptimizerFactory(torch.optim.SGD, lr=1e-3, weight_decay=0).weight_decay == 0
+
+
+@pytest.mark.parametrize("setting", [{"momentum": -1}, {"momentum": "much"}, {"monemtum": 0.9}])
+def test_what_torch_refuses_is_told(net: UNet, setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"optimizer\.optimizer\.\*: .*(momentum|monemtum|str)"):
+        OptimizerFactory(partial(torch.optim.SGD, **setting), lr=1e-3)(net)

@@ -1,0 +1,239 @@
+"""Configs of runs to resume that are damaged, or that somebody else wrote."""
+
+import copy
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from segunet import train
+from segunet.base.errors import UserError
+from segunet.cli.overrides import composed
+from segunet.inference.checkpoint import read_checkpoint
+from segunet.training import build
+from segunet.training.checkpoints import RunCheckpoint
+from segunet.training.resume import ConfigParser, check_same_network, naming
+from tests.commands import Command
+
+Place = tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def saved(trained: Path) -> dict[str, Any]:
+    config = OmegaConf.to_container(OmegaConf.load(trained / "config.yaml"))
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+@pytest.fixture(scope="module")
+def model(trained: Path) -> dict[str, Any]:
+    """Return the network's config as a checkpoint has it."""
+    content = read_checkpoint(trained / "checkpoints" / "last.ckpt")
+    return content["segunet"]["model"]  # type: ignore[no-any-return]
+
+
+def places(config: dict[str, Any], above: Place = ()) -> Iterator[Place]:
+    for key, value in config.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from places(value, (*above, key))
+
+
+def with_value(config: dict[str, Any], place: Sequence[str], value: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(config)
+    node = changed
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    return changed
+
+
+def build_all(trained: Path, config: dict[str, Any], model: dict[str, Any], group: str) -> None:
+    """Build what a resumed run is made of, of those parts that ``group`` has to do with."""
+    path = trained / "config.yaml"
+    cfg = ConfigParser(path).checked(config)
+    with naming(path):
+        train.check_settings(cfg)
+        check_same_network(cfg.model, model, path)
+        datamodule = build.datamodule_from_config(cfg)
+    if group == "data":
+        datamodule.setup("fit")
+    with naming(path):
+        if group in ("loss", "optimizer", "lr_schedule"):
+            build.task_from_config(cfg, datamodule, resumed=True)
+        callbacks = build.callbacks_from_config(cfg, datamodule, trained)
+        build.trainer_from_config(cfg, callbacks, trained)
+
+
+def test_a_config_of_today_is_read_as_it_is(trained: Path, saved: dict[str, Any], tmp_path: Path) -> None:
+    assert ConfigParser(trained / "config.yaml").parse() == saved
+    for choices in ("article focal_dice sgd article voc2012", "smp ce adam warmup_cosine sample"):
+        groups = ("model", "loss", "optimizer", "lr_schedule", "data")
+        config = composed("train", [f"{group}={choice}" for group, choice in zip(groups, choices.split(), strict=True)])
+        (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
+        assert ConfigParser(tmp_path / "config.yaml").parse() == OmegaConf.to_container(config, resolve=True)
+
+
+NEVER = [math.nan, 10**12, {"a": 1}, [[[1]]], "${oc.env:HOME}", {"_target_": "os.system", "command": "touch ran"}]
+OTHERS = [None, "abc", [1, 2], [], -1, True, 10**6]
+
+
+def test_a_value_that_no_run_can_have_is_refused_with_its_key(trained: Path, saved: dict[str, Any]) -> None:
+    everything = list(places(saved))
+    for place in everything:
+        for damage in NEVER:
+            with pytest.raises(UserError) as error:
+                ConfigParser(trained / "config.yaml").checked(with_value(saved, place, damage))
+            assert str(trained / "config.yaml") in str(error.value), (place, damage)
+            assert place[-1] in str(error.value), (place, damage)
+    assert len(everything) > 80
+
+
+def refusal(build: Callable[[], Any]) -> str:
+    """Return the text of the UserError that ``build`` ends with; empty if with none."""
+    try:
+        build()
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_a_value_of_another_kind_is_refused_or_taken_but_no_traceback(
+    trained: Path, saved: dict[str, Any], model: dict[str, Any]
+) -> None:
+    texts = []
+    for number, place in enumerate(places(saved)):
+        for damage in OTHERS[number % 2 :: 2]:
+            config = with_value(saved, place, damage)
+            if text := refusal(lambda config=config, group=place[0]: build_all(trained, config, model, group)):  # type: ignore[misc]
+                assert place[0] in text or place[-1] in text, (place, damage, text)
+                texts.append(text)
+    assert len(texts) > 200
+
+
+def test_what_is_missing_is_named(trained: Path, saved: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    parser = ConfigParser(trained / "config.yaml")
+    for place in places(saved):
+        config = with_value(saved, place, None)
+        parent = config
+        for key in place[:-1]:
+            parent = parent[key]
+        del parent[place[-1]]
+        caplog.clear()
+        assert ".".join(place) in (refusal(lambda config=config: parser.checked(config)) or caplog.text)  # type: ignore[misc]
+
+
+def test_a_key_that_no_run_has_is_refused(trained: Path, saved: dict[str, Any]) -> None:
+    groups = {place[:-1] for place in places(saved)}
+    assert len(groups) > 10
+    for group in groups:
+        for key in ("unknown", "_args_", "_recursive_", "_convert_"):
+            with pytest.raises(UserError, match=key):
+                ConfigParser(trained / "config.yaml").checked(with_value(saved, (*group, key), []))
+
+
+def test_a_class_that_the_user_names_or_trusts_is_taken(
+    trained: Path, saved: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = with_value(
+        saved, ("optimizer", "optimizer"), {"_target_": "torch.optim.RMSprop", "_partial_": True, "alpha": 0.9}
+    )
+    path = trained / "config.yaml"
+    with pytest.raises(UserError, match=r"torch\.optim\.RMSprop.*SEGUNET_TRUSTED_PACKAGES"):
+        ConfigParser(path).checked(mine)
+    assert ConfigParser(path, ["optimizer.optimizer._target_=torch.optim.RMSprop"]).checked(mine) == mine
+    monkeypatch.setenv("SEGUNET_TRUSTED_PACKAGES", "torch")
+    assert ConfigParser(path).checked(mine) == mine
+    with pytest.raises(UserError, match=r"optimizer\.optimizer\.beta"):
+        ConfigParser(path).checked(with_value(mine, ("optimizer", "optimizer", "beta"), 1))
+
+
+def test_a_file_that_is_no_config_is_one_paragraph(tmp_path: Path) -> None:
+    code = b"a: !!python/object/apply:os.system [true]\n"
+    nested = b"a: " + b"[" * 100_000
+    for content in (
+        *(b"", b"\xff\xfe\x00", b"a: [1", b"- 1\n", b"text", b"\0", b"a: &a [1]\nb: *a\n", b"a: b: c"),
+        *(b"x" * 2**21, b"a: " + b"9" * 5000, b"1: 2", b"a: ${", nested, code),
+    ):
+        (tmp_path / "config.yaml").write_bytes(content)
+        text = refusal(ConfigParser(tmp_path / "config.yaml").parse)
+        assert str(tmp_path / "config.yaml") in text
+        assert len(text) < 600
+
+
+@pytest.fixture
+def run_dir(trained: Path, tmp_path: Path) -> Path:
+    """Return a copy of a run, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("voc")))
+
+
+def test_code_that_a_foreign_config_names_is_not_run(run: Command, run_dir: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.data.transform = {"_target_": "os.system", "command": f"touch {tmp_path / 'ran'}"}
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert result.status == 1
+    assert f"{run_dir / 'config.yaml'}: data.transform._target_ is os.system" in result.error
+    config.data.transform = "none"
+    OmegaConf.save(config, run_dir / "config.yaml")
+    assert "data.transform is none" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
+    assert not (tmp_path / "ran").exists()
+
+
+def test_paths_in_a_foreign_checkpoint_lead_nowhere(run: Command, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "file").touch()
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    path = str(run_dir / "checkpoints" / ".." / ".." / "victim")
+    states = [state for name, state in content["callbacks"].items() if "RunCheckpoint" in name]
+    for state in states:
+        state |= {"dirpath": str(run_dir / "checkpoints"), "best_model_path": path, "kth_best_model_path": path}
+        state |= {"last_model_path": path, "best_k_models": {path: torch.tensor(-1.0)}, "kth_value": torch.tensor(-1.0)}
+        state["best_model_score"] = torch.tensor(-1.0)  # so that the next one is better and replaces it
+    assert len(states) == 2
+    torch.save(content, last)
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert result.status == 0, result.error
+    assert (tmp_path / "victim" / "file").exists()
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert torch.load(last.with_name("best.ckpt"), weights_only=True)["epoch"] == 2
+
+
+def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "best.ckpt").touch()
+    for score in ("0.5", torch.zeros(2), 0.5, [1]):
+        best = RunCheckpoint(tmp_path, "best", monitor="val/miou", mode="max")
+        best.load_state_dict({"best_model_score": score, "best_model_path": "/nowhere"})
+        assert (best.best_model_path, best.best_model_score, best.best_k_models) == ("", None, {})
+    (tmp_path / "best.ckpt").unlink()
+    best.load_state_dict({"best_model_score": torch.tensor(0.5)})
+    assert best.best_k_models == {}
+    assert caplog.text.count(f"{tmp_path / 'best.ckpt'} is not there or its score is unknown") == 5
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/last.ckpt", "tensorboard", "metrics.json", "train.log"])
+def test_nothing_is_written_through_a_link_out_of_the_run_s_folder(
+    run: Command, run_dir: Path, tmp_path: Path, name: str
+) -> None:
+    (run_dir / name).rename(tmp_path / "elsewhere")
+    (run_dir / name).symlink_to(tmp_path / "elsewhere")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert result.status == 1
+    assert f"{run_dir / name} leads out of its folder, to {tmp_path / 'elsewhere'}" in result.error
+
+
+def test_tensorboard_s_files_stay_in_the_run_s_folder(run: Command, run_dir: Path) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.logger.version = "../../elsewhere"
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert "leads out of its folder" in result.error
+    assert not (run_dir.parent / "elsewhere").exists()
