@@ -18,7 +18,6 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from segunet.base.errors import UserError
-from segunet.images.reading import orientation
 
 _SMALL = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -58,6 +57,12 @@ def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
         _check_orientations(image)
         orientation(image)  # and keep it
     return image
+
+
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
+    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
+    return int(value) if value in range(1, 9) else 1
 
 
 def _png_exif(file: IO[bytes]) -> bytes:

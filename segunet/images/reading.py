@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 
 from segunet.base.errors import UserError, is_list_of
 from segunet.base.files import is_file
-from segunet.images.integrity import check_frames, check_pixels, check_whole, read_header
+from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
 
 FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
 
@@ -143,12 +143,6 @@ def read_size(path: Path) -> tuple[int, int]:
         image = read_header(file, str(path))
         width, height = image.size
         return (width, height) if orientation(image) >= 5 else (height, width)
-
-
-def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
-    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
-    return value if value in _TURNS else 1
 
 
 @contextmanager
