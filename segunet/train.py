@@ -3,6 +3,7 @@
 import logging
 import shlex
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -23,7 +24,7 @@ from segunet.commands import (
 from segunet.comparison import read_scores, record_resumed
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
-from segunet.files import DRAFTS, check_within, remove_abandoned
+from segunet.files import DRAFTS, check_within, locked, remove_abandoned
 from segunet.metrics import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -49,11 +50,18 @@ def train(cfg: DictConfig) -> Path:
     Raises:
         UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
     """
+    with ExitStack() as whole_run:
+        return _train(cfg, whole_run)
+
+
+def _train(cfg: DictConfig, whole_run: ExitStack) -> Path:
     started, epochs_done = time.monotonic(), 0
     resume = as_path(cfg.resume).absolute() if cfg.resume else None
     config = resume / "config.yaml" if resume else None
     if resume:
         cfg = resumed_config(resume)
+        if is_main_process():
+            whole_run.enter_context(locked(resume))
         check_within(resume, (*WRITTEN, *RESULTS))
     with naming(config):
         check_settings(cfg)
@@ -70,6 +78,8 @@ def train(cfg: DictConfig) -> Path:
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
+    if is_main_process() and not resume:
+        whole_run.enter_context(locked(run_dir))
     open_run_dir(cfg, run_dir)
     if is_main_process():
         remove_abandoned((run_dir / "checkpoints").glob(DRAFTS))

@@ -159,11 +159,12 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        assert f"Another process is writing to {folder}" in run(train, f"resume={folder}").error
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
-    (folder / "checkpoints" / f".segunet-{process.pid}-half").touch()  # as a kill in the middle of saving leaves
+    (folder / "checkpoints" / ".segunet-half").touch()  # as a kill in the middle of saving leaves
     result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
     assert result.status == 0, result.output
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
