@@ -3,8 +3,10 @@
 import logging
 import shlex
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
@@ -111,8 +113,10 @@ def check_settings(cfg: DictConfig) -> None:
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
     """Return how many epochs the run in ``run_dir`` has done; warn if the last of them is not whole.
 
+    Where all are done and only the results are missing, no epoch is added: ``cfg.trainer.max_epochs`` is set so.
+
     Raises:
-        UserError: it has done all of them.
+        UserError: it has done all of them, and has its results.
     """
     content = build.read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     check_same_network(cfg.model, content["segunet"]["model"], run_dir / "config.yaml")
@@ -128,12 +132,29 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
             last_epoch["current"]["completed"],
         )
     validated = loops["epoch_progress"]["current"]["processed"] == done
-    if cfg.trainer.max_epochs <= done and validated:
-        raise UserError(
-            f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
-            f"trainer.max_epochs=N with N above {done}."
-        )
+    stopped_early = _stopped_early(cfg, content["callbacks"])
+    if validated and (cfg.trainer.max_epochs <= done or stopped_early):
+        if has_results(run_dir):
+            how = f"was stopped early after {done}" if stopped_early else f"has done all of its {done}"
+            longer = (
+                "callbacks.early_stopping_patience=null" if stopped_early else "trainer.max_epochs=N with N above it"
+            )
+            raise UserError(f"resume={run_dir}: that run {how} epochs. To train it for longer, add {longer}.")
+        logger.info("all of its %d epochs are done; what is missing is the report", done)
+        cfg.trainer.max_epochs = done
     return done
+
+
+def _stopped_early(cfg: DictConfig, callbacks: Mapping[str, Any]) -> bool:
+    patience = cfg.callbacks.early_stopping_patience
+    waited = [state["wait_count"] for name, state in callbacks.items() if name.startswith("EarlyStopping")]
+    return patience is not None and any(count >= patience for count in waited)
+
+
+def has_results(run_dir: Path) -> bool:
+    """Return whether the report, which is written last, is there and is of the newest checkpoint."""
+    page, last = run_dir / PAGE, run_dir / "checkpoints" / "last.ckpt"
+    return page.is_file() and page.stat().st_mtime >= last.stat().st_mtime
 
 
 def set_up(datamodule: VOCDataModule) -> None:
@@ -218,8 +239,8 @@ def report_of(
     return Report(
         kind="Training",
         name=run_dir.name,
-        subject=f"Best checkpoint, after epoch {best_epoch} of {trainer.current_epoch}, on the {scores.images} images "
-        f"of {datamodule.val_split}",
+        subject=f"Best checkpoint, after epoch {best_epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, "
+        f"on the {scores.images} images of {datamodule.val_split}",
         scores=scores,
         class_names=datamodule.class_names,
         palette=palette,

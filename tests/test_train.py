@@ -193,6 +193,24 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_run_that_was_stopped_before_its_report_is_finished_by_a_resume(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.train.write_page", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}").status == 128 + signal.SIGTERM
+    (folder / "metrics.json").unlink()
+    weights = (folder / "checkpoints" / "last.ckpt").read_bytes()
+    result = run(train, f"resume={folder}")
+    assert result.status == 0, result.error
+    assert "images/s" not in result.output
+    assert "after epoch 1 of 1" in (folder / "report.html").read_text()
+    assert (folder / "metrics.json").is_file()
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == weights
+    assert "all of its 1 epochs" in run(train, f"resume={folder}").error
+
+
 def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:
     with (voc_folder / "ImageSets" / "Segmentation" / "val.txt").open("a") as file:
         file.write("train_0\n")
@@ -265,6 +283,7 @@ def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> 
     result = run(train, *tiny, *options, "trainer.max_epochs=30", f"run_dir={tmp_path}/run")
     assert result.status == 0
     assert result.output.count("images/s") < 30
+    assert "was stopped early" in run(train, f"resume={tmp_path}/run").error
 
 
 def test_early_stopping_waits_for_a_validation(run: Command, tiny: list[str], tmp_path: Path) -> None:
