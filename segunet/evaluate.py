@@ -2,6 +2,7 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -12,6 +13,7 @@ from segunet.callbacks import STRIPS, Pictures, SavePredictions, ScoringProgress
 from segunet.commands import as_path, check_one_process, command, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.errors import UserError, check_flag, check_whole_number
+from segunet.files import locked
 from segunet.metrics import Scores
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -48,7 +50,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
-    trainer.test(task, datamodule=datamodule, verbose=False)
+    with locked(run_dir) if is_main_process() else nullcontext():
+        trainer.test(task, datamodule=datamodule, verbose=False)
     assert task.scores is not None
     if trainer.is_global_zero:
         show_report(task.scores, checkpoint.class_names)
