@@ -2,12 +2,14 @@
 
 import logging
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from segunet.base.errors import UserError, check_flag, check_whole_number
+from segunet.base.files import locked
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
@@ -53,7 +55,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
-    trainer.test(task, datamodule=datamodule, verbose=False)
+    with locked(run_dir) if is_main_process() else nullcontext():
+        trainer.test(task, datamodule=datamodule, verbose=False)
     assert task.scores is not None
     if trainer.is_global_zero:
         show_report(task.scores, checkpoint.class_names)

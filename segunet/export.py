@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from segunet.base.errors import UserError, check_number, check_whole_number
-from segunet.base.files import DRAFTS, draft_beside, remove_abandoned
+from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
 from segunet.base.terminal import console, setting
 from segunet.base.version import __version__
 from segunet.cli.command import command
@@ -132,26 +131,23 @@ def whole_files(path: Path) -> Iterator[Path]:
         UserError: the folder cannot be written.
     """
     path = Path(os.path.realpath(path))
-    folder = draft_beside(path)
     try:
-        folder.mkdir(parents=True)
-        remove_abandoned(path.parent.glob(DRAFTS))
-        draft = folder / path.name
-        yield draft
-        others = [each for each in folder.iterdir() if each != draft]
-        for each in [*others, draft]:
-            with each.open("rb") as file:
-                os.fsync(file.fileno())
-        if others:
-            path.unlink(missing_ok=True)  # it never stands beside another's weights, even for a moment
-        for each in [*others, draft]:
-            each.replace(path.parent / each.name)
+        with draft_folder_beside(path) as folder:
+            remove_abandoned(path.parent.glob(DRAFTS))
+            draft = folder / path.name
+            yield draft
+            others = [each for each in folder.iterdir() if each != draft]
+            for each in [*others, draft]:
+                with each.open("rb") as file:
+                    os.fsync(file.fileno())
+            if others:
+                path.unlink(missing_ok=True)  # it never stands beside another's weights, even for a moment
+            for each in [*others, draft]:
+                each.replace(path.parent / each.name)
     except OSError as error:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}. Make room or give another place (output=PATH)."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:

@@ -3,14 +3,17 @@
 import logging
 import shlex
 import time
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet.base.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
-from segunet.base.files import DRAFTS, check_within, remove_abandoned
+from segunet.base.files import DRAFTS, check_within, locked, remove_abandoned
 from segunet.base.terminal import log_to_file, setting
 from segunet.cli.command import command
 from segunet.cli.comparison import read_scores, record_resumed
@@ -51,11 +54,18 @@ def train(cfg: DictConfig) -> Path:
     Raises:
         UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
     """
+    with ExitStack() as whole_run:
+        return _train(cfg, whole_run)
+
+
+def _train(cfg: DictConfig, whole_run: ExitStack) -> Path:
     started, epochs_done = time.monotonic(), 0
     resume = as_path(cfg.resume).absolute() if cfg.resume else None
     config = resume / "config.yaml" if resume else None
     if resume:
         cfg = resumed_config(resume)
+        if is_main_process():
+            whole_run.enter_context(locked(resume))
         check_within(resume, (*WRITTEN, *RESULTS))
     with naming(config):
         check_settings(cfg)
@@ -72,6 +82,8 @@ def train(cfg: DictConfig) -> Path:
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
+    if is_main_process() and not resume:
+        whole_run.enter_context(locked(run_dir))
     open_run_dir(cfg, run_dir)
     if is_main_process():
         remove_abandoned((run_dir / "checkpoints").glob(DRAFTS))
@@ -103,8 +115,10 @@ def check_settings(cfg: DictConfig) -> None:
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
     """Return how many epochs the run in ``run_dir`` has done; warn if the last of them is not whole.
 
+    Where all are done and only the results are missing, no epoch is added: ``cfg.trainer.max_epochs`` is set so.
+
     Raises:
-        UserError: it has done all of them.
+        UserError: it has done all of them, and has its results.
     """
     content = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
     check_same_network(cfg.model, content["segunet"]["model"], run_dir / "config.yaml")
@@ -120,12 +134,29 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
             last_epoch["current"]["completed"],
         )
     validated = loops["epoch_progress"]["current"]["processed"] == done
-    if cfg.trainer.max_epochs <= done and validated:
-        raise UserError(
-            f"resume={run_dir}: that run has done all of its {done} epochs. To train it for longer, add "
-            f"trainer.max_epochs=N with N above {done}."
-        )
+    stopped_early = _stopped_early(cfg, content["callbacks"])
+    if validated and (cfg.trainer.max_epochs <= done or stopped_early):
+        if has_results(run_dir):
+            how = f"was stopped early after {done}" if stopped_early else f"has done all of its {done}"
+            longer = (
+                "callbacks.early_stopping_patience=null" if stopped_early else "trainer.max_epochs=N with N above it"
+            )
+            raise UserError(f"resume={run_dir}: that run {how} epochs. To train it for longer, add {longer}.")
+        logger.info("all of its %d epochs are done; what is missing is the report", done)
+        cfg.trainer.max_epochs = done
     return done
+
+
+def _stopped_early(cfg: DictConfig, callbacks: Mapping[str, Any]) -> bool:
+    patience = cfg.callbacks.early_stopping_patience
+    waited = [state["wait_count"] for name, state in callbacks.items() if name.startswith("EarlyStopping")]
+    return patience is not None and any(count >= patience for count in waited)
+
+
+def has_results(run_dir: Path) -> bool:
+    """Return whether the report, which is written last, is there and is of the newest checkpoint."""
+    page, last = run_dir / PAGE, run_dir / "checkpoints" / "last.ckpt"
+    return page.is_file() and page.stat().st_mtime >= last.stat().st_mtime
 
 
 def set_up(datamodule: VOCDataModule) -> None:
@@ -219,8 +250,8 @@ def report_of(
     return Report(
         kind="Training",
         name=run_dir.name,
-        subject=f"Best checkpoint, after epoch {best_epoch} of {trainer.current_epoch}, on the {scores.images} images "
-        f"of {datamodule.val_split}",
+        subject=f"Best checkpoint, after epoch {best_epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, "
+        f"on the {scores.images} images of {datamodule.val_split}",
         scores=scores,
         class_names=datamodule.class_names,
         palette=palette,

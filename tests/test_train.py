@@ -162,11 +162,12 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.2)
+        assert f"Another process is writing to {folder}" in run(train, f"resume={folder}").error
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     done = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"]
-    (folder / "checkpoints" / f".segunet-{process.pid}-half").touch()  # as a kill in the middle of saving leaves
+    (folder / "checkpoints" / ".segunet-half").touch()  # as a kill in the middle of saving leaves
     result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
     assert result.status == 0, result.output
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
@@ -193,6 +194,24 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert f"stopped in epoch 2; go on: python -m segunet.train resume={tmp_path / 'run'}" in result.output
     assert (handlers == [signal.SIG_DFL]) == (number == signal.SIGTERM)  # a second SIGTERM kills
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_run_that_was_stopped_before_its_report_is_finished_by_a_resume(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.train.write_page", lambda *_: signal.raise_signal(signal.SIGTERM))
+        assert run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}").status == 128 + signal.SIGTERM
+    (folder / "metrics.json").unlink()
+    weights = (folder / "checkpoints" / "last.ckpt").read_bytes()
+    result = run(train, f"resume={folder}")
+    assert result.status == 0, result.error
+    assert "images/s" not in result.output
+    assert "after epoch 1 of 1" in (folder / "report.html").read_text()
+    assert (folder / "metrics.json").is_file()
+    assert (folder / "checkpoints" / "last.ckpt").read_bytes() == weights
+    assert "all of its 1 epochs" in run(train, f"resume={folder}").error
 
 
 def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:
@@ -279,6 +298,7 @@ def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> 
     result = run(train, *tiny, *options, "trainer.max_epochs=30", f"run_dir={tmp_path}/run")
     assert result.status == 0
     assert result.output.count("images/s") < 30
+    assert "was stopped early" in run(train, f"resume={tmp_path}/run").error
 
 
 def test_early_stopping_waits_for_a_validation(run: Command, tiny: list[str], tmp_path: Path) -> None:

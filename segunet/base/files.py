@@ -1,10 +1,13 @@
 """Write a file whole or not at all; read a PyTorch file without running what is in it."""
 
+import errno
+import fcntl
 import os
 import pickle
 import re
 import shutil
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -46,12 +49,63 @@ def is_file(path: Path) -> bool:
         return False
 
 
-DRAFTS = ".segunet-*"  # unfinished files and folders; the number of the process that writes one is in its name
+DRAFTS = ".segunet-*"  # unfinished files and folders; whoever writes one holds a lock on it
+_LOCK = ".lock"  # in a run's folder
+_PATIENCE = 6.0  # seconds; the loader processes of a killed run live for up to 5 s, and have its lock
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a run's ``folder`` this process's own; the system takes the lock away when the process ends.
+
+    Raises:
+        UserError: another process has it, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
+    with file:
+        ends = time.monotonic() + _PATIENCE
+        while not _lock(file.fileno()):
+            if time.monotonic() > ends:
+                raise UserError(
+                    f"Another process is writing to {folder}. Wait until it has ended, or give another folder."
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _lock(file: int) -> bool:
+    """Lock an open file, or folder, unless another has it locked; a file system without locks takes all for free."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+    return True
+
+
+@contextmanager
+def draft_folder_beside(path: Path) -> Iterator[Path]:
+    """Give a new folder in the folder of ``path``, one of :data:`DRAFTS`, and remove it in the end."""
+    folder = draft_beside(path)
+    folder.mkdir(parents=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(lock)
+        yield folder
+    finally:
+        os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def draft_beside(path: Path) -> Path:
     """Return a new name in the folder of ``path``, one of :data:`DRAFTS`."""
-    return path.with_name(DRAFTS.replace("*", f"{os.getpid()}-{uuid4().hex}"))
+    return path.with_name(DRAFTS.replace("*", uuid4().hex))
 
 
 @contextmanager
@@ -69,6 +123,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with draft.open("xb") as file:
+                _lock(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -120,23 +175,25 @@ def save_png(picture: NDArray[np.uint8], path: Path) -> None:
 
 
 def remove_abandoned(drafts: Iterable[Path]) -> None:
-    """Remove those of the :data:`DRAFTS` whose process is no more: it was killed before they were done."""
+    """Remove those of the :data:`DRAFTS` that nobody has locked: their process was killed before they were done."""
     for draft in drafts:
-        if (writer := re.match(r"\.segunet-(\d+)-", draft.name)) and not _is_running(int(writer[1])):
-            if draft.is_dir():
-                shutil.rmtree(draft, ignore_errors=True)
-            else:
-                draft.unlink(missing_ok=True)
+        if draft.is_symlink() or not _is_free(draft):
+            continue
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            draft.unlink(missing_ok=True)
 
 
-def _is_running(process: int) -> bool:
+def _is_free(draft: Path) -> bool:
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        lock = os.open(draft, os.O_RDONLY)
+    except OSError:
         return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    try:
+        return _lock(lock)
+    finally:
+        os.close(lock)
 
 
 # What torch.load and zipfile were seen to raise for files that are cut short, damaged, or of another kind.

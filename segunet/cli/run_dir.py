@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -78,7 +79,7 @@ def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     if not cfg.run_dir and not is_main_process():
         raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
     if not cfg.run_dir:
-        return OUTPUTS_DIR / name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+        return OUTPUTS_DIR / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{uuid4().hex[:6]}"
     folder = as_path(cfg.run_dir).absolute()
     check_within(folder, (_CONFIG, *results))
     if folder.exists() and not folder.is_dir():

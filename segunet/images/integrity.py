@@ -62,7 +62,7 @@ def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
-    return int(value) if value in range(1, 9) else 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _png_exif(file: IO[bytes]) -> bytes:

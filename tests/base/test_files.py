@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from segunet.base.errors import UserError
-from segunet.base.files import DRAFTS, read_torch_file, remove_abandoned, whole_file, write_text
+from segunet.base.files import (
+    DRAFTS,
+    draft_folder_beside,
+    locked,
+    read_torch_file,
+    remove_abandoned,
+    whole_file,
+    write_text,
+)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -126,16 +134,35 @@ def test_a_text_may_hold_the_name_of_a_file_that_is_no_text(tmp_path: Path) -> N
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / ".mine-1").touch()
-    killed = subprocess.Popen([sys.executable, "-c", ""])
-    killed.wait()
-    with whole_file(tmp_path / "below" / "file.bin"):
-        (draft,) = (tmp_path / "below").iterdir()
-        abandoned = draft.with_name(draft.name.replace(str(os.getpid()), str(killed.pid)))
-        abandoned.touch()
-        abandoned.with_name(f"{abandoned.name}-folder").mkdir()
+    (tmp_path / "linked").mkdir()
+    (tmp_path / ".segunet-link").symlink_to(tmp_path / "linked")
+    code = "import sys, time; from pathlib import Path; from segunet.base.files import *\n"
+    code += (
+        "with whole_file(Path(sys.argv[1])), draft_folder_beside(Path(sys.argv[1])): print(flush=True); time.sleep(99)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "below" / "killed.bin")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    with whole_file(tmp_path / "below" / "file.bin"), draft_folder_beside(tmp_path / "below" / "folder"):
         remove_abandoned(tmp_path.rglob(DRAFTS))
-        assert list((tmp_path / "below").iterdir()) == [draft]  # this process goes on with it
-    assert sorted(each.name for each in tmp_path.rglob("*")) == [".mine-1", "below", "file.bin"]
+        assert len(list((tmp_path / "below").iterdir())) == 4  # this process goes on with its own, the other one too
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        remove_abandoned(tmp_path.rglob(DRAFTS))
+        assert len(list((tmp_path / "below").iterdir())) == 2
+    left = [".mine-1", ".segunet-link", "below", "file.bin", "linked"]
+    assert sorted(each.name for each in tmp_path.rglob("*")) == left
+
+
+def test_a_run_s_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segunet.base.files._PATIENCE", 0.2)
+    folder = tmp_path / "run"
+    with locked(folder), pytest.raises(UserError, match=f"Another process is writing to {folder}"), locked(folder):
+        pass
+    with locked(folder):  # free again
+        assert folder.is_dir()
 
 
 def test_a_folder_that_is_a_file_is_the_user_s_error(tmp_path: Path) -> None:

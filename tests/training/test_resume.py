@@ -191,7 +191,7 @@ def test_paths_in_a_foreign_checkpoint_lead_nowhere(run: Command, run_dir: Path,
     last = run_dir / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     path = str(run_dir / "checkpoints" / ".." / ".." / "victim")
-    states = [state for name, state in content["callbacks"].items() if "RunCheckpoint" in name]
+    states = [state for name, state in content["callbacks"].items() if "Checkpoint" in name]
     for state in states:
         state |= {"dirpath": str(run_dir / "checkpoints"), "best_model_path": path, "kth_best_model_path": path}
         state |= {"last_model_path": path, "best_k_models": {path: torch.tensor(-1.0)}, "kth_value": torch.tensor(-1.0)}
