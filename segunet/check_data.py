@@ -17,7 +17,7 @@ from segunet.cli.run_dir import command_on_same_data, open_run_dir, planned_run_
 from segunet.data.check.contact_sheet import contact_sheet
 from segunet.data.check.findings import KINDS, Finding
 from segunet.data.check.survey import Survey, examine, read_split
-from segunet.data.check.tables import show_balance, show_findings, show_pictures, write_findings
+from segunet.data.check.tables import show_balance, show_findings, show_images, write_findings
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.voc import find_voc_folder
 from segunet.training import build
@@ -34,7 +34,7 @@ def check_data(cfg: DictConfig) -> Survey:
     Raises:
         UserError: a folder or a list that cannot be read at all; at the end, if there are errors.
     """
-    check_whole_number("pictures", cfg.pictures, least=0)
+    check_whole_number("images", cfg.images, least=0)
     datamodule = build.datamodule_from_config(cfg)
     datamodule.prepare_data()
     survey = new_survey(datamodule)
@@ -44,10 +44,10 @@ def check_data(cfg: DictConfig) -> Survey:
     check_batch_size(survey, datamodule)
     survey.conclude()
     write_findings(survey, run_dir)
-    if cfg.pictures:
-        save_png(contact_sheet(survey, cfg.pictures, cfg.seed), run_dir / "overlays.png")
+    if cfg.images:
+        save_png(contact_sheet(survey, cfg.images, cfg.seed), run_dir / "overlays.png")
     show_findings(survey)
-    show_pictures(survey)
+    show_images(survey)
     show_balance(survey)
     conclude(survey, run_dir)
     return survey
@@ -96,7 +96,7 @@ def conclude(survey: Survey, run_dir: Path) -> None:
         found = ", ".join(f"{kind.title} ({count})" for kind, count in kinds if kind.severity == "error")
         raise UserError(
             f"{survey.folder} has errors: {found}. The first of each are above, all of them in "
-            f"{run_dir / 'check.json'}. Mend them, then check again: " + command_on_same_data("check_data")
+            f"{run_dir / 'check.json'}. Fix them, then check again: " + command_on_same_data("check_data")
         )
     if (sheet := run_dir / "overlays.png").exists():
         logger.info("look at:   %s", shlex.quote(str(sheet)))

@@ -36,12 +36,12 @@ _SAVE_AGAIN = "Save the network's state dict: torch.save(model.state_dict(), pat
 def convert(cfg: DictConfig) -> Checkpoint:
     """Write the state dict ``cfg.source`` as the segunet checkpoint ``cfg.output`` and load that.
 
-    The checkpoint's logits are the original network's for pictures whose sides are multiples of 32; other pictures
-    are padded to that with the mean colour. Pictures enter at their own size (or at ``cfg.inference_size``), also
+    The checkpoint's logits are the original network's for images whose sides are multiples of 32; other images
+    are padded to that with the mean colour. Images enter at their own size (or at ``cfg.inference_size``), also
     where the original's scripts put them into a letterbox of 512 x 512.
 
     Raises:
-        UserError: whatever the user can mend; nothing is written before the state dict is seen to fit.
+        UserError: whatever the user can fix; nothing is written before the state dict is seen to fit.
     """
     source, output = as_path(cfg.source), as_path(cfg.output)
     check_output(output)
@@ -80,7 +80,7 @@ def check_output(output: Path) -> None:
 
 
 def read_state_dict(path: Path, name: str) -> StateDict:
-    """Read a state dict with the names of ``ORIGINS[name]``, what wraps them taken off.
+    """Read a state dict with the names of ``ORIGINS[name]``, a wrapper's prefix stripped.
 
     Raises:
         UserError: no file, no state dict, another project's names, or several networks.
@@ -113,13 +113,13 @@ def _what_else(state: StateDict, wrappers: set[str], name: str) -> str:
 
 
 def network_of(state: StateDict, wrapper: str, origin: Origin) -> StateDict:
-    """Return the network's tensors, without ``wrapper`` before their names; say what was taken off and left aside."""
-    aside = [name for name in state if not name.startswith(wrapper) or name.startswith(wrapper + origin.aside)]
+    """Return the network's tensors, without ``wrapper`` before their names; log what was stripped and ignored."""
+    ignored = [name for name in state if not name.startswith(wrapper) or name.startswith(wrapper + origin.ignored)]
     if wrapper:
-        logger.info("taken off the names: %r", wrapper)
-    if aside:
-        logger.info("left aside, not needed for the logits: %s", abbreviated(aside))
-    return {name.removeprefix(wrapper): value for name, value in state.items() if name not in aside}
+        logger.info("stripped prefix: %r", wrapper)
+    if ignored:
+        logger.info("ignored keys, not needed for the logits: %s", abbreviated(ignored))
+    return {name.removeprefix(wrapper): value for name, value in state.items() if name not in ignored}
 
 
 def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source: Path) -> StateDict:

@@ -20,7 +20,7 @@ from segunet.report.facts import command_line, duration, facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.training import build
-from segunet.training.callbacks import STRIPS, Pictures, SavePredictions
+from segunet.training.callbacks import STRIPS, ImageStrips, SavePredictions
 from segunet.training.progress import ScoringProgress
 from segunet.training.scoring import ScoringTask
 
@@ -30,15 +30,15 @@ RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # what is written to a run's fo
 
 
 def evaluate(cfg: DictConfig) -> Scores:
-    """Score ``cfg.checkpoint`` as ``cfg`` says, every picture at its own size, and write the report.
+    """Score ``cfg.checkpoint`` as ``cfg`` says, every image at its own size, and write the report.
 
     Raises:
-        UserError: whatever the user can mend; nothing is written before checkpoint and data are seen to be sound.
+        UserError: whatever the user can fix; nothing is written before checkpoint and data are seen to be sound.
     """
     started = time.monotonic()
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    check_whole_number("pictures", cfg.pictures, least=0)
+    check_whole_number("images", cfg.images, least=0)
     for name in ("boundary_iou", "save_predictions"):
         check_flag(name, cfg[name])
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
@@ -48,8 +48,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
-    pictures = Pictures(cfg.pictures, checkpoint.palette, checkpoint.class_names, run_dir)
-    callbacks: list[pl.Callback] = [ScoringProgress(), pictures]
+    strips = ImageStrips(cfg.images, checkpoint.palette, checkpoint.class_names, run_dir)
+    callbacks: list[pl.Callback] = [ScoringProgress(), strips]
     if cfg.save_predictions:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)

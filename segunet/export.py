@@ -29,7 +29,7 @@ def export(cfg: DictConfig) -> Path:
     """Write ``cfg.checkpoint`` in ``cfg.format`` and return the file's path.
 
     Raises:
-        UserError: whatever the user can mend; the exported network differs from the original. Then the file is not
+        UserError: whatever the user can fix; the exported network differs from the original. Then the file is not
             written, and an older one is as it was.
     """
     check_numbers(cfg)
@@ -49,7 +49,7 @@ def export(cfg: DictConfig) -> Path:
 
 
 def check_numbers(cfg: DictConfig) -> None:
-    """Raise a UserError for numbers that mean nothing."""
+    """Raise a UserError for invalid numbers."""
     check_whole_number("images", cfg.images, least=1)
     check_whole_number("seed", cfg.seed, least=0)
     if not isinstance(cfg.tolerance, DictConfig):

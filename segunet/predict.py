@@ -1,4 +1,4 @@
-"""Predict pictures and videos: ``python -m segunet.predict checkpoint=PATH input=FILE|FOLDER|GLOB|VIDEO ...``."""
+"""Predict images and videos: ``python -m segunet.predict checkpoint=PATH input=FILE|FOLDER|GLOB|VIDEO ...``."""
 
 import errno
 import logging
@@ -21,7 +21,7 @@ from segunet.base.files import DRAFTS, remove_abandoned, save_png, whole_file
 from segunet.base.terminal import progress_bar
 from segunet.cli.command import command
 from segunet.cli.run_dir import open_run_dir, planned_run_dir
-from segunet.images.drawing import Picture, frame_legend, overlay, overlay_with_legend, palette_image, stack
+from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
 from segunet.images.reading import read_image, read_size
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
@@ -32,17 +32,17 @@ logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run
 Mask = NDArray[np.uint8]
 
 RESULTS = ("masks", "overlays")  # what is written below the output folder
-_THREADS, _WAITING = 2, 2  # for reading, and again for writing; pictures that wait are held in memory
-_LARGE = 20_000_000  # pixels; no picture is read, or written, before such a one has been
+_THREADS, _WAITING = 2, 2  # for reading, and again for writing; images that wait are held in memory
+_LARGE = 20_000_000  # pixels; no image is read, or written, before such a one has been
 _MOST_OF_JPEG = 65_500  # pixels a side
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Prediction(NamedTuple):
-    """A picture uint8 (H, W, 3), its classes uint8 (H, W), and the path that it was read from."""
+    """An image uint8 (H, W, 3), its classes uint8 (H, W), and the path that it was read from."""
 
     path: Path
-    image: Picture
+    image: ImageArray
     mask: Mask
 
 
@@ -50,7 +50,7 @@ def predict(cfg: DictConfig) -> Path:
     """Predict ``cfg.input`` as ``cfg`` says and return the output folder.
 
     Raises:
-        UserError: whatever the user can mend; at the end, if some inputs could not be predicted.
+        UserError: whatever the user can fix; at the end, if some inputs could not be predicted.
     """
     for name in ("checkpoint", "input"):
         if cfg[name] in (None, ""):
@@ -66,7 +66,7 @@ def predict(cfg: DictConfig) -> Path:
     logger.info("writing to %s", output)
     with progress_bar() as bar:
         work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(names))))
-        work.predict_pictures(path for path in names if not is_video(path))
+        work.predict_images(path for path in names if not is_video(path))
         for path in filter(is_video, names):
             work.predict_video(path)
     if failed := work.failed:
@@ -116,14 +116,14 @@ class Work:
         self.model, self.names, self.output, self.advance = model, names, output, advance
         self.failed: list[Path] = []
 
-    def predict_pictures(self, paths: Iterable[Path]) -> None:
-        """Write masks/<name>.png and overlays/<name>.jpg of each picture."""
+    def predict_images(self, paths: Iterable[Path]) -> None:
+        """Write masks/<name>.png and overlays/<name>.jpg of each image."""
         clock = Clock()
         with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
             saved = map_ahead(self._save, predictions, _THREADS, _WAITING, lambda each: each.mask.size > _LARGE)
             if done := sum(saved):
-                clock.log(done, "picture")
+                clock.log(done, "image")
 
     def predict_video(self, path: Path) -> None:
         """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of its classes."""
@@ -145,14 +145,14 @@ class Work:
         else:
             clock.log(done, "frame", f"{path}: ")
 
-    def _read(self, path: Path) -> tuple[Path, Picture] | None:
+    def _read(self, path: Path) -> tuple[Path, ImageArray] | None:
         try:
             return path, read_image(path, self.model.image_range)
         except UserError as error:
             self._note(path, error)
             return None
 
-    def _predict(self, clock: Clock, read: tuple[Path, Picture]) -> Prediction | None:
+    def _predict(self, clock: Clock, read: tuple[Path, ImageArray]) -> Prediction | None:
         path, image = read
         try:
             with clock.network():
@@ -167,8 +167,8 @@ class Work:
         try:
             with whole_file(self.output / "masks" / f"{name}.png") as file:
                 palette_image(mask, palette).save(file, format="PNG")
-            picture = overlay_with_legend(image, mask, palette, self.model.class_names)
-            _save_overlay(picture, self.output / "overlays" / name)
+            drawn = overlay_with_legend(image, mask, palette, self.model.class_names)
+            _save_overlay(drawn, self.output / "overlays" / name)
             return True
         except UserError as error:
             self._note(path, error)
@@ -189,8 +189,8 @@ class Work:
         def draw(masked: tuple[Frame, Mask]) -> None:
             (image, seconds), mask = masked
             found = tuple(np.flatnonzero(np.bincount(mask.ravel())).tolist())
-            picture = stack([overlay(image, mask, palette), below(found, image.shape[1])])
-            writer.write(Frame(picture, seconds))
+            drawn = stack([overlay(image, mask, palette), below(found, image.shape[1])])
+            writer.write(Frame(drawn, seconds))
 
         return draw
 
@@ -210,13 +210,13 @@ def _is_large(path: Path) -> bool:
         return False  # is told when it is read
 
 
-def _save_overlay(picture: Picture, target: Path) -> None:
+def _save_overlay(image: ImageArray, target: Path) -> None:
     """Write ``target``.jpg, or .png where JPEG cannot hold it."""
-    if max(picture.shape) >= _MOST_OF_JPEG:
-        save_png(picture, target.with_name(f"{target.name}.png"))
+    if max(image.shape) >= _MOST_OF_JPEG:
+        save_png(image, target.with_name(f"{target.name}.png"))
         return
     with whole_file(target.with_name(f"{target.name}.jpg")) as file:
-        Image.fromarray(picture).save(file, format="JPEG", quality=92, subsampling=0)
+        Image.fromarray(image).save(file, format="JPEG", quality=92, subsampling=0)
 
 
 @command("predict")

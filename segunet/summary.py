@@ -35,7 +35,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     """Show what the network that ``cfg`` names costs; return it in plain containers, which ``cfg.output`` gets, too.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: whatever the user can fix.
     """
     check_settings(cfg)
     check_one_network(cfg)
@@ -64,7 +64,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise a UserError for values that mean nothing."""
+    """Raise a UserError for invalid values."""
     choices = {
         "measure": ("auto", True, False),
         "compile": (True, False),

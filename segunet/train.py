@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> Path:
     """Train as ``cfg`` says and return the run's folder.
 
     Raises:
-        UserError: whatever the user can mend; nothing is written before data and config are seen to be sound.
+        UserError: whatever the user can fix; nothing is written before data and config are seen to be sound.
     """
     with ExitStack() as whole_run:
         return _train(cfg, whole_run)
@@ -195,7 +195,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
         unless = " (taken unless the command line names data or experiment)" if recipe == "sample" else ""
         logger.info("recipe: experiment=%s%s", recipe, unless)
     logger.info(
-        "training on %d pictures of %s (%d classes), validating on %d; %s, %s; run folder %s",
+        "training on %d images of %s (%d classes), validating on %d; %s, %s; run folder %s",
         len(datamodule.train_pairs),
         datamodule.root,
         len(datamodule.class_names),

@@ -19,7 +19,7 @@ from segunet import train
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from tests.commands import TINY, Command, make_command
 
-# (height, width) of the pictures of a split, in the list's order.
+# (height, width) of the images of a split, in the list's order.
 VOC_SIZES = {
     "train": [(64, 64), (72, 80), (80, 64), (64, 80), (70, 66), (64, 64)],
     "val": [(64, 64), (64, 80), (72, 65), (64, 64)],
@@ -49,7 +49,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.fixture
 def voc_folder(tmp_path: Path) -> Path:
-    """Write 6 training and 4 validation pictures of 64 to 80 pixels, each with both classes and a 255 border."""
+    """Write 6 training and 4 validation images of 64 to 80 pixels, each with both classes and a 255 border."""
     _write_voc_folder(tmp_path / "voc")
     return tmp_path / "voc"
 

@@ -22,7 +22,7 @@ from segunet.data.voc import Pair
 from tests.commands import Command
 from tests.conftest import VOC_SIZES
 from tests.data.check.test_survey import survey_of
-from tests.data.damage import ERRORS, HARMLESS, LEAKS, PICTURE, VAL_LIST, add_name, cut, save_mask
+from tests.data.damage import ERRORS, HARMLESS, IMAGE, LEAKS, VAL_LIST, add_name, cut, save_mask
 from tests.data.test_datamodule import datamodule
 from tests.test_conf import composed
 
@@ -66,10 +66,10 @@ def test_the_balance_and_the_sizes_are_those_counted_by_hand(
         assert split["examples"] == len(masks)
         assert split["list"] == f"ImageSets/Segmentation/{role}.txt"
     heights, widths = zip(*VOC_SIZES["train"], *VOC_SIZES["val"], strict=True)
-    assert content["pictures"]["height"] == [min(heights), np.median(heights), max(heights)]
-    assert content["pictures"]["width"] == [min(widths), np.median(widths), max(widths)]
-    assert content["pictures"]["sizes"] == len({*VOC_SIZES["train"], *VOC_SIZES["val"]})
-    assert (content["pictures"]["modes"], content["masks"]["modes"]) == ({"RGB": 10}, {"P": 10})
+    assert content["images"]["height"] == [min(heights), np.median(heights), max(heights)]
+    assert content["images"]["width"] == [min(widths), np.median(widths), max(widths)]
+    assert content["images"]["sizes"] == len({*VOC_SIZES["train"], *VOC_SIZES["val"]})
+    assert (content["images"]["modes"], content["masks"]["modes"]) == ({"RGB": 10}, {"P": 10})
 
 
 def test_the_printed_weights_are_those_of_auto_and_can_be_pasted(
@@ -103,7 +103,7 @@ def test_errors_end_with_status_1_and_a_paragraph(
 
 
 def test_warnings_and_notes_do_not(run: Command, options: list[str], voc_folder: Path, tmp_path: Path) -> None:
-    for name in ("a picture twice on a list", "a mask of the palette's colours", "notes among the pictures"):
+    for name in ("an image twice on a list", "a mask of the palette's colours", "notes among the images"):
         HARMLESS[name][0](voc_folder)
     result = run(check_data, *options)
     assert result.status == 0, result.error
@@ -128,7 +128,7 @@ def test_many_files_are_named_in_the_json_and_the_first_in_the_terminal(
 
 
 def test_a_list_shorter_than_a_batch_is_an_error(run: Command, options: list[str], tmp_path: Path) -> None:
-    result = run(check_data, *options, "data.batch_size=7", "pictures=0")
+    result = run(check_data, *options, "data.batch_size=7", "images=0")
     assert result.status == 1
     assert "has 6 names, and data.batch_size is 7" in result.output
     assert [found["kind"] for found in written(tmp_path)["findings"]] == ["faulty_list"]
@@ -152,7 +152,7 @@ def test_what_cannot_be_read_at_all_is_refused_before_anything_is_written(
     ("overrides", "words"),
     [
         (["data.root=nowhere"], "data.root is"),
-        (["pictures=-1"], "pictures must be a whole number"),
+        (["images=-1"], "images must be a whole number"),
         (["data.train_split=other"], "Lists there: train, val"),
         (["data.class_names=[a,a]"], "data.class_names"),
         (["data.palette=[[0,0,0]]"], "data.palette"),
@@ -240,14 +240,14 @@ def test_the_sheet_draws_what_can_be_drawn(voc_folder: Path) -> None:
     assert sound.ndim == 3
     red = np.array([255, 0, 0])
     assert not (sound == red).all(axis=2).any()
-    cut(voc_folder / PICTURE, 0)
+    cut(voc_folder / IMAGE, 0)
     save_mask(voc_folder / "SegmentationClass/val_2.png", 77)
     (voc_folder / "SegmentationClass/val_3.png").unlink()
     Image.new("RGB", (4000, 3)).save(voc_folder / "JPEGImages/val_0.png")
     (voc_folder / "JPEGImages/val_0.jpg").unlink()
     damaged = contact_sheet(survey_of(voc_folder), 12, 0)
     assert (damaged == red).all(axis=2).any()
-    assert (damaged == [211, 211, 211]).all(axis=2).sum() > 10_000  # the picture that cannot be read
+    assert (damaged == [211, 211, 211]).all(axis=2).sum() > 10_000  # the image that cannot be read
 
 
 def test_a_file_whose_name_is_not_utf_8_is_reported(run: Command, voc_folder: Path, tmp_path: Path) -> None:

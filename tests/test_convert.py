@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segunet import convert, evaluate
 from segunet.inference.checkpoint import load_checkpoint
 from tests.commands import Command
-from tests.models.test_unet import ArticleUNet, pictures
+from tests.models.test_unet import ArticleUNet, random_images
 
 NAMES = ["data=custom", "data.class_names=[background,disc,square]"]
 
@@ -40,7 +40,7 @@ def smp_unet(depth: int = 18, classes: int = 3, **options: Any) -> nn.Module:
 
 
 def smp_input(images: Tensor) -> Tensor:
-    """Prepare pictures as smp's users do: in 0..1, by ImageNet's mean and standard deviation."""
+    """Prepare images as smp's users do: in 0..1, by ImageNet's mean and standard deviation."""
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     return (images / 255 - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
 
@@ -48,12 +48,12 @@ def smp_input(images: Tensor) -> Tensor:
 def assert_same_logits(checkpoint: Path, original: nn.Module, prepare: Callable[[Tensor], Tensor]) -> None:
     """Compare in double precision: random networks have large logits."""
     net = load_checkpoint(checkpoint).net.double()
-    images = pictures(64, 96)
+    images = random_images(64, 96)
     with torch.no_grad():
-        wanted, came = original.double()(prepare(images).double()), net(images)
+        wanted, got = original.double()(prepare(images).double()), net(images)
     original.float()
     assert wanted.std() > 0.01
-    torch.testing.assert_close(came, wanted, rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +106,14 @@ def test_what_a_state_dict_does_not_tell_can_be_given(run: Command, tmp_path: Pa
     assert load_checkpoint(tmp_path / "smp.ckpt").inference_size == 512
 
 
-def test_an_odd_picture_goes_on_in_the_mean_colour(
-    run: Command, smp18: nn.Module, source: Path, tmp_path: Path
-) -> None:
+def test_an_odd_image_goes_on_in_the_mean_colour(run: Command, smp18: nn.Module, source: Path, tmp_path: Path) -> None:
     assert run(convert, f"source={source}", "from=smp", *NAMES, f"output={tmp_path}/smp.ckpt").status == 0
-    images = pictures(50, 71)
+    images = random_images(50, 71)
     larger = torch.zeros(2, 3, 64, 96)
     larger[..., :50, :71] = smp_input(images)
     with torch.no_grad():
-        came, wanted = load_checkpoint(tmp_path / "smp.ckpt").net(images), smp18(larger)
-    torch.testing.assert_close(came, wanted[..., :50, :71], rtol=0, atol=1e-4)
+        got, wanted = load_checkpoint(tmp_path / "smp.ckpt").net(images), smp18(larger)
+    torch.testing.assert_close(got, wanted[..., :50, :71], rtol=0, atol=1e-4)
 
 
 def test_a_training_script_s_checkpoint_is_unwrapped_and_its_one_logit_made_two(run: Command, tmp_path: Path) -> None:
@@ -127,10 +125,10 @@ def test_a_training_script_s_checkpoint_is_unwrapped_and_its_one_logit_made_two(
     assert result.status == 0, result.error
     assert "taken off the names: 'model.'" in result.output
     assert "left aside, not needed for the logits: loss.weight" in result.output
-    images = pictures(64, 96)
+    images = random_images(64, 96)
     with torch.no_grad():
-        came = load_checkpoint(tmp_path / "out.ckpt").net(images).softmax(dim=1)[:, 1:]
-        torch.testing.assert_close(came, original(smp_input(images)).sigmoid())
+        got = load_checkpoint(tmp_path / "out.ckpt").net(images).softmax(dim=1)[:, 1:]
+        torch.testing.assert_close(got, original(smp_input(images)).sigmoid())
 
 
 def test_a_converted_checkpoint_is_evaluated_as_any_other(

@@ -1,4 +1,4 @@
-"""The examples in the docstrings run, on a real checkpoint and a real picture."""
+"""The examples in the docstrings run, on a real checkpoint and a real image."""
 
 import doctest
 import importlib
@@ -11,7 +11,7 @@ import segunet
 def test_every_example_gives_what_it_says(trained: Path, tmp_path: Path) -> None:
     names = {
         "checkpoint": trained / "checkpoints" / "best.ckpt",
-        "picture": trained / "voc" / "JPEGImages" / "val_1.jpg",
+        "image": trained / "voc" / "JPEGImages" / "val_1.jpg",
         "overlay": tmp_path / "overlay.png",
     }
     tried = 0

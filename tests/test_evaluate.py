@@ -85,7 +85,7 @@ def test_inference_size_is_kept_in_the_checkpoint(run: Command, voc_folder: Path
 
 
 @pytest.mark.parametrize("tta", ["flip", "multiscale"])
-def test_test_time_augmentation_scores_every_picture(run: Command, trained: Path, tmp_path: Path, tta: str) -> None:
+def test_test_time_augmentation_scores_every_image(run: Command, trained: Path, tmp_path: Path, tta: str) -> None:
     checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
     result = run(evaluate, checkpoint, f"tta={tta}", f"run_dir={tmp_path / tta}")
     assert result.status == 0, result.error
@@ -142,17 +142,17 @@ def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_p
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("damage", ["truncated picture", "missing mask", "other size", "values"])
+@pytest.mark.parametrize("damage", ["truncated image", "missing mask", "other size", "values"])
 def test_a_broken_folder_is_named(run: Command, trained: Path, voc_folder: Path, tmp_path: Path, damage: str) -> None:
     pair = list_pairs(voc_folder, "val")[0]
-    if damage == "truncated picture":
+    if damage == "truncated image":
         pair.image.write_bytes(pair.image.read_bytes()[:-400])
     elif damage == "missing mask":
         pair.mask.unlink()
     else:
         size, value = ((10, 10), 0) if damage == "other size" else (read_size(pair.image)[::-1], 77)
         Image.new("L", size, value).save(pair.mask)
-    culprit = pair.image if damage == "truncated picture" else pair.mask
+    culprit = pair.image if damage == "truncated image" else pair.mask
     for workers in (0, 1):
         out = tmp_path / f"out{workers}"
         checkpoint = f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}"
@@ -164,9 +164,7 @@ def test_a_broken_folder_is_named(run: Command, trained: Path, voc_folder: Path,
         assert not (out / "metrics.json").exists()
 
 
-def test_the_contours_and_each_picture_are_scored(
-    run: Command, trained: Path, voc_folder: Path, tmp_path: Path
-) -> None:
+def test_the_contours_and_each_image_are_scored(run: Command, trained: Path, voc_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     options = ["save_predictions=true", f"run_dir={out}"]
     result = run(evaluate, f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", *options)
@@ -188,7 +186,7 @@ def test_the_contours_and_each_picture_are_scored(
     assert rows == pytest.approx(of_image)
 
 
-@pytest.mark.parametrize("setting", ["pictures=-1", "pictures=some", "boundary_iou=maybe", "save_predictions=1"])
+@pytest.mark.parametrize("setting", ["images=-1", "images=some", "boundary_iou=maybe", "save_predictions=1"])
 def test_wrong_values_are_refused(run: Command, trained: Path, tmp_path: Path, setting: str) -> None:
     options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path / 'out'}"]
     assert setting.partition("=")[0] in run(evaluate, *options, setting).error

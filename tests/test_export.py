@@ -52,9 +52,9 @@ def test_the_evaluation_gives_an_exported_file_the_checkpoint_s_scores(
 ) -> None:
     wanted = metrics_of(run, exports.checkpoint, tmp_path / "wanted")
     for name, path in exports.files.items():
-        came = metrics_of(run, path, tmp_path / name)
+        got = metrics_of(run, path, tmp_path / name)
         for score in ("miou", "pixel_accuracy", "mean_accuracy", "fwiou"):
-            assert came[score] == pytest.approx(wanted[score], abs=1e-3), name
+            assert got[score] == pytest.approx(wanted[score], abs=1e-3), name
 
 
 def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trained: Path) -> None:

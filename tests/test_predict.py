@@ -48,7 +48,7 @@ def flat(output: str) -> str:
     return " ".join(output.split())
 
 
-def random_picture(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
+def random_image(path: Path, size: tuple[int, int], seed: int = 0) -> Path:
     noise = default_rng(seed).integers(0, 256, (size[0] // 8 + 1, size[1] // 8 + 1, 3), dtype=np.uint8)
     Image.fromarray(noise).resize((size[1], size[0]), Image.Resampling.BILINEAR).save(path)
     return path
@@ -63,7 +63,7 @@ def test_a_folder_s_masks_are_those_of_the_evaluation(
     assert result.status == 0, result.error
     result = run(predict, checkpoint, f"tta={tta}", f"input={trained}/voc/JPEGImages", f"output={tmp_path / 'out'}")
     assert result.status == 0, result.error
-    assert "10 picture(s) in" in result.output
+    assert "10 image(s) in" in result.output
     palette = segunet.load(checkpoint.removeprefix("checkpoint=")).palette
     for pair in list_pairs(trained / "voc", "val"):
         ours = Image.open(tmp_path / "out" / "masks" / f"{pair.name}.png")
@@ -79,8 +79,8 @@ def test_a_folder_s_masks_are_those_of_the_evaluation(
         assert all(far[mask == index].mean() < 9 for index in np.unique(mask))  # JPEG makes noise of noise
 
 
-def test_a_picture_alone_and_one_of_another_kind(run: Command, checkpoint: str, tmp_path: Path) -> None:
-    random_picture(tmp_path / "one.tif", (33, 101))
+def test_an_image_alone_and_one_of_another_kind(run: Command, checkpoint: str, tmp_path: Path) -> None:
+    random_image(tmp_path / "one.tif", (33, 101))
     Image.new("LA", (50, 40)).save(tmp_path / "grey.png")
     for name in ("one.tif", "grey.png"):
         assert run(predict, checkpoint, f"input={tmp_path / name}", f"output={tmp_path / 'out'}").status == 0
@@ -89,14 +89,14 @@ def test_a_picture_alone_and_one_of_another_kind(run: Command, checkpoint: str, 
 
 
 @pytest.mark.parametrize("tta", ["none", "multiscale"])
-def test_tiles_predict_nearly_what_the_whole_picture_gives(
+def test_tiles_predict_nearly_what_the_whole_image_gives(
     run: Command, checkpoint: str, tmp_path: Path, tta: str
 ) -> None:
-    picture = random_picture(tmp_path / "picture.png", (200, 300))
+    image = random_image(tmp_path / "image.png", (200, 300))
     for name, tile in (("whole", "null"), ("tiles", "128"), ("one", "512")):
         options = [f"tile={tile}", f"tta={tta}", f"output={tmp_path / name}", "overlap=0.5"]
-        assert run(predict, checkpoint, f"input={picture}", *options).status == 0
-    whole, tiles, one = (mask_of(tmp_path / name / "masks" / "picture.png") for name in ("whole", "tiles", "one"))
+        assert run(predict, checkpoint, f"input={image}", *options).status == 0
+    whole, tiles, one = (mask_of(tmp_path / name / "masks" / "image.png") for name in ("whole", "tiles", "one"))
     common = [index for index in np.unique(whole) if (whole == index).mean() > 0.05]
     assert len(common) > 1
     for index in common:  # a tile's edge sees less of what is around it
@@ -134,7 +134,7 @@ def write_clip(path: Path, width: int = 64, count: int = 7) -> Path:
     """Write blotches that change, five frames a second."""
     with path.open("wb") as file, video_writer(file, Fraction(5)) as writer:
         for number in range(count):
-            image = read_image(random_picture(path.with_suffix(".png"), (48, width), number))
+            image = read_image(random_image(path.with_suffix(".png"), (48, width), number))
             writer.write(Frame(image, number / 5))
     path.with_suffix(".png").unlink()
     return path
@@ -164,7 +164,7 @@ def test_a_video(run: Command, checkpoint: str, tmp_path: Path, width: int) -> N
 
 
 def patch_stages(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[str, Callable[..., Any]], Any]) -> None:
-    """Wrap what reads, predicts and writes a picture, or a frame."""
+    """Wrap what reads, predicts and writes an image, or a frame."""
 
     def frames(path: Path) -> Iterator[Frame]:
         yield from map(wrap("read", lambda frame: frame), read_frames(path))
@@ -176,7 +176,7 @@ def patch_stages(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[str, Callable[
     monkeypatch.setattr(predict, "palette_image", wrap("write", palette_image))
 
 
-@pytest.mark.parametrize("kind", ["pictures", pytest.param("video", marks=needs_video)])
+@pytest.mark.parametrize("kind", ["images", pytest.param("video", marks=needs_video)])
 def test_one_is_read_and_one_is_written_while_another_is_predicted(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -287,7 +287,7 @@ def limited_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: int) 
     monkeypatch.setattr("segunet.base.environment._MEMORY_LIMITS", [tmp_path / "memory.max"])
 
 
-def test_a_whole_picture_beyond_the_memory_is_refused_and_done_in_tiles(
+def test_a_whole_image_beyond_the_memory_is_refused_and_done_in_tiles(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited_memory(monkeypatch, tmp_path, 700_000)
@@ -321,7 +321,7 @@ def test_more_views_and_larger_ones_need_more_memory(
         segunet.load(checkpoint, tile=tile, tta=too_much, accelerator="cpu").predict(image)
 
 
-def test_a_wide_picture_s_row_of_tiles_counts(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_image_s_row_of_tiles_counts(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limited_memory(monkeypatch, tmp_path, 1_000_000)
     model = segunet.load(trained / "checkpoints" / "best.ckpt", tile=32, accelerator="cpu")
     assert model.predict(np.zeros((32, 100, 3), dtype=np.uint8)).shape == (32, 100)
@@ -329,7 +329,7 @@ def test_a_wide_picture_s_row_of_tiles_counts(trained: Path, tmp_path: Path, mon
         model.predict(np.zeros((32, 1000, 3), dtype=np.uint8))
 
 
-def test_a_large_picture_that_enters_small_is_not_refused(
+def test_a_large_image_that_enters_small_is_not_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited_memory(monkeypatch, tmp_path, 4_000_000)
@@ -368,7 +368,7 @@ def test_the_folder_of_the_inputs_can_be_that_of_the_results(
     for _ in range(2):  # the second time there are results, which are no inputs
         result = run(predict, checkpoint, f"input={tmp_path}", f"output={tmp_path / 'x' / '..'}")
         assert result.status == 0, result.error
-        assert "1 picture(s)" in result.output
+        assert "1 image(s)" in result.output
 
 
 def test_an_overlay_too_large_for_jpeg_is_a_png(
@@ -401,7 +401,7 @@ def test_the_network_s_share_of_the_time_is_told(
             patch_stages(patch, wrap)
             result = run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_*.jpg", f"output={tmp_path / slow}")
         last = flat(result.output).split("writing to")[-1]
-        found = re.search(r"4 picture\(s\) in .* \(.* pictures/s; (\d+) % of it in the network\)$", last)
+        found = re.search(r"4 image\(s\) in .* \(.* images/s; (\d+) % of it in the network\)$", last)
         assert found, result.output
         return int(found[1])
 
@@ -422,7 +422,7 @@ def test_results_that_cannot_be_written_are_named_and_the_others_go_on(
     assert "1 of 4 inputs" in result.error
     assert "val_1.jpg. The others are in" in result.error
     assert "Is a directory" in flat(result.output)
-    assert "3 picture(s) in" in result.output
+    assert "3 image(s) in" in result.output
     assert {path.stem for path in (tmp_path / "out" / "overlays").iterdir()} == {"val_0", "val_2", "val_3"}
 
 
@@ -447,10 +447,10 @@ def test_a_full_disk_stops_at_once(
     assert len(predicted) < 5  # of 10
 
 
-def test_large_pictures_are_in_memory_one_at_a_time(
+def test_large_images_are_in_memory_one_at_a_time(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_LARGE", 64 * 64)  # four of the ten pictures are not larger
+    monkeypatch.setattr(predict, "_LARGE", 64 * 64)  # four of the ten images are not larger
     earlier: list[weakref.ref[Any]] = []
     held = []
 

@@ -55,7 +55,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
     assert read_card(folder / "checkpoints" / "best.ckpt").model["encoder"]["depth"] == 18  # type: ignore[call-overload, index]
 
 
-def test_tensorboard_shows_losses_rates_scores_and_pictures(run: Command, tiny: list[str], tmp_path: Path) -> None:
+def test_tensorboard_shows_losses_rates_scores_and_images(run: Command, tiny: list[str], tmp_path: Path) -> None:
     run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path}/run")
     board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     board.Reload()
@@ -358,7 +358,7 @@ BAD = {
     "callbacks.freeze_encoder_epochs=null": "callbacks.freeze_encoder_epochs",
     "callbacks.ema_decay=1": "callbacks.ema_decay (if not null) must be a number, 0 or more and below 1, got 1",
     "callbacks.early_stopping_patience=abc": "callbacks.early_stopping_patience",
-    "callbacks.pictures=abc": "callbacks.pictures",
+    "callbacks.images=abc": "callbacks.images",
     "lr_schedule.warmup_epochs=[1]": "lr_schedule.warmup_epochs must be [least, most]",
     "lr_schedule.warmup=abc": "lr_schedule.warmup",
     "optimizer.optimizer.betas=[2,.9]": "beta parameter at index 0: 2",
@@ -429,7 +429,7 @@ def test_a_setting_without_a_value_is_asked_for(run: Command) -> None:
     assert "data.root=VALUE" in result.error
 
 
-def test_a_loss_that_is_not_finite_stops_and_names_step_and_pictures(
+def test_a_loss_that_is_not_finite_stops_and_names_step_and_images(
     run: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     result = run(
@@ -472,7 +472,7 @@ def test_each_job_of_a_multirun_has_its_own_folder_and_log(
     assert result.status == 0, result.error
     logs = [path.read_text() for path in sorted(tmp_path.glob("multirun/*/*/train.log"))]
     assert len(logs) == 2
-    assert all(log.count("training on 6 pictures") == 1 for log in logs)
+    assert all(log.count("training on 6 images") == 1 for log in logs)
 
 
 def test_a_moved_run_goes_on_and_keeps_its_best(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -485,7 +485,7 @@ def test_a_moved_run_goes_on_and_keeps_its_best(run: Command, tiny: list[str], t
     assert metrics["miou"] == pytest.approx(max(scores))
 
 
-def test_two_processes_score_each_picture_once_and_talk_once(tiny: list[str], tmp_path: Path) -> None:
+def test_two_processes_score_each_image_once_and_talk_once(tiny: list[str], tmp_path: Path) -> None:
     options = ["data.batch_size=1", "trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=1"]
     command = [sys.executable, "-m", "segunet.train", *tiny, *options, f"run_dir={tmp_path / 'run'}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

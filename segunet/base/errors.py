@@ -8,7 +8,7 @@ import numpy as np
 
 
 class UserError(Exception):
-    """Something the user can mend: the message says what was wanted, what came, which file, and what to do.
+    """Something the user can fix: the message says what was wanted, what was got, which file, and what to do.
 
     Attributes:
         what: the message without ``advice``, where that was given apart.

@@ -168,10 +168,10 @@ def save_torch(content: Any, path: Path) -> None:
             raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
 
 
-def save_png(picture: NDArray[np.uint8], path: Path) -> None:
-    """Write a picture uint8 (H, W, 3), whole or not at all."""
+def save_png(image: NDArray[np.uint8], path: Path) -> None:
+    """Write an image uint8 (H, W, 3), whole or not at all."""
     with whole_file(path) as file:
-        Image.fromarray(picture).save(file, format="PNG")
+        Image.fromarray(image).save(file, format="PNG")
 
 
 def remove_abandoned(drafts: Iterable[Path]) -> None:

@@ -27,7 +27,7 @@ class Search(Sweeper):
         seed: of the choice of values; None is another one each time.
 
     Raises:
-        UserError: a number that means nothing, or Optuna is not installed.
+        UserError: an invalid number, or Optuna is not installed.
     """
 
     __module__ = _PLUGINS + ".segunet"

@@ -45,7 +45,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 CLASS = "UNet2DConditionModel"
-PIXELS = 8  # of the picture, along each side, to one of the latents: the auto-encoder's factor
+PIXELS = 8  # of the image, along each side, to one of the latents: the auto-encoder's factor
 _TOKENS = 77  # of CLIP's text encoders
 _TIME_IDS = 6  # SDXL's sizes and crops
 # Conditions by which other U-Nets are steered, and the values for which the inputs are known here.
@@ -105,12 +105,12 @@ def unet_inputs(config: dict[str, Any], batch_size: int, size: tuple[int, int]) 
     """Return what the U-Net takes in one denoising step, on the current default device, float32.
 
     Latents (N, C, H / 8, W / 8), a time step, the text's states (N, 77, D); for SDXL also the pooled text and
-    the picture's sizes.
+    the image's sizes.
 
     Args:
         config: complete, as a built net has it.
         batch_size: N.
-        size: H and W of the picture, multiples of 8.
+        size: H and W of the image, multiples of 8.
 
     Raises:
         UserError: the U-Net wants other conditions.
@@ -132,13 +132,13 @@ def unet_inputs(config: dict[str, Any], batch_size: int, size: tuple[int, int]) 
 
 
 def own_size(config: dict[str, Any]) -> tuple[int, int]:
-    """Return height and width of the pictures that the U-Net of a complete ``config`` was made for.
+    """Return height and width of the images that the U-Net of a complete ``config`` was made for.
 
     Raises:
         UserError: it does not say.
     """
     sample = config["sample_size"]
     if sample is None:
-        raise UserError("The U-Net's config.json has no sample_size: give the pictures' size, such as size=512.")
+        raise UserError("The U-Net's config.json has no sample_size: give the images' size, such as size=512.")
     height, width = sample if isinstance(sample, list | tuple) else (sample, sample)
     return height * PIXELS, width * PIXELS

@@ -50,7 +50,7 @@ def subject_of(cfg: DictConfig) -> Subject:
         title = str(cfg.checkpoint)
         make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
     size = size_of(cfg.size) or (_SIZE, _SIZE)
-    return Subject(title, make_net, partial(pictures, cfg.batch_size, size), segments=True)
+    return Subject(title, make_net, partial(images, cfg.batch_size, size), segments=True)
 
 
 def _model_of(checkpoint: Path) -> dict[str, Any]:
@@ -89,6 +89,6 @@ def size_of(value: Any) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def pictures(batch_size: int, size: tuple[int, int]) -> Inputs:
-    """Return random pictures uint8 (N, 3, H, W) on the current default device."""
+def images(batch_size: int, size: tuple[int, int]) -> Inputs:
+    """Return random images uint8 (N, 3, H, W) on the current default device."""
     return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})

@@ -44,7 +44,7 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
     """Print the table of the measurements."""
     table = Table(**_STYLE)
     table.add_column("measured")
-    for heading in ("time", "pictures/s", "peak memory", "warm-up"):
+    for heading in ("time", "images/s", "peak memory", "warm-up"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in measurements:
         table.add_row(

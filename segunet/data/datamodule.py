@@ -40,15 +40,15 @@ class VOCDataModule(pl.LightningDataModule):
         train_split: list to train on; trainaug takes its masks from SegmentationClassAug.
         val_split: list to validate on.
         transform: augmentation of the training images; None where nothing is trained.
-        batch_size: pictures a training batch.
-        val_batch_size: pictures a validation batch at the most (of equal size each).
+        batch_size: images a training batch.
+        val_batch_size: images a validation batch at the most (of equal size each).
         num_workers: loader processes; None is one a core, at most 8.
-        palette: RGB of each class, for colour masks and pictures; None is VOC's.
+        palette: RGB of each class, for colour masks and images; None is VOC's.
         download: fetch VOC2012 (and SBD, for trainaug) into ``root`` where it is not there yet.
         voc_url, sbd_url: other addresses of the archives; None is torchvision's.
         voc_md5, sbd_md5: md5 of the archives there, if they were repacked; None is torchvision's.
         image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
-        inference_size: long side at which validation pictures enter the network; None is their own size.
+        inference_size: long side at which validation images enter the network; None is their own size.
         seed: of the order and the augmentation.
 
     Raises:
@@ -200,7 +200,7 @@ class VOCDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every picture once, over all processes; batches of equal size.
+        """Every image once, over all processes; batches of equal size.
 
         Raises:
             UserError: there are fewer batches than processes.
@@ -210,8 +210,8 @@ class VOCDataModule(pl.LightningDataModule):
         if len(batches) < world:
             raise UserError(
                 f"List {self.val_split!r} of {self.root} makes {len(batches)} batch(es) of up to "
-                f"{self.val_batch_size} pictures of equal size, too few for {world} processes. Lower "
-                "data.val_batch_size or trainer.devices, or put more pictures on the list."
+                f"{self.val_batch_size} images of equal size, too few for {world} processes. Lower "
+                "data.val_batch_size or trainer.devices, or put more images on the list."
             )
         dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
         return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())

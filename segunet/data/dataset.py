@@ -49,7 +49,7 @@ class TrainDataset(Dataset[Batch]):
 
 
 class EvalDataset(Dataset[Batch]):
-    """Whole pictures, resized to ``inference_size`` on their long side unless that is None; masks as they are."""
+    """Whole images, resized to ``inference_size`` on their long side unless that is None; masks as they are."""
 
     def __init__(self, pairs: Sequence[Pair], form: MaskFormat, inference_size: int | None) -> None:
         self.pairs, self.form, self.inference_size = pairs, form, inference_size
@@ -79,7 +79,7 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[int]]:
-    """Group the indices of ``pairs`` by picture size, so that whole pictures stack without padding."""
+    """Group the indices of ``pairs`` by image size, so that whole images stack without padding."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, pair in enumerate(pairs):
         by_size.setdefault(read_size(pair.image), []).append(index)
@@ -91,7 +91,7 @@ def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[i
 
 
 def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read a picture uint8 (H, W, 3) and its mask uint8 (H, W); errors as the two readers'."""
+    """Read an image uint8 (H, W, 3) and its mask uint8 (H, W); errors as the two readers'."""
     image = read_image(pair.image, form.image_range)
     return image, read_mask(pair.mask, image.shape[:2], form)
 

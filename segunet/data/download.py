@@ -1,6 +1,6 @@
 """Fetch VOC2012 and, for the 10,582 images of ``trainaug``, SBD: resumed, verified, never half-written.
 
-What means "complete" appears last, by one rename: a run killed at any moment is mended by the same command.
+What means "complete" appears last, by one rename: a run killed at any moment is completed by the same command.
 The archives are kept, so that they are not fetched twice; they may be deleted.
 
     VOCtrainval_11-May-2012.tar -> VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets, ...}
@@ -158,7 +158,7 @@ def _download_rest(url: str, part: Path) -> None:
 
 
 def _append(response: HTTPResponse, part: Path, have: int) -> None:
-    """Append to ``part`` the rest that came, or write it anew if the server sent the whole file."""
+    """Append to ``part`` the rest that was sent, or write it anew if the server sent the whole file."""
     resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
     rest = int(response.headers.get("Content-Length", 0))
     total = rest + have * resumed

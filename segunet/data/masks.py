@@ -39,11 +39,11 @@ def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np
 
     Args:
         path: the file.
-        size: (H, W) of its picture.
+        size: (H, W) of its image.
         form: what the mask may hold.
 
     Raises:
-        UserError: unreadable, of another size, or with values or colours that mean nothing.
+        UserError: unreadable, of another size, or with values or colours that are no class.
     """
     with opened(path, "mask") as (image, _):
         mask = mask_values(path, image, form)
@@ -102,12 +102,12 @@ def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.
 
 
 def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
-    """Raise a UserError unless the mask is as large as its picture, ``size`` = (H, W)."""
+    """Raise a UserError unless the mask is as large as its image, ``size`` = (H, W)."""
     if mask.shape != size:
         raise UserError(
-            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its picture {size[1]} x {size[0]} "
+            f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]} "
             + ("as it is stored, or turned by EXIF" if mask.shape == size[::-1] else "upright"),
-            "A mask needs its picture's size, upright: make it again, and do not resize it with interpolation.",
+            "A mask needs its image's size, upright: make it again, and do not resize it with interpolation.",
         )
 
 

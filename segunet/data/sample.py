@@ -1,4 +1,4 @@
-"""The built-in sample: a folder in VOC's layout with drawn pictures, written once from a seed.
+"""The built-in sample: a folder in VOC's layout with drawn images, written once from a seed.
 
 A class is a shape. Colour and texture help (an object has its class's hue in ``OWN_HUE`` of the cases and its
 texture in ``OWN_TEXTURE``, random ones otherwise) but do not give it away; objects overlap, differ in size and
@@ -24,7 +24,7 @@ from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 logger = logging.getLogger(__name__)
 
-# Whatever changes the pictures must change this, so that an older folder is written anew.
+# Whatever changes the images must change this, so that an older folder is written anew.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
 OWN_HUE = 0.5
 OWN_TEXTURE = 0.75
@@ -86,7 +86,7 @@ def _write_sample(root: Path) -> None:
 
 
 def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one picture uint8 (S, S, 3) RGB and its mask uint8 (S, S), S = RECIPE["size"]."""
+    """Draw one image uint8 (S, S, 3) RGB and its mask uint8 (S, S), S = RECIPE["size"]."""
     size = RECIPE["size"]
     large = size * _OVERSAMPLING
     canvas = _background(rng, large)

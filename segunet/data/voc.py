@@ -61,14 +61,14 @@ def list_pairs(folder: Path, split: str) -> list[Pair]:
     """Return the pairs of ``split``, in the list's order, having seen that every file exists.
 
     Raises:
-        UserError: no list, an empty one, a name twice, or a name without its picture or mask.
+        UserError: no list, an empty one, a name twice, or a name without its image or mask.
     """
     path = list_path(folder, split)
     names = read_names(path)
     if repeated := repeated_names(names):
         raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one line of it.")
     pairs = named_pairs(folder, split, names)
-    for kind, files in (("picture", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
+    for kind, files in (("image", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
         if missing := [file for file in files if not is_file(file)]:
             raise UserError(
                 f"{path} names {len(names)} examples, but {len(missing)} of them have no {kind}; the first one "

@@ -43,7 +43,7 @@ class ArrayNet(nn.Module):
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
 
         Raises:
-            RuntimeError: the runtime cannot run it, for one for want of memory.
+            RuntimeError: the runtime cannot run it, such as out of memory.
         """
         if images.is_floating_point():
             images = images.round().clamp(0, 255)

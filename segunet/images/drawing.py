@@ -1,4 +1,4 @@
-"""Masks, predictions and confusion matrices as pictures. numpy in, numpy out.
+"""Masks, predictions and confusion matrices as images. numpy in, numpy out.
 
 Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index; palette uint8 (256, 3).
 """
@@ -11,34 +11,34 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-Picture = NDArray[np.uint8]
+ImageArray = NDArray[np.uint8]
 
 _WRONG, _IGNORED = (220, 20, 20), (128, 128, 128)
 
 
-def colour_mask(mask: NDArray[np.integer[Any]], palette: Picture) -> Picture:
+def colour_mask(mask: NDArray[np.integer[Any]], palette: ImageArray) -> ImageArray:
     """Return the mask in its classes' colours, (H, W, 3)."""
     return np.asarray(palette[mask])
 
 
-def overlay(image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, opacity: float = 0.6) -> Picture:
+def overlay(image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, opacity: float = 0.6) -> ImageArray:
     """Return the image with every class but 0 laid over it in its colour, (H, W, 3)."""
     blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, palette), opacity, 0)
     return np.where((mask > 0)[..., None], blended, image)
 
 
 def differences(
-    image: Picture, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], ignore_index: int
-) -> Picture:
+    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], ignore_index: int
+) -> ImageArray:
     """Return the image in pale grey, red where the prediction is not the truth, even grey where that is ignored."""
     pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
     red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
-    picture = np.where((prediction != truth)[..., None], red, pale)
-    picture[truth == ignore_index] = _IGNORED
-    return picture
+    drawn = np.where((prediction != truth)[..., None], red, pale)
+    drawn[truth == ignore_index] = _IGNORED
+    return drawn
 
 
-def at_size_of(mask: NDArray[np.integer[Any]], image: Picture) -> Picture:
+def at_size_of(mask: NDArray[np.integer[Any]], image: ImageArray) -> ImageArray:
     """Return the image (h, w, 3) at the mask's size, (H, W, 3), resized bilinearly if that is another one."""
     height, width = mask.shape
     if image.shape[:2] == (height, width):
@@ -47,8 +47,8 @@ def at_size_of(mask: NDArray[np.integer[Any]], image: Picture) -> Picture:
 
 
 def strip(
-    image: Picture, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], palette: Picture
-) -> Picture:
+    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], palette: ImageArray
+) -> ImageArray:
     """Return image | truth | prediction side by side, (H, 3W + 2 gaps, 3), at the truth's size (H, W)."""
     image = at_size_of(truth, image)
     gap = np.full((len(truth), 4, 3), 255, dtype=np.uint8)
@@ -57,8 +57,8 @@ def strip(
     )
 
 
-def stack(strips: Sequence[Picture]) -> Picture:
-    """Put pictures of any size below each other on white, left-aligned."""
+def stack(strips: Sequence[ImageArray]) -> ImageArray:
+    """Put images of any size below each other on white, left-aligned."""
     canvas = np.full((sum(len(s) + 4 for s in strips), max(s.shape[1] for s in strips), 3), 255, dtype=np.uint8)
     top = 0
     for each in strips:
@@ -67,7 +67,7 @@ def stack(strips: Sequence[Picture]) -> Picture:
     return canvas
 
 
-def legend(entries: Mapping[int, str], palette: Picture, width: int, text_size: int = 14) -> Picture:
+def legend(entries: Mapping[int, str], palette: ImageArray, width: int, text_size: int = 14) -> ImageArray:
     """Draw texts beside the colours of their classes: uint8 (h, width, 3).
 
     Class 0 has an empty box, as :func:`overlay` leaves it uncoloured.
@@ -98,16 +98,16 @@ def legend(entries: Mapping[int, str], palette: Picture, width: int, text_size: 
 
 
 def legend_of_shares(
-    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: Picture, width: int, text_size: int = 14
-) -> Picture:
-    """Return the :func:`legend` of the classes that have a share (K,), 0..1, of a picture, largest first."""
+    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: ImageArray, width: int, text_size: int = 14
+) -> ImageArray:
+    """Return the :func:`legend` of the classes that have a share (K,), 0..1, of an image, largest first."""
     found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
     names = drawable(class_names)
     entries = {index: f"{names[index]} {_percent(shares[index])}" for index in found}
     return legend(entries, palette, width, text_size)
 
 
-def frame_legend(class_names: Sequence[str], palette: Picture, found: Sequence[int], width: int) -> Picture:
+def frame_legend(class_names: Sequence[str], palette: ImageArray, found: Sequence[int], width: int) -> ImageArray:
     """Return the :func:`legend` of the classes ``found`` in a video's frame: two lines, as large for every frame.
 
     It is as wide as the frame, or as the longest of all names; what does not fit is left out.
@@ -134,8 +134,8 @@ def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np
 
 
 def overlay_with_legend(
-    image: Picture, mask: NDArray[np.integer[Any]], palette: Picture, class_names: Sequence[str]
-) -> Picture:
+    image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, class_names: Sequence[str]
+) -> ImageArray:
     """Return :func:`overlay` above a :func:`legend` of the classes found: (H + h, W or more, 3)."""
     height, width = mask.shape
     text_size = max(13, min(max(height, width) // 60, width // 16))
@@ -144,14 +144,14 @@ def overlay_with_legend(
     return stack([overlay(image, mask, palette), below])
 
 
-def palette_image(mask: NDArray[np.integer[Any]], palette: Picture) -> Image.Image:
+def palette_image(mask: NDArray[np.integer[Any]], palette: ImageArray) -> Image.Image:
     """Return the mask as an index image with the palette, as VOC's challenge server takes it."""
-    picture = Image.fromarray(mask.astype(np.uint8))
-    picture.putpalette(palette.tobytes())
-    return picture
+    indexed = Image.fromarray(mask.astype(np.uint8))
+    indexed.putpalette(palette.tobytes())
+    return indexed
 
 
-def confusion_picture(confusion: NDArray[np.integer[Any]], class_names: Sequence[str]) -> Picture:
+def confusion_image(confusion: NDArray[np.integer[Any]], class_names: Sequence[str]) -> ImageArray:
     """Draw a confusion matrix (K, K): row = truth, column = prediction, each cell its share of the row in %."""
     cell, font = 34, ImageFont.load_default(size=13)
     names = _names_band(drawable(class_names), cell, font)

@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
-    """Return the pictures and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
+    """Return the images and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
 
     A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
-    picture or a video. Links to folders are followed; what several lead to is taken once.
+    image or a video. Links to folders are followed; what several lead to is taken once.
 
     Args:
         given: path or pattern.
         leave_out: folders whose files are not taken: the results of an earlier run.
 
     Raises:
-        UserError: no such file, or none of the files is a picture or a video.
+        UserError: no such file, or none of the files is an image or a video.
     """
     path = Path(given).expanduser()
     try:
@@ -39,9 +39,9 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
         raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
     if not inputs:
-        what = f"none of the {len(files)} file(s) there is a picture or a video" if files else "nothing is there"
+        what = f"none of the {len(files)} file(s) there is an image or a video" if files else "nothing is there"
         raise UserError(
-            f"input={given}: {what} ({path.absolute()}). Give a picture, a video, a folder of them, or a pattern such "
+            f"input={given}: {what} ({path.absolute()}). Give an image, a video, a folder of them, or a pattern such "
             "as input='photos/**/*.jpg'."
         )
     if others := Counter(file.suffix or "without suffix" for file in files if not is_input(file)):
@@ -50,7 +50,7 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
 
 
 def is_input(path: Path) -> bool:
-    """Return whether the file's name is that of a picture or a video; names that begin with a dot are the system's."""
+    """Return whether the file's name is that of an image or a video; names that begin with a dot are the system's."""
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
 
 
@@ -62,7 +62,7 @@ def is_video(path: Path) -> bool:
 def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
     """Return for each input the name of what is written for it: its path below their common folder, no suffix.
 
-    Where pictures, or videos, differ in nothing but their suffix, their names keep it.
+    Where images, or videos, differ in nothing but their suffix, their names keep it.
 
     Raises:
         UserError: two inputs would be written to the same file all the same.

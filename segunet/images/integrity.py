@@ -60,7 +60,7 @@ def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1, upright, is also what no or a senseless one means."""
+    """Return the EXIF orientation, 1..8; 1, upright, is also the meaning of none and of an invalid one."""
     value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 

@@ -77,7 +77,7 @@ def read_image(path: Path, image_range: Range = None) -> NDArray[np.uint8]:
 
 def read_stored(path: Path) -> Stored:
     """Read an image, its values as they are; errors as :func:`read_image`."""
-    with opened(path, "picture") as (image, data):
+    with opened(path, "image") as (image, data):
         values = _decoded(image, data, str(path))
         return Stored(_upright(values, image), image.mode, turn_of(image))
 
@@ -139,7 +139,7 @@ def check_image_range(name: str, value: object) -> Range:
 
 def read_size(path: Path) -> tuple[int, int]:
     """Return the (height, width) that :func:`read_image` would give, from the file's head alone."""
-    with readable(path, "picture"), path.open("rb") as file:
+    with readable(path, "image"), path.open("rb") as file:
         image = read_header(file, str(path))
         width, height = image.size
         return (width, height) if orientation(image) >= 5 else (height, width)
@@ -147,7 +147,7 @@ def read_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def opened(path: Path, kind: str) -> Iterator[tuple[ImageFile.ImageFile, bytes]]:
-    """Give the file, not decoded yet, and its bytes, which were found whole; ``kind`` is "picture" or "mask".
+    """Give the file, not decoded yet, and its bytes, which were found whole; ``kind`` is "image" or "mask".
 
     Raises:
         UserError: whatever goes wrong with the file.
@@ -198,7 +198,7 @@ def _by_pillow(image: Image.Image, name: str) -> NDArray[Any]:
     if image.mode not in _EIGHT_BIT_MODES:
         held = {"I": "signed or 32-bit integers", "F": "floating-point numbers"}.get(image.mode, "other values")
         raise UserError(
-            f"{name} is a picture of mode {image.mode}, {held}; wanted 8 or 16 bits a channel, without sign",
+            f"{name} is an image of mode {image.mode}, {held}; wanted 8 or 16 bits a channel, without sign",
             "Convert it, for example with gdal_translate -ot UInt16 -scale, and try again.",
         )
     if "transparency" in image.info or image.mode == "PA":
@@ -223,7 +223,7 @@ def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
 
 
 def _is_deep(path: Path) -> bool:
-    with readable(path, "picture"), path.open("rb") as file:
+    with readable(path, "image"), path.open("rb") as file:
         image = read_header(file, str(path))
         return image.mode.startswith("I;16") or _is_deep_colour(image)
 

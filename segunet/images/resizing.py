@@ -14,7 +14,7 @@ def check_inference_size(inference_size: object) -> None:
 
 
 def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:
-    """Resize a picture uint8 (H, W, 3) so that its longer side has ``long_side`` pixels."""
+    """Resize an image uint8 (H, W, 3) so that its longer side has ``long_side`` pixels."""
     return resize(image, size_with_long_side(image, long_side))
 
 

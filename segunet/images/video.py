@@ -34,7 +34,7 @@ class VideoInfo(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One picture of a video.
+    """One image of a video.
 
     Attributes:
         image: uint8 (H, W, 3) RGB, upright.
@@ -102,10 +102,10 @@ class VideoWriter:
         even = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self.last < 0:
             self.stream.height, self.stream.width = even.shape[:2]
-        picture = self.av.VideoFrame.from_ndarray(even, format="rgb24")
+        encoded = self.av.VideoFrame.from_ndarray(even, format="rgb24")
         self.last = max(round(frame.time / _TIME_BASE), self.last + 1)  # times must rise
-        picture.pts, picture.time_base = self.last, _TIME_BASE
-        self.container.mux(self.stream.encode(picture))
+        encoded.pts, encoded.time_base = self.last, _TIME_BASE
+        self.container.mux(self.stream.encode(encoded))
 
     def finish(self) -> None:
         """Write what the encoder still holds."""
@@ -131,12 +131,12 @@ def video_writer(file: IO[bytes], rate: Fraction) -> Iterator[VideoWriter]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Give a video's container and its stream of pictures; whatever is wrong with them names the file."""
+    """Give a video's container and its stream of images; whatever is wrong with them names the file."""
     av = import_extra("av", "video")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise UserError(f"{path} has no pictures in it. Give a video.")
+                raise UserError(f"{path} has no images in it. Give a video.")
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
         raise UserError(

@@ -60,7 +60,7 @@ class Contender:
 
 @torch.inference_mode()
 def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, seed: int) -> Comparison:
-    """Run both on noise of several sizes, then, timed and scored, on the pictures of the validation list.
+    """Run both on noise of several sizes, then, timed and scored, on the images of the validation list.
 
     Args:
         original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
@@ -77,11 +77,11 @@ def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule,
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=len(datamodule.val_pairs))
         for batch in datamodule.val_dataloader():
-            (wanted, wanted_classes), (came, came_classes) = (contender.run(batch) for contender in both)
-            differences.append((came - wanted).abs().max())
+            (wanted, wanted_classes), (got, got_classes) = (contender.run(batch) for contender in both)
+            differences.append((got - wanted).abs().max())
             largest.append(wanted.abs().max())
-            agreeing += int((came_classes == wanted_classes).sum())
-            pixels += came_classes.numel()
+            agreeing += int((got_classes == wanted_classes).sum())
+            pixels += got_classes.numel()
             bar.advance(task, len(batch.names))
     scores = [contender.counter.scores() for contender in both]
     return Comparison(

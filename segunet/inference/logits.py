@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 
-# The scales at which each kind of test-time augmentation looks at a picture and at its mirror image.
+# The scales at which each kind of test-time augmentation looks at an image and at its mirror image.
 TTA: dict[str, tuple[float, ...]] = {
     "none": (),
     "flip": (1.0,),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segunet.base.environment import memory
 from segunet.base.errors import UserError
-from segunet.images.drawing import Picture, overlay_with_legend
+from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
@@ -22,16 +22,16 @@ from segunet.inference.tiling import check_tiles, predict_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 
-# A picture's pixel as it enters the network, in float32, at the least; unet_resnet50 took 458, article 800.
+# An image's pixel as it enters the network, in float32, at the least; unet_resnet50 took 458, article 800.
 _BYTES_PER_PIXEL = 400
 
 # How many times the scores of all classes, float32, are held at the most, without and with test-time augmentation.
-# With these, 12 ways of predicting by unet_resnet50 (21 classes) took 0.8 to 1.4 times what is reckoned.
+# With these, 12 ways of predicting by unet_resnet50 (21 classes) took 0.8 to 1.4 times the estimate.
 _COPIES, _COPIES_OF_TTA = 1, 4
 
 
 class Predictor:
-    """A trained network that takes pictures of any size.
+    """A trained network that takes images of any size.
 
     Made by :func:`load`, which tells what the settings mean. Attributes: ``class_names``, K names; ``palette``,
     uint8 (256, 3), the classes' colours.
@@ -67,49 +67,49 @@ class Predictor:
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
     def predict(self, image: Source, advance: Callable[[float], object] = lambda _: None) -> NDArray[np.uint8]:
-        """Return the class of each pixel, uint8 (H, W), at the picture's own size.
+        """Return the class of each pixel, uint8 (H, W), at the image's own size.
 
         Args:
             image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey.
-            advance: is told what share of the picture, 0..1, was done since it was last called.
+            advance: is told what share of the pixels, 0..1, was done since it was last called.
 
         Raises:
-            UserError: no readable picture, or one that does not fit into memory.
+            UserError: no readable pixels, or one that does not fit into memory.
         """
-        picture = as_picture(image, self.image_range)
+        pixels = as_image(image, self.image_range)
         try:
             with torch.inference_mode():
-                return self._tiled(picture, advance) if self.tile else self._whole(picture, advance)
+                return self._tiled(pixels, advance) if self.tile else self._whole(pixels, advance)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error):
                 raise
-            size = f"{picture.shape[1]} x {picture.shape[0]} pixels"
-            raise UserError(f"The memory does not suffice for a picture of {size} at once. {self._advice()}") from error
+            size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
+            raise UserError(f"Out of memory for an image of {size} at once. {self._advice()}") from error
 
     def show(self, image: Source) -> Image.Image:
-        """Return the picture under its prediction's colours, with a legend of the classes found; as ``predict``.
+        """Return the image under its prediction's colours, with a legend of the classes found; as ``predict``.
 
         A notebook shows it; elsewhere ``.save(PATH)`` or ``.show()`` it.
         """
-        picture = as_picture(image, self.image_range)
-        return Image.fromarray(overlay_with_legend(picture, self.predict(picture), self.palette, self.class_names))
+        pixels = as_image(image, self.image_range)
+        return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.palette, self.class_names))
 
-    def _whole(self, picture: Picture, advance: Callable[[float], object]) -> NDArray[np.uint8]:
-        height, width = picture.shape[:2]
+    def _whole(self, image: ImageArray, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+        height, width = image.shape[:2]
         if self.inference_size is not None:
-            picture = resize_long_side(picture, self.inference_size)
-        self._check_memory("The whole picture", picture.shape[0] * picture.shape[1], height * width)
-        prediction = predict(self.net, self._on_device(picture)[None], (height, width), self.tta)[0]
+            image = resize_long_side(image, self.inference_size)
+        self._check_memory("The whole image", image.shape[0] * image.shape[1], height * width)
+        prediction = predict(self.net, self._on_device(image)[None], (height, width), self.tta)[0]
         advance(1.0)
         return prediction.to(torch.uint8).cpu().numpy()
 
-    def _tiled(self, picture: Picture, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+    def _tiled(self, image: ImageArray, advance: Callable[[float], object]) -> NDArray[np.uint8]:
         assert self.tile is not None
-        height, width = (min(self.tile, side) for side in picture.shape[:2])
-        self._check_memory("A tile", height * width, height * width, band=height * picture.shape[1])
-        prediction = np.empty(picture.shape[:2], dtype=np.uint8)
+        height, width = (min(self.tile, side) for side in image.shape[:2])
+        self._check_memory("A tile", height * width, height * width, band=height * image.shape[1])
+        prediction = np.empty(image.shape[:2], dtype=np.uint8)
         top = 0
-        for rows in predict_rows(self.net, self._on_device(picture), self.tile, self.overlap, self.tta):
+        for rows in predict_rows(self.net, self._on_device(image), self.tile, self.overlap, self.tta):
             prediction[top : top + len(rows)] = rows.to(torch.uint8).cpu().numpy()
             top += len(rows)
             advance(len(rows) / len(prediction))
@@ -141,8 +141,8 @@ class Predictor:
             f"Give smaller tiles than {self.tile}." if self.tile else "Predict it in tiles: tile=512, or smaller ones."
         )
 
-    def _on_device(self, picture: Picture) -> Tensor:
-        channels_first = np.array(picture.transpose(2, 0, 1), order="C")  # (3, H, W), a copy: torch wants to own it
+    def _on_device(self, image: ImageArray) -> Tensor:
+        channels_first = np.array(image.transpose(2, 0, 1), order="C")  # (3, H, W), a copy: torch wants to own it
         return torch.from_numpy(channels_first).to(self.fabric.device)
 
 
@@ -162,26 +162,26 @@ def load(
     >>> model = load(checkpoint, tta="flip")
     >>> model.class_names
     ['background', 'disc', 'square']
-    >>> mask = model.predict(picture)  # a path, a PIL image or an array
+    >>> mask = model.predict(image)  # a path, a PIL image or an array
     >>> mask.shape, mask.dtype
     ((64, 80), dtype('uint8'))
-    >>> model.show(picture).save(overlay)
+    >>> model.show(image).save(overlay)
 
     Args:
         path: a run's checkpoints/best.ckpt, or what segunet.convert or segunet.export wrote.
         tta: test-time augmentation, a key of ``inference.TTA``.
-        tile: side in pixels of the tiles that a picture is cut into, at its own size; None: the whole picture
+        tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image
             at once, at ``inference_size``.
         overlap: least share of a tile that it has in common with the next one, 0..0.9.
-        inference_size: long side at which whole pictures enter the network, None for their own size, or
-            "checkpoint" for the one that it was validated with. The prediction has the picture's own size.
+        inference_size: long side at which whole images enter the network, None for their own size, or
+            "checkpoint" for the one that it was validated with. The prediction has the image's own size.
         image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
             "checkpoint" for those that it was trained with.
         accelerator: auto, cpu, gpu, ..., as Lightning has it.
         precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as Lightning has it.
 
     Raises:
-        UserError: no file, not segunet's, or a setting that means nothing.
+        UserError: no file, not segunet's, or an invalid setting.
     """
     return Predictor(
         load_checkpoint(Path(str(path)).expanduser()),
@@ -195,7 +195,7 @@ def load(
     )
 
 
-def as_picture(image: Source, image_range: Range = None) -> Picture:
+def as_image(image: Source, image_range: Range = None) -> ImageArray:
     """Return an image as uint8 (H, W, 3) RGB, upright; ``image_range`` as ``read_image`` has it.
 
     Raises:
@@ -205,15 +205,15 @@ def as_picture(image: Source, image_range: Range = None) -> Picture:
         return read_image(Path(image).expanduser(), image_range)
     if isinstance(image, Image.Image):
         name = getattr(image, "filename", "") or "the image"
-        with readable(Path(name), "picture"):
+        with readable(Path(name), "image"):
             return as_rgb(image, name, image_range)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2:
             return np.repeat(image[..., None], 3, axis=2)
         if image.ndim == 3 and image.shape[2] == 3:
             return np.ascontiguousarray(image)
-    came = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {came}.")
+    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {got}.")
 
 
 def _is_out_of_memory(error: Exception) -> bool:

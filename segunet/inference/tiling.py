@@ -1,4 +1,4 @@
-"""Predict a picture of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
+"""Predict an image of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
     Args:
         net: in evaluation mode.
         image: uint8 (3, H, W) RGB, on the net's device.
-        tile: side of the tiles in pixels; a picture that is smaller in one direction has one tile in it.
+        tile: side of the tiles in pixels; an image that is smaller in one direction has one tile in it.
         overlap: least share of a tile's side that it has in common with the next one, 0..0.9.
         tta: a key of ``inference.TTA``, for each tile.
     """

@@ -1,7 +1,7 @@
 """Boundary IoU (Cheng et al. 2021, "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation").
 
 Of a class with pixels G in the truth and P in the prediction, with G_d and P_d those of them that are within d
-pixels of their own contour: |G_d and P_d| / |G_d or P_d|, eq. (3); d is 2 % of the picture's diagonal. The
+pixels of their own contour: |G_d and P_d| / |G_d or P_d|, eq. (3); d is 2 % of the image's diagonal. The
 pixels are summed over the split before they are divided, as for the IoU.
 """
 
@@ -41,7 +41,7 @@ def boundary_counts(
 
 
 def boundary(region: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
-    """Return the pixels of ``region`` (H, W) at most ``distance`` pixels from one outside it or off the picture.
+    """Return the pixels of ``region`` (H, W) at most ``distance`` pixels from one outside it or off the image.
 
     Distances are counted with diagonal steps, as by erosions with a 3 x 3 square.
     """

@@ -26,12 +26,12 @@ class Origin:
 
     Attributes:
         names: how a name begins there -> how it begins in segunet.
-        aside: how the names of parts begin that do nothing for the logits.
+        ignored: how the names of parts begin that do nothing for the logits.
         up_first: its decoder concatenates (up, skip), not (skip, up) as segunet's does.
     """
 
     names: dict[str, str]
-    aside: str
+    ignored: str
     up_first: bool
 
     def name_of(self, ours: str) -> str:
@@ -46,14 +46,14 @@ ORIGINS = {
         names={"resnet.": "encoder.", "final.": "head."}
         | {f"up_concat{4 - i}.conv{j}.": f"decoder.steps.{i}.conv{j}.0." for i in range(4) for j in (1, 2)}
         | {f"up_conv.{2 * j - 1}.": f"decoder.to_full_resolution.conv{j}.0." for j in (1, 2)},
-        aside="resnet.fc.",
+        ignored="resnet.fc.",
         up_first=False,
     ),
     "smp": Origin(
         names={"encoder.": "encoder.", "segmentation_head.0.": "head."}
         | {f"decoder.blocks.{i}.": f"decoder.steps.{i}." for i in range(4)}
         | {"decoder.blocks.4.": "decoder.to_full_resolution."},
-        aside="classification_head.",
+        ignored="classification_head.",
         up_first=True,
     ),
 }

@@ -34,14 +34,14 @@ class Encoder(Protocol):
 
 @checked("model")
 class UNet(nn.Module):
-    """Pictures in, logits of the same size out; any size, any batch.
+    """Images in, logits of the same size out; any size, any batch.
 
     Args:
         encoder: gives the maps.
         decoder: makes the decoder from the encoder's channels; it has ``out_channels``.
         num_classes: channels of the logits, 1..256.
-        mean: per channel, subtracted from the picture, in its units of 0..255.
-        std: per channel, what the picture is divided by after that.
+        mean: per channel, subtracted from the image, in its units of 0..255.
+        std: per channel, what the image is divided by after that.
         head_kernel_size: of the last convolution, from the decoder's map to the logits; odd.
 
     Raises:

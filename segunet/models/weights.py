@@ -27,7 +27,7 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
     if not matched:
         raise UserError(
             f"{weights}: none of its {len(source)} tensors has a name of the ResNet-{depth} encoder's (wanted "
-            f"torchvision's names, such as 'conv1.weight'; it has, for one, "
+            f"torchvision's names, such as 'conv1.weight'; it has, for example, "
             f"{next(iter(source), 'nothing at all')!r}). Give another file as model.encoder.weights, "
             "'imagenet', or null for a random start."
         )

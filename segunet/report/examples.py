@@ -1,4 +1,4 @@
-"""The pictures that a network does best, middling and worst on, predicted once more to be shown."""
+"""The images that a network does best, middling and worst on, predicted once more to be shown."""
 
 import math
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from torch import nn
 
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
-from segunet.images.drawing import Picture, at_size_of, differences, overlay
+from segunet.images.drawing import ImageArray, at_size_of, differences, overlay
 from segunet.images.resizing import resize_long_side
 from segunet.inference.logits import naming, predict
 
-_EACH = 3  # pictures of a kind
+_EACH = 3  # images of a kind
 _LONG_SIDE = 256  # pixels of a panel, at the most
 
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to be shown.
+    """An image to be shown.
 
     Attributes:
         name: its name.
@@ -30,13 +30,13 @@ class Example:
 
     name: str
     miou: float
-    panels: dict[str, Picture]
+    panels: dict[str, ImageArray]
 
 
 def chosen(image_miou: Mapping[str, float]) -> dict[str, list[str]]:
-    """Return the names of the best, the median and the worst pictures, three of each and no picture twice.
+    """Return the names of the best, the median and the worst images, three of each and no image twice.
 
-    Few pictures give fewer of each: of three, one is the best, one the median and one the worst. A picture without a
+    Few images give fewer of each: of three, one is the best, one the median and one the worst. An image without a
     score (NaN) is none of them.
     """
     defined = [name for name, miou in image_miou.items() if not math.isnan(miou)]
@@ -55,13 +55,13 @@ def examples(
     net: nn.Module,
     trainer: pl.Trainer,
     datamodule: VOCDataModule,
-    palette: Picture,
+    palette: ImageArray,
     tta: str = "none",
 ) -> dict[str, list[Example]]:
-    """Return the pictures of :func:`chosen`, predicted as they were scored.
+    """Return the images of :func:`chosen`, predicted as they were scored.
 
     Args:
-        image_miou: mean IoU of each picture that was scored, by name; may be empty. Those that are not on the data
+        image_miou: mean IoU of each image that was scored, by name; may be empty. Those that are not on the data
             module's validation list any more are left out.
         net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
         trainer: whose device and precision it was scored in; the net is moved there.
@@ -96,6 +96,6 @@ def examples(
         return {kind: [example(name) for name in names] for kind, names in chosen(there).items()}
 
 
-def small(panel: Picture) -> Picture:
+def small(panel: ImageArray) -> ImageArray:
     """Return a panel uint8 (H, W, 3), shrunk if it is large."""
     return resize_long_side(panel, _LONG_SIDE) if max(panel.shape) > _LONG_SIDE else panel

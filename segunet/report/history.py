@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 Points = list[tuple[float, float]]
 
-_PICTURE = 2**14  # bytes; an event with scalars has some dozens
+_IMAGE = 2**14  # bytes; an event with scalars has some dozens
 
 
 def read_history(folder: Path) -> dict[str, Points]:
@@ -65,7 +65,7 @@ def _scalars(path: Path) -> dict[str, dict[int, float]]:
 def _events(path: Path) -> Iterator[Event]:
     """Give the small events of a file (TFRecord: length, its checksum, the event, its checksum).
 
-    Pictures are passed over unread: TensorBoard's own reader takes a second for every 4 MB of them. Ends where a
+    Images are passed over unread: TensorBoard's own reader takes a second for every 4 MB of them. Ends where a
     killed process left off.
     """
     size = path.stat().st_size
@@ -75,7 +75,7 @@ def _events(path: Path) -> Iterator[Event]:
             end = file.tell() + length + 4
             if end > size:
                 return
-            if length < _PICTURE:
+            if length < _IMAGE:
                 try:
                     yield Event.FromString(file.read(length))
                 except DecodeError:

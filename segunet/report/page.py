@@ -1,4 +1,4 @@
-"""The report as a web page: one file without a network, for a desktop, a phone and the dark."""
+"""The report as a web page: one file that works offline, for a desktop and a phone, with a dark mode."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.base.files import write_text
-from segunet.images.drawing import Picture
+from segunet.images.drawing import ImageArray
 from segunet.metrics.scores import HEADLINE, Scores, absent_note
 from segunet.report.chart import Chart, Series, line_chart
 from segunet.report.examples import Example
@@ -38,7 +38,7 @@ class Report:
         scores: of it.
         class_names: K names.
         palette: the classes' colours, uint8 (256, 3).
-        examples: pictures, by what they are examples of.
+        examples: images, by what they are examples of.
         facts: groups of names and texts: when and how long, versions, hardware.
         command: the command line.
         config: the run's settings, YAML.
@@ -51,7 +51,7 @@ class Report:
     subject: str
     scores: Scores
     class_names: Sequence[str]
-    palette: Picture
+    palette: ImageArray
     examples: Mapping[str, Sequence[Example]]
     facts: Mapping[str, Mapping[str, str]]
     command: str
@@ -139,13 +139,13 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
 
 
-def _is_tiny(picture: Picture) -> bool:
-    return bool(max(picture.shape[:2]) <= _TINY)
+def _is_tiny(image: ImageArray) -> bool:
+    return bool(max(image.shape[:2]) <= _TINY)
 
 
-def _data_uri(picture: Picture) -> str:
-    """Return a picture uint8 (H, W, 3) as an address: a tiny one as it is, a larger one as JPEG."""
-    form = "png" if _is_tiny(picture) else "jpeg"
+def _data_uri(image: ImageArray) -> str:
+    """Return an image uint8 (H, W, 3) as an address: a tiny one as it is, a larger one as JPEG."""
+    form = "png" if _is_tiny(image) else "jpeg"
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format=form, quality=85)
+    Image.fromarray(image).save(file, format=form, quality=85)
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"

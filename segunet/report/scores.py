@@ -13,7 +13,7 @@ from rich.table import Table
 
 from segunet.base.files import save_png, write_text
 from segunet.base.terminal import console
-from segunet.images.drawing import confusion_picture
+from segunet.images.drawing import confusion_image
 from segunet.metrics.scores import HEADLINE, Scores, absent_note, mean_of_defined
 
 FILES = ("metrics.json", "per_class.csv", "per_image.csv", "confusion_matrix.png")  # in a run's folder
@@ -36,7 +36,7 @@ def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> No
     if scores.image_miou:
         rows = {name: {"miou": value} for name, value in scores.image_miou.items()}
         write_text(folder / "per_image.csv", _csv(["image", "miou"], rows))
-    save_png(confusion_picture(scores.confusion, class_names), folder / "confusion_matrix.png")
+    save_png(confusion_image(scores.confusion, class_names), folder / "confusion_matrix.png")
 
 
 def show_report(scores: Scores, class_names: Sequence[str]) -> None:

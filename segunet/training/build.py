@@ -22,7 +22,7 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
-from segunet.training.callbacks import EMA, FreezeEncoder, Pictures
+from segunet.training.callbacks import EMA, FreezeEncoder, ImageStrips
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
@@ -40,7 +40,7 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
     """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, where there are such.
 
     Raises:
-        UserError: no data set is named, or a setting of it means nothing.
+        UserError: no data set is named, or one of its settings is invalid.
     """
     if "_target_" not in cfg.data:
         raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
@@ -63,7 +63,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone.
 
     Raises:
-        UserError: a setting that means nothing, also where only ``torch`` can tell.
+        UserError: an invalid setting, also where only ``torch`` can tell.
     """
     check_num_classes(cfg.model, datamodule)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
@@ -76,7 +76,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
     optimizer = instantiate(cfg.optimizer)
-    optimizer(net)  # torch sees to its settings now, not when the training begins
+    optimizer(net)  # torch checks its settings now, not when the training begins
     return SegmentationTask(
         net=net,
         loss=instantiate(loss),
@@ -89,9 +89,9 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
 
 def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
     """Raise a UserError where a ``model`` config says another number of classes than the data set has."""
-    wanted, came = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
-    if came != wanted:
-        raise UserError(f"model.num_classes={came}: data.class_names has {wanted}. Leave out model.num_classes.")
+    wanted, got = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
+    if got != wanted:
+        raise UserError(f"model.num_classes={got}: data.class_names has {wanted}. Leave out model.num_classes.")
 
 
 def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
@@ -127,13 +127,13 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
     """Build the callbacks that ``cfg.callbacks`` asks for.
 
     Raises:
-        UserError: a setting that means nothing.
+        UserError: an invalid setting.
     """
     options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
-    check_whole_number("callbacks.pictures", options.pictures, least=0)
+    check_whole_number("callbacks.images", options.images, least=0)
     check_whole_number("callbacks.freeze_encoder_epochs", options.freeze_encoder_epochs, least=0)
-    pictures = Pictures(options.pictures, datamodule.form.palette, datamodule.class_names, run_dir)
-    callbacks: list[Callback] = [RunProgress(), pictures]
+    strips = ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
+    callbacks: list[Callback] = [RunProgress(), strips]
     if options.freeze_encoder_epochs > 0:
         callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
     if options.ema_decay is not None:
@@ -151,7 +151,7 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
     """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
 
     Raises:
-        UserError: a setting that means nothing, or with which something would be written elsewhere.
+        UserError: an invalid setting, or with which something would be written elsewhere.
     """
     board = instantiate(cfg.logger, save_dir=str(run_dir))
     try:
@@ -176,7 +176,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
             **options,
             callbacks=callbacks,
             default_root_dir=str(run_dir),
-            use_distributed_sampler=False,  # the data module deals the pictures out
+            use_distributed_sampler=False,  # the data module deals the images out
             enable_progress_bar=False,  # RunProgress and ScoringProgress
             enable_model_summary=False,
         )
@@ -225,15 +225,17 @@ def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tupl
 
 def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
     """Raise a UserError unless the data set has as many classes as the checkpoint's network."""
-    wanted, came = checkpoint.class_names, datamodule.class_names
-    if len(wanted) != len(came):
+    wanted, got = checkpoint.class_names, datamodule.class_names
+    if len(wanted) != len(got):
         raise UserError(
             f"The checkpoint's network has {len(wanted)} classes ({', '.join(wanted[:5])}, ...), the data set "
-            f"{datamodule.root} has {len(came)} ({', '.join(came[:5])}, ...). Give the data set that the checkpoint "
+            f"{datamodule.root} has {len(got)} ({', '.join(got[:5])}, ...). Give the data set that the checkpoint "
             "was trained for (data=..., data.root=...), or another checkpoint."
         )
-    if wanted != came:
-        logger.warning("The data set names its classes otherwise than the checkpoint: %s; %s", came, wanted)
+    if wanted != got:
+        logger.warning(
+            "The data set names its classes differently from the checkpoint: %s; the checkpoint: %s", got, wanted
+        )
 
 
 def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: progress, pictures, freezing, averaging, files."""
+"""What happens around the steps of a run: progress, images, freezing, averaging, files."""
 
 from pathlib import Path
 from typing import Any
@@ -12,28 +12,28 @@ from torch import Tensor
 from segunet.base.errors import UserError
 from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
-from segunet.images.drawing import Picture, confusion_picture, palette_image, stack, strip
+from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
 from segunet.training.progress import logger
 from segunet.training.scoring import ScoringTask
 
 STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
 
 
-class Pictures(Callback):
-    """Strips (image | truth | prediction) of the first pictures, and the confusion matrix.
+class ImageStrips(Callback):
+    """Strips (image | truth | prediction) of the first images, and the confusion matrix.
 
     While training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
 
     Args:
-        count: how many pictures.
+        count: how many images.
         palette: uint8 (256, 3).
         class_names: names of the classes.
         folder: where an evaluation writes them.
     """
 
-    def __init__(self, count: int, palette: Picture, class_names: list[str], folder: Path) -> None:
+    def __init__(self, count: int, palette: ImageArray, class_names: list[str], folder: Path) -> None:
         self.count, self.palette, self.class_names, self.folder = count, palette, class_names, folder
-        self.strips: list[Picture] = []
+        self.strips: list[ImageArray] = []
 
     def on_validation_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -51,8 +51,8 @@ class Pictures(Callback):
         for image, mask, prediction in zip(batch.images, batch.masks, predictions, strict=True):
             if len(self.strips) == self.count:
                 return
-            picture = image.cpu().numpy().transpose(1, 2, 0)
-            self.strips.append(strip(picture, mask.cpu().numpy(), prediction.cpu().numpy(), self.palette))
+            pixels = image.cpu().numpy().transpose(1, 2, 0)
+            self.strips.append(strip(pixels, mask.cpu().numpy(), prediction.cpu().numpy(), self.palette))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send them to TensorBoard."""
@@ -64,7 +64,7 @@ class Pictures(Callback):
         board, step = trainer.logger.experiment, trainer.global_step
         for number, each in enumerate(strips):
             board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
-        matrix = confusion_picture(pl_module.scores.confusion, self.class_names)
+        matrix = confusion_image(pl_module.scores.confusion, self.class_names)
         board.add_image("val/confusion_matrix", matrix, step, dataformats="HWC")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -80,7 +80,7 @@ class SavePredictions(Callback):
     Each is written whole or not at all; what else is in the folder stays, and is said.
     """
 
-    def __init__(self, folder: Path, palette: Picture) -> None:
+    def __init__(self, folder: Path, palette: ImageArray) -> None:
         self.folder, self.palette = folder, palette
 
     def on_test_batch_end(
@@ -110,7 +110,7 @@ class SavePredictions(Callback):
 class FreezeEncoder(Callback):
     """Keep ``net.encoder`` as it is for the first epochs, its batch-norm statistics too.
 
-    The state follows from the epoch's number alone, so that a resumed run freezes and thaws as the
+    The state follows from the epoch's number alone, so that a resumed run is frozen and unfrozen as the
     uninterrupted one does.
 
     Args:
@@ -133,11 +133,11 @@ class FreezeEncoder(Callback):
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze or thaw."""
-        thawed = trainer.current_epoch >= self.epochs
+        """Freeze or unfreeze."""
+        unfrozen = trainer.current_epoch >= self.epochs
         for parameter in self.trainable:
-            parameter.requires_grad_(thawed)
-        self.encoder.train(thawed)
+            parameter.requires_grad_(unfrozen)
+        self.encoder.train(unfrozen)
 
 
 class EMA(WeightAveraging):

@@ -36,7 +36,7 @@ class OptimizerFactory:
         check_number("optimizer.weight_decay", self.weight_decay, least=0)
 
     def __call__(self, net: nn.Module) -> Optimizer:
-        """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can thaw."""
+        """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can be unfrozen."""
         try:
             return self.optimizer(list(self._groups(net)))
         except (TypeError, ValueError, IndexError, RuntimeError) as error:

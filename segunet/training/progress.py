@@ -87,7 +87,7 @@ class RunProgress(Callback):
 
 
 class ScoringProgress(Callback):
-    """A bar over the pictures of an evaluation."""
+    """A bar over the images of an evaluation."""
 
     def __init__(self) -> None:
         self.bar = progress_bar()

@@ -48,7 +48,8 @@ _OF_ANY_KIND = ("trainer.devices", "trainer.deterministic")
 
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
-# Where classes were that segunet 0.1.0 wrote into configs.
+# What classes and settings were called that segunet 0.1.0 wrote into configs.
+_RENAMED = {"pictures": "images"}
 _MOVED = {
     "segunet.losses.": "segunet.losses.segmentation.",
     "segunet.optimizer.": "segunet.training.optimizer.",
@@ -202,7 +203,7 @@ def resumed_config(run_dir: Path) -> DictConfig:
         if old is _NOTHING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
-                "from its checkpoint. Change another single value of its config (for one trainer.max_epochs=60), or "
+                "from its checkpoint. Change another single value of its config (such as trainer.max_epochs=60), or "
                 f"start a new run. See {path}."
             )
         OmegaConf.update(cfg, key, new)
@@ -229,7 +230,7 @@ def _moved(value: Any) -> Any:
     """Return the value with today's names for the classes of earlier configs."""
     if not isinstance(value, dict):
         return value
-    value = {key: _moved(each) for key, each in value.items()}
+    value = {_RENAMED.get(key, key): _moved(each) for key, each in value.items()}
     target = str(value.get("_target_"))
     module = target.rpartition(".")[0] + "."
     return value | {"_target_": _MOVED[module] + target.removeprefix(module)} if module in _MOVED else value

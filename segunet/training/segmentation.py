@@ -56,14 +56,14 @@ class SegmentationTask(ScoringTask):
         """Return the loss of a batch.
 
         Raises:
-            UserError: the loss is not finite; says at which step and on which pictures.
+            UserError: the loss is not finite; says at which step and on which images.
         """
         parts: LossParts = self.loss(self.net(batch.images), batch.masks)
         if not torch.isfinite(parts.total):
             raise UserError(
                 f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
-                f"the pictures {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
-                "pictures and masks; else start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
+                f"the images {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
+                "images and masks; else start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
                 "trainer.precision=32-true."
             )
         self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})

@@ -1,6 +1,6 @@
-"""What ``segunet.predict`` costs: peak memory of a 12,000 x 9,000 picture in tiles, and where the time of many goes.
+"""What ``segunet.predict`` costs: peak memory of a 12,000 x 9,000 image in tiles, and where the time of many goes.
 
-Run: python -m tests.benchmarks.prediction CHECKPOINT FOLDER_OF_PICTURES
+Run: python -m tests.benchmarks.prediction CHECKPOINT FOLDER_OF_IMAGES
 """
 
 import os

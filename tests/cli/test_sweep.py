@@ -41,7 +41,7 @@ def test_a_sweep_compares_runs_that_are_as_they_would_be_alone(run: Command, tin
     assert [(row["loss"], row["seed"]) for row in runs] == [(a, b) for a in ("ce_dice", "ce") for b in "12"]
     for row in runs:
         assert float(row["miou"]) == metrics_of(sweep / row["run"])["miou"]
-        assert (sweep / row["run"] / "train.log").read_text().count("training on 6 pictures") == 1
+        assert (sweep / row["run"] / "train.log").read_text().count("training on 6 images") == 1
     ce = next(each for each in json.loads((sweep / "comparison.json").read_text())["combinations"] if each["runs"] == 2)
     wanted = sum(float(row["miou"]) for row in runs if row["loss"] == ce["settings"]["loss"]) / 2
     assert ce["numbers"]["miou"] == pytest.approx(wanted)

@@ -52,11 +52,11 @@ class OnlyCompiled(nn.Module):
         return self.head(x)  # type: ignore[no-any-return]
 
 
-def pictures() -> Inputs:
+def images() -> Inputs:
     return Inputs((torch.rand(1, 3, SIDE, SIDE),), {})
 
 
-def too_many_pictures() -> Inputs:
+def too_many_images() -> Inputs:
     return Inputs((torch.empty(10**6, 3, SIDE, 10 * SIDE),), {})
 
 
@@ -67,7 +67,7 @@ def a_bad_end() -> Inputs:
 def test_a_forward_pass_takes_its_time_and_the_memory_of_the_weights_and_of_two_maps_or_some_more() -> None:
     ballast = torch.ones(100_000_000)  # this process is larger than the one that measures
     assert peak_memory(torch.device("cpu")) > ballast.nbytes
-    measurement = measure(Workload(Sigmoids, pictures, CPU))
+    measurement = measure(Workload(Sigmoids, images, CPU))
     assert WEIGHTS + 2 * MAP < measurement.peak_bytes < WEIGHTS + (SIGMOIDS - 1) * MAP
     assert SLEEP <= measurement.seconds < 4 * SLEEP
     assert measurement.warmup_seconds >= SLEEP
@@ -76,7 +76,7 @@ def test_a_forward_pass_takes_its_time_and_the_memory_of_the_weights_and_of_two_
 def test_a_training_step_holds_every_map_and_the_optimizer_s_state() -> None:
     loss = SegmentationLoss(CrossEntropy(), ignore_index=255)
     training = loss, OptimizerFactory(torch.optim.AdamW, lr=1e-3)
-    measurement = measure(Workload(Sigmoids, pictures, CPU, num_classes=CHANNELS, training=training))
+    measurement = measure(Workload(Sigmoids, images, CPU, num_classes=CHANNELS, training=training))
     # Weights, gradients, two moments; the output of each sigmoid and, in the loss, the log-softmax.
     least = 4 * WEIGHTS + (SIGMOIDS + 1) * MAP
     assert least < measurement.peak_bytes < 2 * least
@@ -85,7 +85,7 @@ def test_a_training_step_holds_every_map_and_the_optimizer_s_state() -> None:
 def test_what_is_to_be_compiled_is_compiled() -> None:
     loss = SegmentationLoss(CrossEntropy(), ignore_index=255)
     training = loss, OptimizerFactory(torch.optim.AdamW, lr=1e-3)
-    forward = Workload(OnlyCompiled, pictures, CPU)
+    forward = Workload(OnlyCompiled, images, CPU)
     for workload in (forward, replace(forward, num_classes=CHANNELS, training=training)):
         measurement = measure(replace(workload, compile=True))
         assert measurement.warmup_seconds > measurement.seconds
@@ -103,4 +103,4 @@ def test_what_does_not_fit_into_memory_is_said() -> None:
     with pytest.raises(UserError, match=r"1000000\.0 GB at the very least"):
         check_memory(10**15, torch.device("cpu"))
     with pytest.raises(UserError, match=r"PyTorch cannot run this: .*can't allocate memory.*Try another size"):
-        measure(Workload(Sigmoids, too_many_pictures, CPU))
+        measure(Workload(Sigmoids, too_many_images, CPU))

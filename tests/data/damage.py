@@ -12,9 +12,9 @@ from tests.conftest import VOC_SIZES
 
 Damage = Callable[[Path], object]
 
-PICTURE, MASK = Path("JPEGImages/val_1.jpg"), Path("SegmentationClass/val_1.png")
+IMAGE, MASK = Path("JPEGImages/val_1.jpg"), Path("SegmentationClass/val_1.png")
 TRAIN_LIST, VAL_LIST = Path("ImageSets/Segmentation/train.txt"), Path("ImageSets/Segmentation/val.txt")
-SIZE = VOC_SIZES["val"][1]  # (64, 80), so that a turned picture is another size
+SIZE = VOC_SIZES["val"][1]  # (64, 80), so that a turned image is another size
 
 
 def cut(path: Path, share: float) -> None:
@@ -47,7 +47,7 @@ def convert(path: Path, mode: str) -> None:
 
 
 def deepen(path: Path) -> None:
-    """Save a picture of 12 bits in a file of 16."""
+    """Save an image of 12 bits in a file of 16."""
     with Image.open(path) as image:
         grey = np.asarray(image.convert("L")).astype(np.uint16)
     Image.fromarray(900 + 2 * grey).save(path, format="PNG")
@@ -59,7 +59,7 @@ def into_folder(path: Path) -> None:
 
 
 def turn(path: Path, orientation: int) -> None:
-    """Mark a picture as turned, as a camera does, its pixels as they are."""
+    """Mark an image as turned, as a camera does, its pixels as they are."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     with Image.open(path) as image:
@@ -86,9 +86,9 @@ def as_png(path: Path) -> None:
 
 def copy_example(folder: Path, source: str, target: str) -> None:
     """Overwrite an example of the same size; the copy's file differs, its pixels do not."""
-    picture = (folder / f"JPEGImages/{source}.jpg").read_bytes()
+    image = (folder / f"JPEGImages/{source}.jpg").read_bytes()
     comment = b"\xff\xfe\x00\x09comment"
-    (folder / f"JPEGImages/{target}.jpg").write_bytes(picture[:2] + comment + picture[2:])
+    (folder / f"JPEGImages/{target}.jpg").write_bytes(image[:2] + comment + image[2:])
     (folder / f"SegmentationClass/{target}.png").write_bytes((folder / f"SegmentationClass/{source}.png").read_bytes())
 
 
@@ -122,12 +122,12 @@ def fill_masks(folder: Path, value: int) -> None:
 
 
 def turn_with_mask(folder: Path) -> None:
-    turn(folder / PICTURE, 6)
+    turn(folder / IMAGE, 6)
     Image.new("P", SIZE, 1).save(folder / MASK)
 
 
 def take_off_the_list(folder: Path, remove: Path) -> None:
-    replace_in(folder / VAL_LIST, f"{PICTURE.stem}\n", "")
+    replace_in(folder / VAL_LIST, f"{IMAGE.stem}\n", "")
     (folder / remove).unlink()
 
 
@@ -135,16 +135,16 @@ EMPTY_CLASSES = {"absent_class": [str(TRAIN_LIST)] * 2}
 
 # How the folder is damaged, and the files of each kind that are found.
 ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
-    "picture truncated": (lambda f: cut(f / PICTURE, 0.5), {"unreadable": [str(PICTURE)]}),
-    "picture of zero bytes": (lambda f: cut(f / PICTURE, 0), {"unreadable": [str(PICTURE)]}),
-    "picture is text": (lambda f: (f / PICTURE).write_text("404"), {"unreadable": [str(PICTURE)]}),
-    "picture is gone": (lambda f: (f / PICTURE).unlink(), {"missing": [str(PICTURE)]}),
-    "picture is a folder": (lambda f: into_folder(f / PICTURE), {"missing": [str(PICTURE)]}),
+    "image truncated": (lambda f: cut(f / IMAGE, 0.5), {"unreadable": [str(IMAGE)]}),
+    "image of zero bytes": (lambda f: cut(f / IMAGE, 0), {"unreadable": [str(IMAGE)]}),
+    "image is text": (lambda f: (f / IMAGE).write_text("404"), {"unreadable": [str(IMAGE)]}),
+    "image is gone": (lambda f: (f / IMAGE).unlink(), {"missing": [str(IMAGE)]}),
+    "image is a folder": (lambda f: into_folder(f / IMAGE), {"missing": [str(IMAGE)]}),
     "mask is .PNG": (
         lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
         {"missing": [str(MASK)], "unused_file": [str(MASK.with_suffix(".PNG"))]},
     ),
-    "picture of floats": (lambda f: convert(f / PICTURE, "F"), {"unreadable": [str(PICTURE)]}),
+    "image of floats": (lambda f: convert(f / IMAGE, "F"), {"unreadable": [str(IMAGE)]}),
     "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable": [str(MASK)]}),
     "mask of zero bytes": (lambda f: cut(f / MASK, 0), {"unreadable": [str(MASK)]}),
     "mask is gone": (lambda f: (f / MASK).unlink(), {"missing": [str(MASK)]}),
@@ -163,9 +163,9 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         lambda f: Image.new("P", (10, 20)).save(f / MASK),
         {"other_size": [str(MASK)], "only_class_0": [str(MASK)]},
     ),
-    "picture turned, mask not": (
-        lambda f: turn(f / PICTURE, 6),
-        {"converted": [str(PICTURE)], "other_size": [str(MASK)]},
+    "image turned, mask not": (
+        lambda f: turn(f / IMAGE, 6),
+        {"converted": [str(IMAGE)], "other_size": [str(MASK)]},
     ),
     "mask of greys": (lambda f: save_mask(f / MASK, 0, 77, 78), {"mask_values": [str(MASK)]}),
     "palette mask of other values": (
@@ -200,14 +200,14 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         lambda f: replace_in(f / VAL_LIST, "val_1", "val_1.jpg"),
         {
             "missing": ["JPEGImages/val_1.jpg.jpg", "SegmentationClass/val_1.jpg.png"],
-            "unused_file": [str(PICTURE)],
+            "unused_file": [str(IMAGE)],
         },
     ),
     "a name that no file can have": (
         lambda f: replace_in(f / VAL_LIST, "val_1", "x" * 300),
         {
             "missing": [f"JPEGImages/{'x' * 300}.jpg", f"SegmentationClass/{'x' * 300}.png"],
-            "unused_file": [str(PICTURE)],
+            "unused_file": [str(IMAGE)],
         },
     ),
 }
@@ -225,11 +225,11 @@ LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         lambda f: add_name(f / VAL_LIST, "train_0"),
         {"leak": [str(VAL_LIST)]},
     ),
-    "a picture on both lists": (
+    "an image on both lists": (
         lambda f: copy_example(f, "train_0", "val_3"),
         {"leak": ["JPEGImages/val_3.jpg"]},
     ),
-    "a picture on both lists, saved anew": (
+    "an image on both lists, saved anew": (
         copy_saved_anew,
         {
             "leak": ["JPEGImages/val_3.jpg"],
@@ -239,10 +239,10 @@ LEAKS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
 }
 HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "nothing": (lambda _: None, {}),
-    "picture is .JPG": (lambda f: (f / PICTURE).rename(f / PICTURE.with_suffix(".JPG")), {}),
-    "a picture twice on a list": (
+    "image is .JPG": (lambda f: (f / IMAGE).rename(f / IMAGE.with_suffix(".JPG")), {}),
+    "an image twice on a list": (
         lambda f: copy_example(f, "val_0", "val_3"),
-        {"repeated_picture": ["JPEGImages/val_3.jpg"]},
+        {"repeated_image": ["JPEGImages/val_3.jpg"]},
     ),
     "one mask is 0 and 255": (lambda f: save_mask(f / MASK, 0, 255), {"ignored_mask": [str(MASK)]}),
     "a mask is all 255": (lambda f: save_mask(f / MASK, 255), {"ignored_mask": [str(MASK)]}),
@@ -273,31 +273,31 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
         without_discs,
         {"absent_class": [str(VAL_LIST)]},
     ),
-    "a picture turned, the mask upright": (
+    "an image turned, the mask upright": (
         turn_with_mask,
-        {"converted": [str(PICTURE)]},
+        {"converted": [str(IMAGE)]},
     ),
-    "a picture of CMYK": (lambda f: convert(f / PICTURE, "CMYK"), {}),
-    "12 bits in 16": (lambda f: deepen(f / PICTURE), {"few_levels": [str(PICTURE)]}),
-    "a transparent picture": (lambda f: convert(f / PICTURE, "RGBA"), {"converted": [str(PICTURE)]}),
-    "a grey picture": (lambda f: convert(f / PICTURE, "L"), {}),
-    "a picture of two formats": (
-        lambda f: as_png(f / PICTURE),
-        {"stray_file": [str(PICTURE.with_suffix(".png"))]},
+    "an image of CMYK": (lambda f: convert(f / IMAGE, "CMYK"), {}),
+    "12 bits in 16": (lambda f: deepen(f / IMAGE), {"few_levels": [str(IMAGE)]}),
+    "a transparent image": (lambda f: convert(f / IMAGE, "RGBA"), {"converted": [str(IMAGE)]}),
+    "a grey image": (lambda f: convert(f / IMAGE, "L"), {}),
+    "an image of two formats": (
+        lambda f: as_png(f / IMAGE),
+        {"stray_file": [str(IMAGE.with_suffix(".png"))]},
     ),
     "a name off the list": (
         lambda f: replace_in(f / VAL_LIST, "val_1\n", ""),
-        {"unused_file": [str(PICTURE)]},
+        {"unused_file": [str(IMAGE)]},
     ),
     "a name off the list and its mask gone": (
         lambda f: take_off_the_list(f, remove=MASK),
-        {"unused_file": [str(PICTURE)]},
+        {"unused_file": [str(IMAGE)]},
     ),
-    "a name off the list and its picture gone": (
-        lambda f: take_off_the_list(f, remove=PICTURE),
+    "a name off the list and its image gone": (
+        lambda f: take_off_the_list(f, remove=IMAGE),
         {"stray_file": [str(MASK)]},
     ),
-    "notes among the pictures": (
+    "notes among the images": (
         lambda f: (f / "JPEGImages/notes.txt").write_text("by me"),
         {"unused_file": ["JPEGImages/notes.txt"]},
     ),

@@ -208,9 +208,7 @@ def test_the_data_set_reads_masks_by_its_palette(voc_folder: Path) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("val_batch_size", [1, 2, 8])
-def test_validation_has_every_picture_once_over_all_processes(
-    voc_folder: Path, world: int, val_batch_size: int
-) -> None:
+def test_validation_has_every_image_once_over_all_processes(voc_folder: Path, world: int, val_batch_size: int) -> None:
     names: list[str] = []
     for rank in range(world):
         loader = on_process(datamodule(voc_folder, val_batch_size=val_batch_size), rank, world).val_dataloader()
@@ -219,7 +217,7 @@ def test_validation_has_every_picture_once_over_all_processes(
 
 
 def test_every_process_of_a_validation_has_a_batch(voc_folder: Path) -> None:
-    for rank in range(4):  # 4 pictures of 3 sizes
+    for rank in range(4):  # 4 images of 3 sizes
         made = on_process(datamodule(voc_folder, val_batch_size=2), rank, 4)
         with pytest.raises(UserError, match=r"makes 3 batch.* 4 processes\. Lower data\.val_batch_size"):
             made.val_dataloader()
@@ -251,13 +249,13 @@ def test_training_shares_of_two_processes_are_disjoint(voc_folder: Path) -> None
 
 
 def test_every_process_of_a_training_has_a_batch(voc_folder: Path) -> None:
-    # 6 pictures make one batch of 4 in a single process, and none in each of two.
+    # 6 images make one batch of 4 in a single process, and none in each of two.
     made = on_process(datamodule(voc_folder, setup=None, batch_size=4), 0, 2)
     with pytest.raises(UserError, match=r"data\.batch_size"):
         made.setup("fit")
 
 
-def test_the_seed_decides_the_training_pictures(voc_folder: Path) -> None:
+def test_the_seed_decides_the_training_images(voc_folder: Path) -> None:
     drawn = [next(iter(datamodule(voc_folder, seed=seed).train_dataloader())).images for seed in (1, 1, 2)]
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])

@@ -45,15 +45,15 @@ def flat(epochs: list[list[Batch]]) -> tuple[torch.Tensor, torch.Tensor, list[st
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_any_number_of_workers_gives_the_same_epochs(voc_folder: Path, workers: int) -> None:
-    wanted, came = flat(two_epochs(voc_folder, 0)), flat(two_epochs(voc_folder, workers))
-    assert came[2] == wanted[2]
-    assert torch.equal(came[0], wanted[0])
-    assert torch.equal(came[1], wanted[1])
+    wanted, got = flat(two_epochs(voc_folder, 0)), flat(two_epochs(voc_folder, workers))
+    assert got[2] == wanted[2]
+    assert torch.equal(got[0], wanted[0])
+    assert torch.equal(got[1], wanted[1])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_second_epoch_and_every_worker_draw_anew(voc_folder: Path, workers: int) -> None:
-    # One and the same picture under every name: whatever differs is the augmentation.
+    # One and the same image under every name: whatever differs is the augmentation.
     for pair in list_pairs(voc_folder, "train")[1:]:
         pair.image.write_bytes((voc_folder / "JPEGImages/train_0.jpg").read_bytes())
         pair.mask.write_bytes((voc_folder / "SegmentationClass/train_0.png").read_bytes())
@@ -61,7 +61,7 @@ def test_the_second_epoch_and_every_worker_draw_anew(voc_folder: Path, workers: 
     assert len({image.numpy().tobytes() for image in images}) == 12
 
 
-def test_another_seed_gives_other_pictures_in_another_order(voc_folder: Path) -> None:
+def test_another_seed_gives_other_images_in_another_order(voc_folder: Path) -> None:
     first, second = (flat(two_epochs(voc_folder, 0, seed)) for seed in (0, 1))
     assert first[2] != second[2]
     assert not torch.equal(first[0], second[0])
@@ -87,7 +87,7 @@ def test_training_examples_are_bytes(voc_folder: Path) -> None:
     assert len(dataset) == 6
 
 
-def test_whole_pictures_come_as_they_are(voc_folder: Path) -> None:
+def test_whole_images_come_as_they_are(voc_folder: Path) -> None:
     pairs = list_pairs(voc_folder, "val")
     dataset = EvalDataset(pairs, FORM, None)
     assert len(dataset) == 4
@@ -101,7 +101,7 @@ def test_whole_pictures_come_as_they_are(voc_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("inference_size", "wanted"), [(40, (32, 40)), (160, (128, 160)), (80, (64, 80))])
-def test_the_inference_size_resizes_the_picture_and_never_the_mask(
+def test_the_inference_size_resizes_the_image_and_never_the_mask(
     voc_folder: Path, inference_size: int, wanted: tuple[int, int]
 ) -> None:
     pairs = list_pairs(voc_folder, "val")
@@ -172,7 +172,7 @@ def test_batches_of_equal_size_are_as_few_as_can_be(voc_folder: Path) -> None:
     assert batches_of_equal_size(list_pairs(voc_folder, "train"), 2) == [[0, 5], [1], [2], [3], [4]]
 
 
-def test_pictures_turned_by_exif_are_batched_by_their_upright_size(voc_folder: Path) -> None:
+def test_images_turned_by_exif_are_batched_by_their_upright_size(voc_folder: Path) -> None:
     pairs = list_pairs(voc_folder, "train")
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -32,7 +32,7 @@ Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, S, S, 3), mask
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the sample one of 6 + 3 pictures."""
+    """Make the sample one of 6 + 3 images."""
     monkeypatch.setattr(sample, "RECIPE", {**RECIPE, "train": 6, "val": 3})
 
 
@@ -165,9 +165,7 @@ def test_it_is_the_same_wherever_and_whenever_it_is_written(tmp_path: Path) -> N
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_the_first_pictures_do_not_depend_on_how_many_there_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_images_do_not_depend_on_how_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("few", 2), ("more", 4)):
         monkeypatch.setattr(sample, "RECIPE", {**RECIPE, "train": count, "val": 2})
         write_sample(tmp_path / name)
@@ -201,12 +199,12 @@ def test_a_rewriting_that_is_cut_short_leaves_the_older_one(tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, pictures: int, error: type[BaseException]) -> None:
-    """Raise ``error`` instead of drawing the next picture after so many."""
+def stop_after(monkeypatch: pytest.MonkeyPatch, images: int, error: type[BaseException]) -> None:
+    """Raise ``error`` instead of drawing the next image after so many."""
     drawn: list[Any] = []
 
     def draw_or_stop(rng: np.random.Generator) -> Any:
-        if len(drawn) == pictures:
+        if len(drawn) == images:
             raise error
         drawn.append(draw_example(rng))
         return drawn[-1]
@@ -251,7 +249,7 @@ def touches(mask: NDArray[np.uint8]) -> bool:
     return any(((a != b) & (a != IGNORE_INDEX) & (b != IGNORE_INDEX)).any() for a, b in pairs)
 
 
-def test_no_validation_picture_is_a_training_picture(full: dict[str, Split]) -> None:
+def test_no_validation_image_is_a_training_image(full: dict[str, Split]) -> None:
     train, val = ({image.tobytes() for image in full[split][0]} for split in ("train", "val"))
     assert not train & val
     assert len(train) == RECIPE["train"]

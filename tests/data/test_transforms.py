@@ -18,7 +18,7 @@ Pixels = NDArray[np.uint8]
 
 
 def example(height: int = 60, width: int = 90, seed: int = 0) -> tuple[Pixels, Pixels]:
-    """A mask of blocks of classes 0 to 20 and 255, and a picture that shows it in its colours."""
+    """A mask of blocks of classes 0 to 20 and 255, and an image that shows it in its colours."""
     blocks = np.random.default_rng(seed).choice([*range(21), IGNORE_INDEX], (height // 10, width // 10))
     mask = np.kron(blocks, np.ones((10, 10))).astype(np.uint8)
     return voc_palette()[mask], mask
@@ -33,9 +33,9 @@ def test_the_same_key_gives_the_same_pair_whatever_came_before() -> None:
     first, second = transform(), transform()
     wanted = [first(*pair, (7, 1, index)) for index in range(6)]
     for index in (3, 0, 5, 3, 1):
-        came = second(*pair, (7, 1, index))
-        assert (came[0] == wanted[index][0]).all()
-        assert (came[1] == wanted[index][1]).all()
+        got = second(*pair, (7, 1, index))
+        assert (got[0] == wanted[index][0]).all()
+        assert (got[1] == wanted[index][1]).all()
 
 
 def test_numpy_s_and_python_s_global_state_do_not_matter() -> None:
@@ -49,19 +49,19 @@ def test_numpy_s_and_python_s_global_state_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize("changed", [(8, 1, 2), (7, 2, 2), (7, 1, 3), (1, 7, 2), (7, 2, 1)])
-def test_another_seed_epoch_or_index_gives_another_picture(changed: tuple[int, int, int]) -> None:
+def test_another_seed_epoch_or_index_gives_another_image(changed: tuple[int, int, int]) -> None:
     first, second = (transform()(*example(), key)[0] for key in ((7, 1, 2), changed))
     assert (first != second).any()
 
 
-def test_a_hundred_keys_give_a_hundred_pictures() -> None:
+def test_a_hundred_keys_give_a_hundred_images() -> None:
     drawn = {transform()(*example(), (0, epoch, index))[0].tobytes() for epoch in range(10) for index in range(10)}
     assert len(drawn) == 100
 
 
 @pytest.mark.parametrize("size", [(10, 10), (40, 200), (200, 40), (48, 48), (30, 48), (150, 150)])
 @pytest.mark.parametrize("base_size", [None, 20, 100])
-def test_the_crop_has_its_size_whatever_the_picture_s(size: tuple[int, int], base_size: int | None) -> None:
+def test_the_crop_has_its_size_whatever_the_image_s(size: tuple[int, int], base_size: int | None) -> None:
     draw = transform(base_size=base_size)
     for index in range(8):
         image, mask = draw(*example(*size), (0, 0, index))
@@ -71,7 +71,7 @@ def test_the_crop_has_its_size_whatever_the_picture_s(size: tuple[int, int], bas
 
 
 @pytest.mark.parametrize("ignore_index", [255, 7])
-def test_the_padding_of_the_mask_is_ignored_and_that_of_the_picture_black(ignore_index: int) -> None:
+def test_the_padding_of_the_mask_is_ignored_and_that_of_the_image_black(ignore_index: int) -> None:
     image, mask = np.full((20, 30, 3), 200, dtype=np.uint8), np.ones((20, 30), dtype=np.uint8)
     draw = transform(64, ignore_index, scale=(1.0, 1.0), color_jitter=0.0)
     image, mask = draw(image, mask, (0, 0, 0))
@@ -157,19 +157,19 @@ def test_flips_are_as_frequent_as_asked(flip: float, wanted: set[bool]) -> None:
     draw = transform(40, scale=(1.0, 1.0), flip=flip, color_jitter=0.0)
     flipped = set()
     for index in range(40):
-        came, came_mask = draw(image, mask, (0, 0, index))
-        mirrored = bool((came == image[:, ::-1]).all())
+        got, got_mask = draw(image, mask, (0, 0, index))
+        mirrored = bool((got == image[:, ::-1]).all())
         flipped.add(mirrored)
-        assert (came == (image[:, ::-1] if mirrored else image)).all()
-        assert (came_mask == (mask[:, ::-1] if mirrored else mask)).all()
+        assert (got == (image[:, ::-1] if mirrored else image)).all()
+        assert (got_mask == (mask[:, ::-1] if mirrored else mask)).all()
     assert flipped == wanted
 
 
-def test_a_scale_of_1_and_no_jitter_leave_a_picture_of_the_crop_s_size_as_it_is() -> None:
+def test_a_scale_of_1_and_no_jitter_leave_an_image_of_the_crop_s_size_as_it_is() -> None:
     pair = example(60, 60)
-    came = transform(60, scale=(1.0, 1.0), flip=0.0, color_jitter=0.0)(*pair, (0, 0, 0))
-    assert (came[0] == pair[0]).all()
-    assert (came[1] == pair[1]).all()
+    got = transform(60, scale=(1.0, 1.0), flip=0.0, color_jitter=0.0)(*pair, (0, 0, 0))
+    assert (got[0] == pair[0]).all()
+    assert (got[1] == pair[1]).all()
 
 
 def test_the_scale_jitter_covers_its_range() -> None:
@@ -188,8 +188,8 @@ def test_the_scale_jitter_covers_its_range() -> None:
 @pytest.mark.parametrize("size", [(50, 100), (100, 50), (10, 20)])
 def test_the_base_size_is_the_long_side_before_the_jitter(size: tuple[int, int]) -> None:
     image, mask = np.zeros((*size, 3), dtype=np.uint8), np.ones(size, dtype=np.uint8)
-    came = transform(100, base_size=40, scale=(1.0, 1.0))(image, mask, (0, 0, 0))[1]
-    rows, columns = (np.flatnonzero((came == 1).any(axis=axis)) for axis in (1, 0))
+    got = transform(100, base_size=40, scale=(1.0, 1.0))(image, mask, (0, 0, 0))[1]
+    rows, columns = (np.flatnonzero((got == 1).any(axis=axis)) for axis in (1, 0))
     assert (len(rows), len(columns)) == ((20, 40) if size[0] < size[1] else (40, 20))
 
 
@@ -197,9 +197,9 @@ def test_colour_jitter_changes_colours_and_never_the_mask() -> None:
     image, mask = example(50, 50)
     image = (image // 2 + 60).astype(np.uint8)
     draw = transform(50, scale=(1.0, 1.0), flip=0.0, color_jitter=0.3)
-    came = [draw(image, mask, (0, 0, index)) for index in range(10)]
-    assert len({each[0].tobytes() for each in came} | {image.tobytes()}) == 11
-    assert all((each[1] == mask).all() for each in came)
+    got = [draw(image, mask, (0, 0, index)) for index in range(10)]
+    assert len({each[0].tobytes() for each in got} | {image.tobytes()}) == 11
+    assert all((each[1] == mask).all() for each in got)
 
 
 def test_the_pair_handed_in_is_left_as_it_is() -> None:
@@ -241,7 +241,7 @@ def test_a_scale_that_leaves_next_to_nothing_still_gives_a_crop(scale: tuple[flo
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
-def test_pictures_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) -> None:
+def test_images_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) -> None:
     image, mask = np.zeros((*size, 3), dtype=np.uint8), np.ones(size, dtype=np.uint8)
     for base_size in (None, 100):
         for index in range(10):
@@ -261,10 +261,10 @@ def test_pictures_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) ->
 def test_resizing_by_the_long_side_keeps_the_shape(
     size: tuple[int, int], long_side: int, wanted: tuple[int, int]
 ) -> None:
-    came = resize_long_side(np.full((*size, 3), 77, dtype=np.uint8), long_side)
-    assert came.shape == (*wanted, 3)
-    assert came.dtype == np.uint8
-    assert (came == 77).all()
+    got = resize_long_side(np.full((*size, 3), 77, dtype=np.uint8), long_side)
+    assert got.shape == (*wanted, 3)
+    assert got.dtype == np.uint8
+    assert (got == 77).all()
 
 
 def test_resizing_to_its_own_size_changes_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Reading a VOC folder: lists, pictures of every mode, masks of every kind, and what is refused."""
+"""Reading a VOC folder: lists, images of every mode, masks of every kind, and what is refused."""
 
 import io
 import re
@@ -28,7 +28,7 @@ THREE = MaskFormat(3, IGNORE_INDEX, voc_palette())
 
 
 def colours(height: int = 24, width: int = 40, seed: int = 0) -> Pixels:
-    """A smooth picture (H, W, 3), different in its four corners, that JPEG keeps to a few levels."""
+    """A smooth image (H, W, 3), different in its four corners, that JPEG keeps to a few levels."""
     corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(corners).resize((width, height), Image.Resampling.BILINEAR))
 
@@ -109,9 +109,7 @@ def test_a_name_twice_is_refused(voc_folder: Path) -> None:
         list_pairs(voc_folder, "val")
 
 
-@pytest.mark.parametrize(
-    ("kind", "file"), [("picture", "JPEGImages/val_2.jpg"), ("mask", "SegmentationClass/val_2.png")]
-)
+@pytest.mark.parametrize(("kind", "file"), [("image", "JPEGImages/val_2.jpg"), ("mask", "SegmentationClass/val_2.png")])
 def test_a_missing_file_is_refused_by_name(voc_folder: Path, kind: str, file: str) -> None:
     (voc_folder / file).unlink()
     with pytest.raises(UserError, match=rf"/val\.txt names 4 examples, but 1 .* no {kind}; .* {voc_folder}/{file}"):
@@ -131,18 +129,18 @@ def test_names_that_leave_the_folder_are_refused(voc_folder: Path) -> None:
             list_pairs(voc_folder, "val")
 
 
-# --- pictures ---
+# --- images ---
 
 
 def assert_reads_as(path: Path, wanted: Pixels, tolerance: int = 0) -> None:
-    came = read_image(path)
-    assert came.dtype == np.uint8
-    assert came.shape == wanted.shape
-    assert abs(came.astype(int) - wanted).max() <= tolerance
-    assert read_size(path) == came.shape[:2]
+    got = read_image(path)
+    assert got.dtype == np.uint8
+    assert got.shape == wanted.shape
+    assert abs(got.astype(int) - wanted).max() <= tolerance
+    assert read_size(path) == got.shape[:2]
 
 
-def test_rgb_pictures(tmp_path: Path) -> None:
+def test_rgb_images(tmp_path: Path) -> None:
     Image.fromarray(colours()).save(tmp_path / "rgb.png")
     assert_reads_as(tmp_path / "rgb.png", colours())
     Image.fromarray(colours()).save(tmp_path / "rgb.jpg", quality=100, subsampling=0)
@@ -175,7 +173,7 @@ def test_alpha_is_dropped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("transparent", [False, True])
-def test_palette_pictures_become_their_colours(tmp_path: Path, transparent: bool) -> None:
+def test_palette_images_become_their_colours(tmp_path: Path, transparent: bool) -> None:
     mask = indices(0, 1, 15, 255)
     image = Image.fromarray(mask)
     image.putpalette(voc_palette().tobytes())
@@ -204,10 +202,10 @@ def test_sixteen_bits_become_eight_by_the_range(tmp_path: Path) -> None:
             path = save_sixteen_bits(tmp_path / f"deep{suffix}", values)
             for low, high, given in ((0, 65535, None), (0, 4095, (0, 4095)), (1000, 60000, [1000, 60000])):
                 wanted = ((values.astype(float) - low) / (high - low) * 255).clip(0, 255)
-                came = read_image(path, given)
-                assert came.dtype == np.uint8
-                assert abs(came - (wanted if values.ndim == 3 else wanted[..., None])).max() <= 1
-                assert read_size(path) == came.shape[:2]
+                got = read_image(path, given)
+                assert got.dtype == np.uint8
+                assert abs(got - (wanted if values.ndim == 3 else wanted[..., None])).max() <= 1
+                assert read_size(path) == got.shape[:2]
     Image.fromarray(colours()).save(tmp_path / "eight.png")
     np.testing.assert_array_equal(read_image(tmp_path / "eight.png", (0, 4095)), colours())
 
@@ -237,7 +235,7 @@ def test_stacks_and_other_bands_are_refused_with_their_number(tmp_path: Path) ->
     pages = [Image.fromarray(colours(seed=seed)) for seed in range(3)]
     for name in ("stack.tif", "stack.webp", "stack.gif", "stack.png"):
         pages[0].save(tmp_path / name, save_all=True, append_images=pages[1:])
-        for kind in ("picture", "mask"):
+        for kind in ("image", "mask"):
             with (
                 pytest.raises(UserError, match=rf"{name} holds 3 pages or frames, wanted a single image"),
                 opened(tmp_path / name, kind),
@@ -264,7 +262,7 @@ def test_the_smaller_copies_in_a_tiff_are_no_pages(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "pyramid.tif"), colours())
 
 
-# What undoes each EXIF orientation: the transposition of the stored picture that shows it upright.
+# What undoes each EXIF orientation: the transposition of the stored image that shows it upright.
 UPRIGHT = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -279,7 +277,7 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_pictures_are_upright_whatever_their_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
+def test_images_are_upright_whatever_their_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None:
     stored = Image.fromarray(colours())
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
@@ -295,20 +293,20 @@ def test_a_tiff_that_is_not_loaded_yet_is_turned_once(tmp_path: Path, turned: in
     exif[ExifTags.Base.Orientation] = turned
     Image.fromarray(colours()).save(tmp_path / "turned.tif", exif=exif)
     with Image.open(tmp_path / "turned.tif") as image:
-        came = as_rgb(image, "turned.tif")
-    np.testing.assert_array_equal(came, read_image(tmp_path / "turned.tif"))
-    np.testing.assert_array_equal(came, np.asarray(Image.fromarray(colours()).transpose(UPRIGHT[turned])))  # type: ignore[arg-type]
+        got = as_rgb(image, "turned.tif")
+    np.testing.assert_array_equal(got, read_image(tmp_path / "turned.tif"))
+    np.testing.assert_array_equal(got, np.asarray(Image.fromarray(colours()).transpose(UPRIGHT[turned])))  # type: ignore[arg-type]
 
 
 def test_a_name_on_a_list_is_a_whole_line(tmp_path: Path) -> None:
     lists = tmp_path / "ImageSets" / "Segmentation"
     for folder in (lists, tmp_path / "JPEGImages", tmp_path / "SegmentationClass"):
         folder.mkdir(parents=True)
-    (lists / "val.txt").write_text("a picture\r\n\n  b \n")
-    for name in ("a picture", "b"):
+    (lists / "val.txt").write_text("an image\r\n\n  b \n")
+    for name in ("an image", "b"):
         Image.fromarray(colours()).save(tmp_path / "JPEGImages" / f"{name}.jpg")
         Image.fromarray(colours()[..., 0]).save(tmp_path / "SegmentationClass" / f"{name}.png")
-    assert [pair.name for pair in list_pairs(tmp_path, "val")] == ["a picture", "b"]
+    assert [pair.name for pair in list_pairs(tmp_path, "val")] == ["an image", "b"]
 
 
 def test_strange_exif_entries_beside_the_orientation_are_passed_over(tmp_path: Path) -> None:
@@ -386,7 +384,7 @@ def test_damage_that_can_be_seen_is_an_error(tmp_path: Path) -> None:
         damaged[f"PNG with another bit at {place}"] = whole["PNG"][:place] + flipped + whole["PNG"][place + 1 :]
     for what, data in damaged.items():
         (tmp_path / "damaged").write_bytes(data)
-        with pytest.raises(UserError, match=rf"damaged \({len(data)} bytes\) cannot be read as a picture: "):
+        with pytest.raises(UserError, match=rf"damaged \({len(data)} bytes\) cannot be read as an image: "):
             pytest.fail(f"{what} was read: {read_image(tmp_path / 'damaged').shape}")
         if "JPEG" not in what:
             with pytest.raises(UserError, match="cannot be read as a mask: "):
@@ -406,16 +404,16 @@ def test_what_a_phone_writes_behind_a_jpeg_is_passed_over(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("reader", [read_image, read_size])
-@pytest.mark.parametrize("content", [b"", b"no picture at all", b"\xff\xd8\xff\xe0" + bytes(64)])
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, reader: type, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"", b"no image at all", b"\xff\xd8\xff\xe0" + bytes(64)])
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path, reader: type, content: bytes) -> None:
     (tmp_path / "text.jpg").write_bytes(content)
-    with pytest.raises(UserError, match=rf"text\.jpg \({len(content)} bytes\) cannot be read as a picture"):
+    with pytest.raises(UserError, match=rf"text\.jpg \({len(content)} bytes\) cannot be read as an image"):
         reader(tmp_path / "text.jpg")
 
 
 @pytest.mark.parametrize("reader", [read_image, read_size])
-def test_a_picture_that_is_not_there_is_refused_by_name(tmp_path: Path, reader: type) -> None:
-    with pytest.raises(UserError, match=r"There is no picture .*gone\.jpg\."):
+def test_an_image_that_is_not_there_is_refused_by_name(tmp_path: Path, reader: type) -> None:
+    with pytest.raises(UserError, match=r"There is no image .*gone\.jpg\."):
         reader(tmp_path / "gone.jpg")
 
 
@@ -423,7 +421,7 @@ def test_an_image_is_refused_by_its_head_before_it_takes_memory(tmp_path: Path) 
     """What is within the limit is read without Pillow's warning, whose own limit stays the program's."""
     for side, fits in ((10_000, True), (30_000, False)):
         Image.new("1", (side, side)).save(tmp_path / "large.png")
-        for reader in (read_size, lambda path: opened(path, "picture").__enter__()):
+        for reader in (read_size, lambda path: opened(path, "image").__enter__()):
             if fits:
                 reader(tmp_path / "large.png")
                 continue
@@ -440,7 +438,7 @@ def test_modes_without_a_plain_reading_are_refused_by_name(tmp_path: Path, mode:
     # A TIFF may come under any of the suffixes: Pillow goes by the content.
     Image.fromarray(np.full((8, 8), 1000, dtype=dtype)).save(tmp_path / "deep.tif")
     (tmp_path / "deep.tif").rename(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=rf"deep\.png is a picture of mode {mode}, .* wanted 8 or 16 bits a channel"):
+    with pytest.raises(UserError, match=rf"deep\.png is an image of mode {mode}, .* wanted 8 or 16 bits a channel"):
         read_image(tmp_path / "deep.png")
 
 
@@ -458,9 +456,9 @@ def test_a_mask_s_values_are_its_indices_not_its_colours(tmp_path: Path, mode: s
         assert image.mode == mode
         if mode == "P":  # the usual mistake
             assert set(np.unique(np.asarray(image.convert("L")))) & {147, 220} == {147, 220}
-    came = read_mask(tmp_path / "mask.png", (24, 40), VOC)
-    assert came.dtype == np.uint8
-    assert (came == mask).all()
+    got = read_mask(tmp_path / "mask.png", (24, 40), VOC)
+    assert got.dtype == np.uint8
+    assert (got == mask).all()
 
 
 def test_a_palette_of_few_colours_is_read_too(tmp_path: Path) -> None:
@@ -472,16 +470,16 @@ def test_a_palette_of_few_colours_is_read_too(tmp_path: Path) -> None:
 
 def test_a_one_bit_mask_is_0_and_1(tmp_path: Path) -> None:
     Image.fromarray(indices(0, 1, 1).astype(bool)).save(tmp_path / "mask.png")
-    came = read_mask(tmp_path / "mask.png", (24, 40), THREE)
-    assert came.dtype == np.uint8
-    assert (came == indices(0, 1, 1)).all()
+    got = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert got.dtype == np.uint8
+    assert (got == indices(0, 1, 1)).all()
 
 
 def test_a_sixteen_bit_mask_holds_indices(tmp_path: Path) -> None:
     Image.fromarray(indices(0, 2, 255).astype(np.uint16)).save(tmp_path / "mask.png")
-    came = read_mask(tmp_path / "mask.png", (24, 40), THREE)
-    assert came.dtype == np.uint8
-    assert (came == indices(0, 2, 255)).all()
+    got = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert got.dtype == np.uint8
+    assert (got == indices(0, 2, 255)).all()
 
 
 @pytest.mark.parametrize("value", [256, 257, 511, 65535])
@@ -514,9 +512,9 @@ def test_a_colour_mask_is_read_by_the_data_set_s_own_palette(tmp_path: Path) -> 
 
 
 def test_an_unknown_colour_is_refused_with_its_count(tmp_path: Path) -> None:
-    picture = voc_palette()[indices(0, 1)]
-    picture[3, 5:9] = (1, 2, 3)
-    Image.fromarray(picture).save(tmp_path / "mask.png")
+    image = voc_palette()[indices(0, 1)]
+    image[3, 5:9] = (1, 2, 3)
+    Image.fromarray(image).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=r"mask\.png .* 1 colours .* \(1, 2, 3\) in 4 pixels.*data\.palette"):
         read_mask(tmp_path / "mask.png", (24, 40), VOC)
 
@@ -548,7 +546,7 @@ def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
 
 def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
     save_mask(tmp_path / "mask.png", indices(0, 1))
-    with pytest.raises(UserError, match=r"mask\.png is 40 x 24 pixels, its picture 24 x 40"):
+    with pytest.raises(UserError, match=r"mask\.png is 40 x 24 pixels, its image 24 x 40"):
         read_mask(tmp_path / "mask.png", (40, 24), THREE)
 
 
@@ -592,7 +590,7 @@ def pairs_of(folder: Path, *masks: Pixels) -> list[Pair]:
     return pairs
 
 
-def test_a_rotated_picture_s_mask_has_the_upright_size(tmp_path: Path) -> None:
+def test_a_rotated_image_s_mask_has_the_upright_size(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     pair = Pair("turned", tmp_path / "turned.jpg", save_mask(tmp_path / "mask.png", indices(0, 1, height=40, width=24)))

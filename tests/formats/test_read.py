@@ -39,12 +39,12 @@ def test_it_computes_what_the_network_does_for_any_batch_and_size(exports: Expor
     for shape in ((1, 3, 1, 1), (1, 3, 32, 64), (3, 3, 65, 33), (2, 3, 50, 127)):
         images = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
         with torch.inference_mode():
-            wanted, came = original.net(images), exported.net(images)
-            torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
-            assert torch.equal(came, exported.net(images))
-            assert torch.equal(came, exported.net(images.float()))
+            wanted, got = original.net(images), exported.net(images)
+            torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+            assert torch.equal(got, exported.net(images))
+            assert torch.equal(got, exported.net(images.float()))
             columns = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)  # the same, not contiguous
-            torch.testing.assert_close(exported.net(columns), came)
+            torch.testing.assert_close(exported.net(columns), got)
 
 
 def test_float_images_of_another_runtime_are_rounded() -> None:

@@ -1,4 +1,4 @@
-"""Masks, predictions and confusion matrices as pictures."""
+"""Masks, predictions and confusion matrices as images."""
 
 import io
 
@@ -10,7 +10,7 @@ from PIL import Image
 from segunet.images.drawing import (
     at_size_of,
     colour_mask,
-    confusion_picture,
+    confusion_image,
     differences,
     drawable,
     frame_legend,
@@ -46,25 +46,25 @@ def test_a_mask_s_pixels_take_their_classes_colours(dtype: type[np.integer]) -> 
 def test_an_overlay_blends_every_class_but_the_background(opacity: float) -> None:
     image, mask = example()
     before = image.copy()
-    came = overlay(image, mask, PALETTE, opacity)
-    assert came.dtype == np.uint8
+    got = overlay(image, mask, PALETTE, opacity)
+    assert got.dtype == np.uint8
     for (y, x), index in np.ndenumerate(mask):
         blended = (1 - opacity) * image[y, x] + opacity * PALETTE[index]
-        assert came[y, x] == pytest.approx(image[y, x] if index == 0 else blended, abs=0.51)
+        assert got[y, x] == pytest.approx(image[y, x] if index == 0 else blended, abs=0.51)
     assert (image == before).all()
 
 
 def test_a_strip_is_image_truth_and_prediction_side_by_side() -> None:
     image, truth = example()
     prediction = np.full_like(truth, 3)
-    came = strip(image, truth, prediction, PALETTE)
-    assert came.shape == (6, 3 * 9 + 2 * 4, 3)
-    assert came.dtype == np.uint8
-    assert (came[:, :9] == image).all()
-    assert (came[:, 13:22] == overlay(image, truth, PALETTE)).all()
-    assert (came[:, 26:] == overlay(image, prediction, PALETTE)).all()
-    assert (came[:, 9:13] == 255).all()
-    assert (came[:, 22:26] == 255).all()
+    got = strip(image, truth, prediction, PALETTE)
+    assert got.shape == (6, 3 * 9 + 2 * 4, 3)
+    assert got.dtype == np.uint8
+    assert (got[:, :9] == image).all()
+    assert (got[:, 13:22] == overlay(image, truth, PALETTE)).all()
+    assert (got[:, 26:] == overlay(image, prediction, PALETTE)).all()
+    assert (got[:, 9:13] == 255).all()
+    assert (got[:, 22:26] == 255).all()
 
 
 def test_an_image_is_brought_to_its_mask_s_size() -> None:
@@ -76,44 +76,44 @@ def test_an_image_is_brought_to_its_mask_s_size() -> None:
 def test_a_strip_of_a_resized_image_has_the_truth_s_size() -> None:
     truth = np.zeros((40, 60), dtype=np.int64)
     image = np.full((20, 30, 3), 90, dtype=np.uint8)
-    came = strip(image, truth, truth, PALETTE)
-    assert came.shape == (40, 3 * 60 + 8, 3)
-    assert (came[:, :60] == 90).all()
+    got = strip(image, truth, truth, PALETTE)
+    assert got.shape == (40, 3 * 60 + 8, 3)
+    assert (got[:, :60] == 90).all()
 
 
 def test_differences_are_red_the_rest_grey_and_what_is_ignored_even() -> None:
     image, truth = example(height=12, width=15)
     prediction = np.random.default_rng(1).choice([0, 1, 15, 20], truth.shape)
     before = image.copy()
-    came = differences(image, truth, prediction, IGNORE_INDEX).astype(int)
-    red, green, blue = np.moveaxis(came, -1, 0)
+    got = differences(image, truth, prediction, IGNORE_INDEX).astype(int)
+    red, green, blue = np.moveaxis(got, -1, 0)
     ignored, wrong = truth == IGNORE_INDEX, (truth != prediction) & (truth != IGNORE_INDEX)
     assert min(ignored.sum(), wrong.sum(), (~ignored & ~wrong).sum()) > 10
     assert (red - green)[wrong].min() > 100
     assert (green == blue).all()
     assert (red == green)[~wrong].all()
-    assert len(np.unique(came[ignored])) == 1
+    assert len(np.unique(got[ignored])) == 1
     assert len(np.unique(red[~ignored & ~wrong])) > 10  # the image can be seen
     assert (image == before).all()
 
 
-def test_a_stack_puts_pictures_of_any_size_below_each_other() -> None:
+def test_a_stack_puts_images_of_any_size_below_each_other() -> None:
     first, second = np.full((3, 5, 3), 10, dtype=np.uint8), np.full((2, 8, 3), 20, dtype=np.uint8)
-    came = stack([first, second])
-    assert (came[:3, :5] == first).all()
-    places = [top for top in range(len(came) - 1) if (came[top : top + 2, :8] == second).all()]
+    got = stack([first, second])
+    assert (got[:3, :5] == first).all()
+    places = [top for top in range(len(got) - 1) if (got[top : top + 2, :8] == second).all()]
     assert len(places) == 1
     assert places[0] >= 3
-    assert (came == 255).all(axis=2).sum() == came.shape[0] * came.shape[1] - 3 * 5 - 2 * 8
-    assert came.shape[1] == 8
+    assert (got == 255).all(axis=2).sum() == got.shape[0] * got.shape[1] - 3 * 5 - 2 * 8
+    assert got.shape[1] == 8
 
 
 def test_a_stack_of_one_holds_it() -> None:
-    picture = np.full((3, 5, 3), 10, dtype=np.uint8)
-    assert (stack([picture])[:3] == picture).all()
+    image = np.full((3, 5, 3), 10, dtype=np.uint8)
+    assert (stack([image])[:3] == image).all()
 
 
-def test_an_index_picture_survives_a_png_with_its_palette() -> None:
+def test_an_index_image_survives_a_png_with_its_palette() -> None:
     mask = np.arange(256).reshape(16, 16)
     file = io.BytesIO()
     palette_image(mask, PALETTE).save(file, format="PNG")
@@ -124,44 +124,44 @@ def test_an_index_picture_survives_a_png_with_its_palette() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 21])
-def test_a_confusion_picture_has_room_for_every_class(num_classes: int) -> None:
+def test_a_confusion_image_has_room_for_every_class(num_classes: int) -> None:
     names = VOC_NAMES[:num_classes]
-    picture = confusion_picture(np.eye(num_classes, dtype=np.int64) * 5, names)
-    assert picture.dtype == np.uint8
-    assert picture.ndim == 3
-    assert min(picture.shape[:2]) > 34 * num_classes
-    assert (picture != 255).any()
+    image = confusion_image(np.eye(num_classes, dtype=np.int64) * 5, names)
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert min(image.shape[:2]) > 34 * num_classes
+    assert (image != 255).any()
 
 
-def test_a_confusion_picture_shows_rows_as_truth() -> None:
+def test_a_confusion_image_shows_rows_as_truth() -> None:
     names = ["a", "b", "c"]
-    empty = confusion_picture(np.zeros((3, 3), dtype=np.int64), names).astype(int)
+    empty = confusion_image(np.zeros((3, 3), dtype=np.int64), names).astype(int)
     for row in range(3):
         matrix = np.zeros((3, 3), dtype=np.int64)
         matrix[row, 1] = 7
-        changed = np.argwhere((confusion_picture(matrix, names) != empty).any(axis=2))
+        changed = np.argwhere((confusion_image(matrix, names) != empty).any(axis=2))
         # The row's three cells change, its own column to blue, and no other row does.
         assert np.ptp(changed[:, 0]) < 34
         assert 2 * 34 < np.ptp(changed[:, 1]) < 3 * 34
         top, left = changed.min(axis=0)
-        picture = confusion_picture(matrix, names).astype(int)
-        cells = [picture[top + 2, left + 34 * column + 2] for column in range(3)]
+        image = confusion_image(matrix, names).astype(int)
+        cells = [image[top + 2, left + 34 * column + 2] for column in range(3)]
         assert cells[1][2] - cells[1][0] > 80
         assert all(cells[column].min() > 240 for column in (0, 2))
 
 
-def test_a_confusion_picture_shows_shares_of_the_row_not_counts() -> None:
-    few, many = (confusion_picture(np.array([[3, 1], [0, 2]]) * factor, ["a", "b"]) for factor in (1, 10**9))
+def test_a_confusion_image_shows_shares_of_the_row_not_counts() -> None:
+    few, many = (confusion_image(np.array([[3, 1], [0, 2]]) * factor, ["a", "b"]) for factor in (1, 10**9))
     assert (few == many).all()
 
 
 def test_long_class_names_fit() -> None:
-    short, long = (confusion_picture(np.eye(2, dtype=np.int64), [name, "b"]) for name in ("a", "a" * 40))
+    short, long = (confusion_image(np.eye(2, dtype=np.int64), [name, "b"]) for name in ("a", "a" * 40))
     assert long.shape[1] > short.shape[1] + 100
 
 
 @pytest.mark.parametrize("longest", ["pottedplant", "swimming pool, natatorium, and what belongs to it"])
-def test_a_legend_is_as_wide_as_its_picture_or_its_longest_entry(longest: str) -> None:
+def test_a_legend_is_as_wide_as_its_image_or_its_longest_entry(longest: str) -> None:
     names = ["background", longest]
     for height, width in ((64, 64), (6000, 120), (300, 2000), (40, 1)):
         mask = np.zeros((height, width), dtype=np.uint8)
@@ -199,7 +199,7 @@ def test_names_that_the_font_cannot_write_are_told_apart() -> None:
     drawn = legend_of_shares(["background", "道路", "建物"], shares, palette, 400)
     np.testing.assert_array_equal(drawn, legend({1: "class 1 50 %", 2: "class 2 50 %"}, palette, 400))
     confusion = np.eye(2, dtype=np.int64)
-    assert (confusion_picture(confusion, ["道路", "路道"]) != confusion_picture(confusion, ["道路", "b"])).any()
+    assert (confusion_image(confusion, ["道路", "路道"]) != confusion_image(confusion, ["道路", "b"])).any()
 
 
 def test_a_legend_names_the_classes_that_have_a_share_the_largest_first() -> None:

@@ -22,7 +22,7 @@ def found(given: Path | str, folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in find_inputs(str(given), leave_out=[folder / "out"])]
 
 
-def test_a_folder_is_all_pictures_and_videos_below_it_but_not_its_results(folder: Path) -> None:
+def test_a_folder_is_all_images_and_videos_below_it_but_not_its_results(folder: Path) -> None:
     assert found(folder, folder) == ["[odd] a=b.jpg", "a.PNG", "b.jpg", "clip.mp4", "deep/er/c.tif"]
 
 

@@ -86,9 +86,9 @@ def test_a_video_that_was_filmed_upright_is_turned(video: Path, tmp_path: Path) 
     # The nine numbers of MP4's transformation matrix; the last ones in the file are the track's.
     upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     turned = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)  # a quarter turn clockwise
-    picture = np.zeros((48, 64, 3), dtype=np.uint8)
-    picture[:24] = 255  # the upper half is bright
-    write_video(video, [Frame(picture, 0.0)])
+    bright = np.zeros((48, 64, 3), dtype=np.uint8)
+    bright[:24] = 255  # the upper half is bright
+    write_video(video, [Frame(bright, 0.0)])
     head, tail = video.read_bytes().rsplit(upright, 1)
     (tmp_path / "turned.mp4").write_bytes(head + turned + tail)
     image = next(read_frames(tmp_path / "turned.mp4")).image

@@ -20,7 +20,7 @@ from tests.commands import Command
 
 
 class Net(nn.Module):
-    """Logits of the pictures' size that depend on where in the picture a pixel is."""
+    """Logits of the images' size that depend on where in the image a pixel is."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def net() -> Net:
     return Net().eval()
 
 
-def pictures(height: int = 12, width: int = 17) -> Tensor:
+def random_images(height: int = 12, width: int = 17) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -63,52 +63,52 @@ def averaged(net: Net, images: Tensor, scales: tuple[float, ...], size: tuple[in
 
 
 def test_none_is_the_logits_argmax(net: Net) -> None:
-    images = pictures()
-    came = predict(net, images, (12, 17))
-    assert came.dtype == torch.int64
-    assert torch.equal(came, net(images).argmax(dim=1))
+    images = random_images()
+    got = predict(net, images, (12, 17))
+    assert got.dtype == torch.int64
+    assert torch.equal(got, net(images).argmax(dim=1))
     assert net.seen == [(12, 17)] * 2
 
 
 @pytest.mark.parametrize("size", [(12, 17), (24, 34), (5, 3)])
 def test_flip_is_the_average_with_the_mirror_image(net: Net, size: tuple[int, int]) -> None:
-    images = pictures()
-    came = predict(net, images, size, "flip")
-    assert torch.equal(came, averaged(net, images, (1.0,), size).argmax(dim=1))
-    assert not torch.equal(came, predict(net, images, size))
+    images = random_images()
+    got = predict(net, images, size, "flip")
+    assert torch.equal(got, averaged(net, images, (1.0,), size).argmax(dim=1))
+    assert not torch.equal(got, predict(net, images, size))
 
 
 @pytest.mark.parametrize("size", [(12, 17), (31, 9)])
 def test_multiscale_is_the_average_over_five_scales_and_their_mirror_images(net: Net, size: tuple[int, int]) -> None:
-    images = pictures()
-    came = predict(net, images, size, "multiscale")
+    images = random_images()
+    got = predict(net, images, size, "multiscale")
     assert net.seen == [
         shape for shape in [(6, 8), (9, 13), (12, 17), (15, 21), (18, 26)] for _ in range(2)
     ]  # 8.5 is rounded to even
     wanted = averaged(net, images, (0.5, 0.75, 1.0, 1.25, 1.5), size)
-    assert torch.equal(came, wanted.argmax(dim=1))
+    assert torch.equal(got, wanted.argmax(dim=1))
 
 
-def test_flip_of_a_symmetric_net_and_picture_is_symmetric(net: Net) -> None:
-    images = pictures()
+def test_flip_of_a_symmetric_net_and_image_is_symmetric(net: Net) -> None:
+    images = random_images()
     symmetric = torch.cat([images, images.flip(3)], dim=3)
-    came = predict(net, symmetric, (12, 34), "flip")
-    assert torch.equal(came, came.flip(2))
+    got = predict(net, symmetric, (12, 34), "flip")
+    assert torch.equal(got, got.flip(2))
 
 
 @pytest.mark.parametrize("tta", TTA)
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 47)])
-def test_pictures_of_any_size_are_predicted_at_any_size(net: Net, tta: str, size: tuple[int, int]) -> None:
+def test_images_of_any_size_are_predicted_at_any_size(net: Net, tta: str, size: tuple[int, int]) -> None:
     with torch.no_grad():
         for wanted in (size, (5, 8)):
-            came = predict(net, pictures(*size), wanted, tta)
-            assert came.shape == (2, *wanted)
-            assert came.dtype == torch.int64
-            assert set(came.flatten().tolist()) <= {0, 1, 2, 3}
+            got = predict(net, random_images(*size), wanted, tta)
+            assert got.shape == (2, *wanted)
+            assert got.dtype == torch.int64
+            assert set(got.flatten().tolist()) <= {0, 1, 2, 3}
 
 
 def test_logits_are_resized_only_where_the_size_differs(net: Net) -> None:
-    images = pictures()
+    images = random_images()
     assert torch.equal(logits_at(net, images, (12, 17)), net(images))
     wanted = F.interpolate(net(images), size=(30, 40), mode="bilinear", align_corners=False)
     assert torch.equal(logits_at(net, images, (30, 40)), wanted)
@@ -116,7 +116,7 @@ def test_logits_are_resized_only_where_the_size_differs(net: Net) -> None:
 
 def test_half_precision_logits_are_resized_in_float32() -> None:
     half = nn.Conv2d(3, 4, 1).bfloat16()
-    logits = logits_at(half, pictures().bfloat16(), (24, 34))
+    logits = logits_at(half, random_images().bfloat16(), (24, 34))
     assert logits.dtype == torch.float32
 
 

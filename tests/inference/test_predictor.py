@@ -1,4 +1,4 @@
-"""The Python interface: pictures in every form that a notebook has them in."""
+"""The Python interface: images in every form that a notebook has them in."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from PIL import Image
 import segunet
 from segunet.images.drawing import overlay
 from segunet.images.reading import read_image
-from segunet.inference.predictor import as_picture
+from segunet.inference.predictor import as_image
 
 
 @pytest.fixture
@@ -20,18 +20,18 @@ def model(trained: Path) -> segunet.Predictor:
 
 
 @pytest.fixture
-def picture(trained: Path) -> Path:
+def image_path(trained: Path) -> Path:
     return trained / "voc" / "JPEGImages" / "val_1.jpg"
 
 
-def test_a_path_an_image_and_an_array_give_the_same_mask(model: segunet.Predictor, picture: Path) -> None:
-    mask = model.predict(picture)
+def test_a_path_an_image_and_an_array_give_the_same_mask(model: segunet.Predictor, image_path: Path) -> None:
+    mask = model.predict(image_path)
     assert mask.shape == (64, 80)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) <= {0, 1, 2}
-    for same in (str(picture), Image.open(picture), read_image(picture), read_image(picture)[::-1][::-1]):
+    for same in (str(image_path), Image.open(image_path), read_image(image_path), read_image(image_path)[::-1][::-1]):
         np.testing.assert_array_equal(model.predict(same), mask)
-    grey = read_image(picture)[..., 0]
+    grey = read_image(image_path)[..., 0]
     np.testing.assert_array_equal(model.predict(grey), model.predict(np.repeat(grey[..., None], 3, axis=2)))
 
 
@@ -49,14 +49,14 @@ def test_sixteen_bits_are_read_by_the_range_given_or_the_checkpoint_s(trained: P
     ):
         np.testing.assert_array_equal(model.predict(tmp_path / "deep.png"), model.predict(wanted))
         with Image.open(tmp_path / "deep.png") as image:
-            np.testing.assert_array_equal(as_picture(image, model.image_range), wanted)
+            np.testing.assert_array_equal(as_image(image, model.image_range), wanted)
     assert segunet.load(tmp_path / "twelve_bits.ckpt", accelerator="cpu", image_range=None).image_range is None
 
 
 def test_an_image_s_orientation_counts_and_the_image_is_left_as_it_was(
-    model: segunet.Predictor, picture: Path, tmp_path: Path
+    model: segunet.Predictor, image_path: Path, tmp_path: Path
 ) -> None:
-    image = Image.open(picture)
+    image = Image.open(image_path)
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
@@ -67,17 +67,17 @@ def test_an_image_s_orientation_counts_and_the_image_is_left_as_it_was(
     np.testing.assert_array_equal(model.predict(turned), model.predict(tmp_path / "turned.jpg"))
 
 
-def test_show_lays_the_prediction_over_the_picture(model: segunet.Predictor, picture: Path) -> None:
-    shown = np.asarray(model.show(picture))
-    image = read_image(picture)
-    np.testing.assert_array_equal(shown[:64, :80], overlay(image, model.predict(picture), model.palette))
+def test_show_lays_the_prediction_over_the_image(model: segunet.Predictor, image_path: Path) -> None:
+    shown = np.asarray(model.show(image_path))
+    image = read_image(image_path)
+    np.testing.assert_array_equal(shown[:64, :80], overlay(image, model.predict(image_path), model.palette))
     assert shown.shape[0] > 64
 
 
 @pytest.mark.parametrize(
     "wrong", [np.zeros((4, 4, 3)), np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4), np.uint8), None, b"jpg"]
 )
-def test_what_is_no_picture_is_said(model: segunet.Predictor, wrong: Any) -> None:
+def test_what_is_no_image_is_said(model: segunet.Predictor, wrong: Any) -> None:
     with pytest.raises(segunet.UserError, match="Wanted a path, a PIL image, or a uint8 array"):
         model.predict(wrong)
 
@@ -86,16 +86,16 @@ def test_one_pixel(model: segunet.Predictor) -> None:
     assert model.predict(np.zeros((1, 1, 3), dtype=np.uint8)).shape == (1, 1)
 
 
-def test_progress_adds_up_to_the_picture(trained: Path, picture: Path) -> None:
+def test_progress_adds_up_to_the_image(trained: Path, image_path: Path) -> None:
     for tile in (None, 32):
         shares: list[float] = []
         segunet.load(trained / "checkpoints" / "best.ckpt", tile=tile, accelerator="cpu").predict(
-            picture, shares.append
+            image_path, shares.append
         )
         assert sum(shares) == pytest.approx(1)
 
 
-def test_pictures_enter_at_the_checkpoint_s_size_unless_another_is_given(trained: Path, tmp_path: Path) -> None:
+def test_images_enter_at_the_checkpoint_s_size_unless_another_is_given(trained: Path, tmp_path: Path) -> None:
     content = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     content["segunet"]["inference_size"] = 32
     torch.save(content, tmp_path / "small.ckpt")
@@ -133,7 +133,7 @@ def test_a_setting_that_means_nothing_is_refused(trained: Path) -> None:
         segunet.load(trained / "gone.ckpt")
 
 
-def test_a_truncated_image_is_said(model: segunet.Predictor, picture: Path, tmp_path: Path) -> None:
-    (tmp_path / "cut.jpg").write_bytes(picture.read_bytes()[:-300])
+def test_a_truncated_image_is_said(model: segunet.Predictor, image_path: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.jpg").write_bytes(image_path.read_bytes()[:-300])
     with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(segunet.UserError, match=r"cut\.jpg"):
         model.predict(image)

@@ -1,4 +1,4 @@
-"""Tiles against the whole picture, and where they lie."""
+"""Tiles against the whole image, and where they lie."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from segunet.inference.tiling import check_tiles, predict_rows, tile_starts
 
 
 class Brightness(nn.Module):
-    """Logits that depend on each pixel alone, so that tiles and whole picture must agree: class 0, 1 or 2."""
+    """Logits that depend on each pixel alone, so that tiles and whole image must agree: class 0, 1 or 2."""
 
     def forward(self, images: Tensor) -> Tensor:
         centres = torch.tensor([40.0, 128.0, 215.0]).view(1, 3, 1, 1)
@@ -27,32 +27,32 @@ class Position(nn.Module):
         return torch.cat([torch.zeros_like(ramp), ramp], dim=1)
 
 
-def picture(height: int, width: int) -> Tensor:
+def random_image(height: int, width: int) -> Tensor:
     return torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 70), (33, 257), (1, 1), (5, 200)])
 @pytest.mark.parametrize(("tile", "overlap"), [(32, 0.25), (50, 0.0), (31, 0.9), (512, 0.5), (1, 0.0)])
-def test_tiles_of_a_net_without_surroundings_are_the_whole_picture(
+def test_tiles_of_a_net_without_surroundings_are_the_whole_image(
     size: tuple[int, int], tile: int, overlap: float
 ) -> None:
     if tile == 1 and size[0] * size[1] > 100:
         size = (9, 8)
-    image = picture(*size)
+    image = random_image(*size)
     rows = list(predict_rows(Brightness(), image, tile, overlap))
     assert torch.equal(torch.cat(rows), predict(Brightness(), image[None], size)[0])
     assert all(len(each) <= tile for each in rows)
 
 
-def test_views_of_tiles_are_views_of_the_picture() -> None:
-    image = picture(90, 60)
+def test_views_of_tiles_are_views_of_the_image() -> None:
+    image = random_image(90, 60)
     whole = predict(Brightness(), image[None], (90, 60), "flip")[0]
     assert torch.equal(torch.cat(list(predict_rows(Brightness(), image, 32, 0.25, "flip"))), whole)
 
 
 def test_a_seam_is_blended_the_middle_of_a_tile_counts_most() -> None:
     # Two tiles of 64 that share columns 36..63. Alone the left one says 1 up to column 31, the right one from 36 to 67.
-    row = torch.cat(list(predict_rows(Position(), picture(64, 100), 64, 0.25)))[30].tolist()
+    row = torch.cat(list(predict_rows(Position(), random_image(64, 100), 64, 0.25)))[30].tolist()
     changes = [column for column in range(1, 100) if row[column] != row[column - 1]]
     assert row[0] == 1
     assert row[99] == 0

@@ -89,16 +89,16 @@ def test_cross_entropy_s_gradient_is_torch_s(weights: list[float] | None, smooth
     loss = F.cross_entropy(logits, masks, as_tensor, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
     (wanted,) = torch.autograd.grad(loss, logits)
     total = SegmentationLoss(CrossEntropy(weights, smoothing), IGNORE_INDEX, dice_weight=0.0)(logits, masks).total
-    (came,) = torch.autograd.grad(total, logits)
-    torch.testing.assert_close(came, wanted)
+    (got,) = torch.autograd.grad(total, logits)
+    torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize(("gamma", "alpha"), [(2.0, 0.5), (0.5, 1.0), (0.0, 0.25)])
 def test_focal_is_the_loop_over_pixels(weights: list[float] | None, gamma: float, alpha: float) -> None:
     logits, masks = batch()
-    came = loss_of(logits, masks, Focal(weights, gamma, alpha)).pixelwise
-    assert came.item() == pytest.approx(focal_by_loop(logits, masks, gamma, alpha, weights), rel=1e-5)
+    got = loss_of(logits, masks, Focal(weights, gamma, alpha)).pixelwise
+    assert got.item() == pytest.approx(focal_by_loop(logits, masks, gamma, alpha, weights), rel=1e-5)
 
 
 def test_focal_of_two_classes_is_smp_s_binary_one() -> None:
@@ -124,8 +124,8 @@ def test_class_weights_scale_focal_s_terms_and_leave_its_probability() -> None:
 def test_focal_s_mean_is_over_the_pixels_that_count() -> None:
     logits, masks = batch(ignored=0.0)
     half_ignored = torch.cat([masks, torch.full_like(masks, IGNORE_INDEX)])
-    came = loss_of(logits.repeat(2, 1, 1, 1), half_ignored, Focal()).pixelwise
-    torch.testing.assert_close(came, loss_of(logits, masks, Focal()).pixelwise)
+    got = loss_of(logits.repeat(2, 1, 1, 1), half_ignored, Focal()).pixelwise
+    torch.testing.assert_close(got, loss_of(logits, masks, Focal()).pixelwise)
 
 
 @pytest.mark.parametrize("smooth", [1e-5, 1.0])
@@ -191,8 +191,8 @@ def test_a_mask_of_bytes_gives_the_same_loss_whatever_its_ignore_index() -> None
     wanted = loss_of(logits, masks, CrossEntropy(WEIGHTS, 0.1))
     for ignore_index in (255, 128, 4):
         loss = SegmentationLoss(CrossEntropy(WEIGHTS, 0.1), ignore_index)
-        came = loss(logits, masks.where(masks != IGNORE_INDEX, ignore_index).to(torch.uint8))
-        torch.testing.assert_close(came, wanted, rtol=0, atol=0)
+        got = loss(logits, masks.where(masks != IGNORE_INDEX, ignore_index).to(torch.uint8))
+        torch.testing.assert_close(got, wanted, rtol=0, atol=0)
 
 
 def test_a_class_weight_of_0_leaves_the_loss_finite() -> None:
@@ -217,9 +217,9 @@ def test_a_batch_of_millions_of_pixels_keeps_its_digits() -> None:
     logits = torch.randn(16, 3, 512, 512, generator=generator) + 3 * F.one_hot(masks, 3).permute(0, 3, 1, 2)
     targets = masks.flatten(1)
     log_probabilities, own = inner_terms(logits.double().flatten(2), targets)
-    came = loss_of(logits, masks)
-    assert came.pixelwise.item() == pytest.approx(cross_entropy(log_probabilities, own, targets).item(), rel=1e-6)
-    assert came.dice.item() == pytest.approx(dice(log_probabilities.exp(), own.exp(), targets).item(), rel=5e-5)
+    got = loss_of(logits, masks)
+    assert got.pixelwise.item() == pytest.approx(cross_entropy(log_probabilities, own, targets).item(), rel=1e-6)
+    assert got.dice.item() == pytest.approx(dice(log_probabilities.exp(), own.exp(), targets).item(), rel=5e-5)
     assert focal(own.float(), targets).item() == pytest.approx(focal(own, targets).item(), rel=1e-6)
 
 
@@ -320,8 +320,8 @@ def test_a_loss_in_half_precision_computes_in_float32(dtype: torch.dtype, pixelw
 def test_class_weights_can_be_numbers_of_any_kind() -> None:
     logits, masks = batch(num_classes=3)
     for weights in (np.array([1, 2, 3], dtype=np.float32), torch.tensor([1.0, 2.0, 3.0]), [np.int64(1), 2, 3.0]):
-        came = loss_of(logits, masks, CrossEntropy(weights))  # type: ignore[arg-type]
-        torch.testing.assert_close(came, loss_of(logits, masks, CrossEntropy([1.0, 2.0, 3.0])))
+        got = loss_of(logits, masks, CrossEntropy(weights))  # type: ignore[arg-type]
+        torch.testing.assert_close(got, loss_of(logits, masks, CrossEntropy([1.0, 2.0, 3.0])))
 
 
 def test_the_loss_does_not_depend_on_the_memory_format() -> None:

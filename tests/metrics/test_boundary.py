@@ -21,7 +21,7 @@ def by_distances(prediction: NDArray[np.integer[Any]], mask: NDArray[np.integer[
     far = max(round(0.02 * float(np.sqrt(height**2 + width**2))), 1)
     near = []
     for labels in (mask, np.where(mask == IGNORE, IGNORE, prediction)):
-        region = np.pad(labels == index, 1)  # all outside the picture is another class
+        region = np.pad(labels == index, 1)  # all outside the image is another class
         near.append((region & (ndimage.distance_transform_cdt(region, "chessboard") <= far))[1:-1, 1:-1])
     return int((near[0] & near[1]).sum()), int((near[0] | near[1]).sum())
 
@@ -68,7 +68,7 @@ def test_a_right_prediction_scores_one_whatever_it_says_of_ignored_pixels() -> N
     assert boundary_iou([prediction], [mask]).tolist() == [1.0] * K
 
 
-def test_sums_over_pictures_then_divides_and_an_absent_class_is_undefined() -> None:
+def test_sums_over_images_then_divides_and_an_absent_class_is_undefined() -> None:
     masks, predictions = [blobs(seed, (64, 64)) % 3 for seed in (4, 5)], [blobs(seed, (64, 64)) % 3 for seed in (6, 7)]
     pairs = list(zip(predictions, masks, strict=True))
     sums = np.array([[by_distances(*pair, index) for index in range(K)] for pair in pairs]).sum(axis=0)

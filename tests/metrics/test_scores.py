@@ -142,8 +142,8 @@ def test_an_ignored_class_leaves_every_mean(ignore_index: int) -> None:
         assert scores.image_miou[name] == pytest.approx(np.mean(ious))
 
 
-def test_miou_is_the_data_set_s_not_the_mean_over_pictures() -> None:
-    # The first picture, one pixel of it class 1, is all right; the second, all class 1, is all wrong.
+def test_miou_is_the_data_set_s_not_the_mean_over_images() -> None:
+    # The first image, one pixel of it class 1, is all right; the second, all class 1, is all wrong.
     truth = np.stack([np.eye(1, 100, dtype=np.int64).reshape(10, 10), np.ones((10, 10), dtype=np.int64)])
     prediction = truth * np.array([1, 0])[:, None, None]
     scores = counted(truth, prediction, num_classes=2)
@@ -175,7 +175,7 @@ def test_each_image_s_mean_is_that_of_the_image_alone() -> None:
     assert means["2"] == pytest.approx(scores_by_loop(truth[2], prediction[2], 5)["miou"])
 
 
-def test_pictures_without_a_score_do_not_count_in_the_mean() -> None:
+def test_images_without_a_score_do_not_count_in_the_mean() -> None:
     scores = scores_from_confusion(np.eye(2, dtype=np.int64), 3, {"a": 0.5, "b": math.nan, "c": 1.0})
     assert scores.mean_image_miou == 0.75
     assert math.isnan(scores_from_confusion(np.eye(2, dtype=np.int64), 1).mean_image_miou)

@@ -15,7 +15,7 @@ CHANNELS = [4, 8, 12, 16]
 
 
 def random_maps(channels: list[int], height: int = 32, width: int = 48, seed: int = 0) -> list[Tensor]:
-    """An encoder's maps of a picture (2, 3, 2 * height, 2 * width), finest first."""
+    """An encoder's maps of an image (2, 3, 2 * height, 2 * width), finest first."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(2, c, height >> i, width >> i, generator=generator) for i, c in enumerate(channels)]
 
@@ -81,7 +81,7 @@ def test_the_maps_handed_in_are_left_as_they_are() -> None:
     decoder = UNetDecoder(CHANNELS, [10, 9, 7], norm=False)
     maps = random_maps(CHANNELS)
     decoder(maps)
-    assert all(torch.equal(came, before) for came, before in zip(maps, random_maps(CHANNELS), strict=True))
+    assert all(torch.equal(got, before) for got, before in zip(maps, random_maps(CHANNELS), strict=True))
 
 
 @pytest.mark.parametrize("norm", [True, False])

@@ -78,10 +78,10 @@ def test_every_tensor_of_the_article_gets_the_name_that_its_definition_gives(art
 def test_only_the_skips_of_smp_change_places() -> None:
     torch.manual_seed(0)
     state = smp.Unet("resnet50", encoder_weights=None, classes=21).state_dict()
-    came = to_segunet(state, SMP, from_conf("smp").state_dict(), [1024, 512, 256, 64])
-    changed = [name for name, value in came.items() if not torch.equal(value, state[SMP.name_of(name)])]
+    got = to_segunet(state, SMP, from_conf("smp").state_dict(), [1024, 512, 256, 64])
+    changed = [name for name, value in got.items() if not torch.equal(value, state[SMP.name_of(name)])]
     assert changed == [f"decoder.steps.{i}.conv1.0.weight" for i in range(4)]
-    theirs, ours = state["decoder.blocks.0.conv1.0.weight"], came["decoder.steps.0.conv1.0.weight"]
+    theirs, ours = state["decoder.blocks.0.conv1.0.weight"], got["decoder.steps.0.conv1.0.weight"]
     assert torch.equal(ours, torch.cat([theirs[:, 2048:], theirs[:, :2048]], dim=1))
 
 
@@ -107,5 +107,5 @@ def test_one_logit_of_a_sigmoid_is_two_of_a_softmax() -> None:
     two = with_background(state, SMP)
     assert torch.equal(two["encoder.conv1.weight"], weight)
     x = torch.randn(2, 4, 3, 3)
-    came = F.conv2d(x, two["segmentation_head.0.weight"], two["segmentation_head.0.bias"]).softmax(dim=1)
-    torch.testing.assert_close(came[:, 1:], F.conv2d(x, weight, bias).sigmoid())
+    got = F.conv2d(x, two["segmentation_head.0.weight"], two["segmentation_head.0.bias"]).softmax(dim=1)
+    torch.testing.assert_close(got[:, 1:], F.conv2d(x, weight, bias).sigmoid())

@@ -38,7 +38,7 @@ def small_net(num_maps: int = 5) -> UNet:
     return UNet(ResNetEncoder(18, num_maps), decoder, num_classes=3, mean=MEAN, std=STD).eval()
 
 
-def pictures(height: int, width: int, count: int = 2, seed: int = 0) -> Tensor:
+def random_images(height: int, width: int, count: int = 2, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
@@ -106,7 +106,7 @@ def test_the_article_s_network_computes_what_its_definition_does(size: tuple[int
         before = net.state_dict()
         translated = {article_names(name): value for name, value in reference.state_dict().items()}
         net.load_state_dict(translated | {name: before[name] for name in ("mean", "std")})
-        images = pictures(*size)
+        images = random_images(*size)
         wanted = reference(images.float())
         assert wanted.shape == (2, 21, *size)
         assert wanted.std() > 1e-3
@@ -122,7 +122,7 @@ def test_smp_s_network_has_its_number_of_parameters() -> None:
 @pytest.mark.parametrize("size", [(1, 1), (17, 33), (33, 47), (64, 64)])
 def test_the_logits_have_the_input_s_size(model: str, size: tuple[int, int]) -> None:
     with torch.no_grad():
-        logits = from_conf(model)(pictures(*size))
+        logits = from_conf(model)(random_images(*size))
     assert logits.shape == (2, 21, *size)
     assert logits.dtype == torch.float32
     assert torch.isfinite(logits).all()
@@ -130,14 +130,14 @@ def test_the_logits_have_the_input_s_size(model: str, size: tuple[int, int]) -> 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_bytes_and_floats_give_the_same(model: str) -> None:
-    images = pictures(32, 64)
+    images = random_images(32, 64)
     with torch.no_grad():
         torch.testing.assert_close(from_conf(model)(images), from_conf(model)(images.float()))
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_a_batch_of_two_is_two_batches_of_one(model: str) -> None:
-    net, images = from_conf(model), pictures(64, 32)
+    net, images = from_conf(model), random_images(64, 32)
     with torch.no_grad():
         apart = torch.cat([net(images[:1]), net(images[1:])])
         torch.testing.assert_close(net(images), apart, rtol=1e-4, atol=1e-4 * float(apart.std()))
@@ -150,7 +150,7 @@ def test_a_backward_pass_reaches_every_parameter(model: str) -> None:
         if isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
     names, parameters = zip(*net.named_parameters(), strict=True)
-    gradients = torch.autograd.grad(net(pictures(64, 64)).square().mean(), parameters)
+    gradients = torch.autograd.grad(net(random_images(64, 64)).square().mean(), parameters)
     assert [name for name, gradient in zip(names, gradients, strict=True) if not gradient.any()] == []
 
 
@@ -162,13 +162,13 @@ def test_mean_and_std_are_in_the_state_dict_and_nothing_else_is_unnamed(model: s
     assert [name for name, _ in from_conf(model).named_parameters() if name in ("mean", "std")] == []
 
 
-def test_the_picture_is_normalised_by_hand() -> None:
-    net, images = small_net(), pictures(5, 7)
-    came = net.normalize(images)
+def test_the_image_is_normalised_by_hand() -> None:
+    net, images = small_net(), random_images(5, 7)
+    got = net.normalize(images)
     for channel in range(3):
         wanted = (images[:, channel].double() - MEAN[channel]) / STD[channel]
-        torch.testing.assert_close(came[:, channel].double(), wanted, rtol=1e-5, atol=1e-5)
-    assert came.dtype == torch.float32
+        torch.testing.assert_close(got[:, channel].double(), wanted, rtol=1e-5, atol=1e-5)
+    assert got.dtype == torch.float32
 
 
 def test_the_default_network_normalises_as_imagenet_s_weights_want() -> None:
@@ -180,7 +180,7 @@ def test_the_default_network_normalises_as_imagenet_s_weights_want() -> None:
 
 
 def test_a_new_mean_from_a_state_dict_is_used() -> None:
-    net, images = small_net(), pictures(32, 32)
+    net, images = small_net(), random_images(32, 32)
     before = net(images)
     net.load_state_dict(net.state_dict() | {"mean": torch.zeros(1, 3, 1, 1)})
     assert not torch.allclose(net(images), before)
@@ -195,8 +195,8 @@ def test_padding_is_the_mean_colour_to_the_right_and_below() -> None:
     assert net.pad(torch.ones(1, 3, 32, 96)).shape == (1, 3, 32, 96)
 
 
-def test_an_odd_picture_is_seen_as_one_that_goes_on_in_the_mean_colour() -> None:
-    net, images = small_net(), pictures(33, 47).float()
+def test_an_odd_image_is_seen_as_one_that_goes_on_in_the_mean_colour() -> None:
+    net, images = small_net(), random_images(33, 47).float()
     larger = torch.tensor(MEAN).view(1, 3, 1, 1).repeat(2, 1, 64, 64)
     larger[..., :33, :47] = images
     with torch.no_grad():
@@ -208,7 +208,7 @@ def test_a_shallower_encoder_takes_any_size_too(num_maps: int) -> None:
     net = small_net(num_maps)
     for size in ((1, 1), (17, 33), (2**num_maps, 2**num_maps)):
         with torch.no_grad():
-            assert net(pictures(*size)).shape == (2, 3, *size)
+            assert net(random_images(*size)).shape == (2, 3, *size)
 
 
 def test_the_head_has_a_channel_a_class() -> None:
@@ -234,21 +234,21 @@ def test_settings_that_no_network_can_have_are_refused(setting: dict[str, Any], 
         UNet(ResNetEncoder(18, 2), decoder, **{"num_classes": 3, "mean": MEAN, "std": STD, **setting})
 
 
-def test_whole_numbers_as_mean_do_not_cut_pictures_off() -> None:
+def test_whole_numbers_as_mean_do_not_cut_images_off() -> None:
     net = UNet(ResNetEncoder(18, 2), partial(UNetDecoder, widths=[8]), num_classes=3, mean=[1, 2, 3], std=[1, 1, 1])
     torch.testing.assert_close(net.normalize(torch.full((1, 3, 1, 1), 9.5)).flatten(), torch.tensor([8.5, 7.5, 6.5]))
 
 
 def test_the_memory_format_changes_nothing() -> None:
-    net, images = small_net(), pictures(33, 47)
+    net, images = small_net(), random_images(33, 47)
     with torch.no_grad():
         wanted = net(images)
-        came = net.to(memory_format=torch.channels_last)(images)
-    torch.testing.assert_close(came, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+        got = net.to(memory_format=torch.channels_last)(images)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
 
 
-def test_an_exported_network_takes_the_same_pictures() -> None:
-    net, images = small_net(), pictures(32, 64)
+def test_an_exported_network_takes_the_same_images() -> None:
+    net, images = small_net(), random_images(32, 64)
     with torch.no_grad():
         exported = torch.export.export(net, (images,)).module()
         torch.testing.assert_close(exported(images), net(images))

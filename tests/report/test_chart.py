@@ -81,8 +81,8 @@ def test_a_long_series_is_thinned_by_its_means() -> None:
     values = np.random.default_rng(0).random(30_000)
     series = Series("lr", [(step / 3000, value) for step, value in enumerate(values.tolist())])
     (line,) = line_chart("x", [series], epochs=10, bottom=0).lines
-    came = [(Chart.bottom - y) / HIGH for _, y in points_of(line.path)]
-    assert came == pytest.approx(values.reshape(300, 100).mean(axis=1).tolist(), abs=0.001)
+    got = [(Chart.bottom - y) / HIGH for _, y in points_of(line.path)]
+    assert got == pytest.approx(values.reshape(300, 100).mean(axis=1).tolist(), abs=0.001)
     assert line.marks == []
 
 
@@ -90,11 +90,11 @@ def test_a_long_series_is_thinned_by_its_means() -> None:
 def test_ticks_are_few_round_and_enclose_the_values(most: int) -> None:
     rng = np.random.default_rng(0)
     for low, span in zip(rng.normal(0, 10, 200), 10 ** rng.uniform(-6, 4, 200), strict=True):
-        came = ticks(low, low + span, most)
-        steps = np.diff(came)
-        assert 2 <= len(came) <= most
-        assert came[0] <= low + 1e-6 * span
-        assert came[-1] >= low + span - 1e-6 * span
+        got = ticks(low, low + span, most)
+        steps = np.diff(got)
+        assert 2 <= len(got) <= most
+        assert got[0] <= low + 1e-6 * span
+        assert got[-1] >= low + span - 1e-6 * span
         assert steps == pytest.approx(np.full(len(steps), steps[0]))
         factor = steps[0] / 10 ** np.floor(np.log10(steps[0]) + 1e-9)
         assert min(abs(factor - each) for each in (1, 2, 5)) < 1e-3

@@ -1,4 +1,4 @@
-"""Which pictures are shown, and that they are what was scored."""
+"""Which images are shown, and that they are what was scored."""
 
 import math
 from pathlib import Path
@@ -13,7 +13,7 @@ from segunet.report.examples import chosen, examples, small
 
 
 def scored(*values: float) -> dict[str, float]:
-    return {f"picture {number}": value for number, value in enumerate(values)}
+    return {f"image {number}": value for number, value in enumerate(values)}
 
 
 def test_the_best_the_median_and_the_worst_are_chosen() -> None:
@@ -35,31 +35,31 @@ def test_the_best_the_median_and_the_worst_are_chosen() -> None:
         (9, {"best": [0, 1, 2], "median": [3, 4, 5], "worst": [8, 7, 6]}),
     ],
 )
-def test_few_pictures_give_fewer_of_each(number: int, wanted: dict[str, list[int]]) -> None:
+def test_few_images_give_fewer_of_each(number: int, wanted: dict[str, list[int]]) -> None:
     image_miou = scored(*[1 - rank / 10 for rank in range(number)])
-    assert chosen(image_miou) == {kind: [f"picture {rank}" for rank in ranks] for kind, ranks in wanted.items()}
+    assert chosen(image_miou) == {kind: [f"image {rank}" for rank in ranks] for kind, ranks in wanted.items()}
 
 
 @pytest.mark.parametrize("number", range(1, 40))
-def test_no_picture_is_shown_twice(number: int) -> None:
+def test_no_image_is_shown_twice(number: int) -> None:
     rng = np.random.default_rng(number)
     names = [name for names in chosen(scored(*rng.choice([0.2, 0.5, 1.0], number))).values() for name in names]
     assert len(names) == len(set(names)) == min(number if number < 3 else number // 3 * 3, 9)
 
 
-def test_equal_pictures_are_taken_by_name() -> None:
+def test_equal_images_are_taken_by_name() -> None:
     assert chosen({"b": 0.5, "c": 0.5, "a": 0.5}) == {"best": ["a"], "median": ["b"], "worst": ["c"]}
 
 
-def test_a_picture_without_a_score_is_not_shown() -> None:
+def test_an_image_without_a_score_is_not_shown() -> None:
     assert chosen(scored(math.nan, 0.5, math.nan, 0.25)) == {
-        "best": ["picture 1"],
+        "best": ["image 1"],
         "median": [],
-        "worst": ["picture 3"],
+        "worst": ["image 3"],
     }
 
 
-def test_a_picture_that_is_off_the_list_is_left_out(trained: Path) -> None:
+def test_an_image_that_is_off_the_list_is_left_out(trained: Path) -> None:
     checkpoint = load_checkpoint(trained / "checkpoints" / "best.ckpt")
     datamodule = instantiate(checkpoint.data)
     datamodule.setup("test")

@@ -13,16 +13,16 @@ from segunet.report.history import Points, read_history
 Logged = dict[str, dict[int, float]]
 
 
-def write_events(folder: Path, second: int, values: Logged, picture: bool = False) -> Path:
+def write_events(folder: Path, second: int, values: Logged, image: bool = False) -> Path:
     """Log ``values`` as a run does that was started at ``second``."""
     with SummaryWriter(str(folder / str(second))) as writer:
         for step in sorted({step for by_step in values.values() for step in by_step}):
             for tag, by_step in values.items():
                 if step in by_step:
                     writer.add_scalar(tag, by_step[step], step)
-            if picture:
+            if image:
                 noise = np.random.default_rng(step).integers(0, 256, (120, 120, 3), dtype=np.uint8)
-                writer.add_image("picture", noise, step, dataformats="HWC")
+                writer.add_image("image", noise, step, dataformats="HWC")
     (written,) = (folder / str(second)).iterdir()
     return written.rename(folder / f"events.out.tfevents.{second}.host.1.0")
 
@@ -89,12 +89,12 @@ def test_a_file_that_a_kill_cut_short_is_read_as_far_as_it_goes(tmp_path: Path, 
     assert read_history(tmp_path)["val/miou"][0] == (1.0, 0.5)
 
 
-def test_a_long_run_s_every_value_is_read_past_its_pictures(tmp_path: Path) -> None:
+def test_a_long_run_s_every_value_is_read_past_its_images(tmp_path: Path) -> None:
     losses = {step: float(step) for step in range(0, 30_000, 2)}
     write_events(tmp_path, 1000, {"train/loss": losses, "epoch": {9: 0.0}, "val/miou": {9: 0.5}})
-    write_events(tmp_path / "pictures", 1000, run_of({4: 8.0, 9: 7.0}, {9: 0.5, 19: 0.75}), picture=True)
+    write_events(tmp_path / "images", 1000, run_of({4: 8.0, 9: 7.0}, {9: 0.5, 19: 0.75}), image=True)
     assert len(read_history(tmp_path)["train/loss"]) == 15_000
-    assert read_history(tmp_path / "pictures")["val/miou"] == [(1.0, 0.5), (2.0, 0.75)]
+    assert read_history(tmp_path / "images")["val/miou"] == [(1.0, 0.5), (2.0, 0.75)]
 
 
 def as_tensorboard_reads_it(run_dir: Path, tag: str, steps_per_epoch: int) -> Points:

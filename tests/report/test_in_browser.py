@@ -1,4 +1,4 @@
-"""What a browser makes of the report; the README's picture of it."""
+"""What a browser makes of the report; the README's image of it."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from segunet.report.page import write_page
 from tests.browser import browser, program
 from tests.images.test_palette import VOC_NAMES
 from tests.report.test_page import HISTORY, report_with
-from tests.report_picture import photograph
+from tests.report_image import photograph
 
 pytestmark = pytest.mark.skipif(program() is None, reason="needs playwright and a Chromium")
 
@@ -76,7 +76,7 @@ def test_without_scripts_the_page_is_whole(trained: Path) -> None:
         assert view.locator("img").count() == 3 * 4
 
 
-def test_the_readme_s_picture_can_be_taken(trained: Path, tmp_path: Path) -> None:
+def test_the_readme_s_image_can_be_taken(trained: Path, tmp_path: Path) -> None:
     photograph(trained, tmp_path / "report.png")
     with Image.open(tmp_path / "report.png") as image:
         assert image.size == (1200, 900)

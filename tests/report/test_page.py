@@ -45,13 +45,13 @@ HISTORY = {
 }
 
 
-def picture(height: int = 40, width: int = 60, seed: int = 0) -> NDArray[np.uint8]:
+def image(height: int = 40, width: int = 60, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def report_with(**changes: Any) -> Report:
     """Return an evaluation's report with changes."""
-    names = [f"picture_{number}" for number in range(3)]
+    names = [f"image_{number}" for number in range(3)]
     image_miou = dict(zip(names, [0.9, 0.5, 0.1], strict=True))
     panels = ("image", "truth", "prediction", "differences")
     report = Report(
@@ -62,7 +62,7 @@ def report_with(**changes: Any) -> Report:
         class_names=CLASS_NAMES,
         palette=voc_palette(),
         examples={
-            kind: [Example(name, image_miou[name], {what: picture(seed=seed) for seed, what in enumerate(panels)})]
+            kind: [Example(name, image_miou[name], {what: image(seed=seed) for seed, what in enumerate(panels)})]
             for kind, name in zip(("best", "median", "worst"), names, strict=True)
         },
         facts={"Run": {"took": "3 s"}, "Software": {"torch": "2.9"}},
@@ -185,18 +185,18 @@ def test_the_charts_share_their_epochs_and_have_what_was_logged() -> None:
     assert [chart.title for chart in charts({"val/miou": [(1.0, 0.5)]}, best_epoch=1)] == ["Validation scores"]
 
 
-def test_the_pictures_are_shown_as_they_are() -> None:
-    figures = one(page_with(), "pictures").findall(".//div[@class='panels']/figure")
+def test_the_images_are_shown_as_they_are() -> None:
+    figures = one(page_with(), "images").findall(".//div[@class='panels']/figure")
     assert [text_of(each) for each in figures] == ["image", "truth", "prediction", "differences"] * 3
     for seed, figure in enumerate(figures[:4]):
-        assert (decoded(figure[0]) == picture(seed=seed)).all()
-    captions = [text_of(each) for each in one(page_with(), "pictures").findall(".//h3/../figure/figcaption")]
-    assert captions == ["picture_0 mIoU 0.9000", "picture_1 mIoU 0.5000", "picture_2 mIoU 0.1000"]
+        assert (decoded(figure[0]) == image(seed=seed)).all()
+    captions = [text_of(each) for each in one(page_with(), "images").findall(".//h3/../figure/figcaption")]
+    assert captions == ["image_0 mIoU 0.9000", "image_1 mIoU 0.5000", "image_2 mIoU 0.1000"]
 
 
 def test_without_the_images_scores_a_line_says_so() -> None:
-    root = one(page_with(examples={"best": [], "median": [], "worst": []}), "pictures")
-    assert "does not hold the score of each picture" in text_of(root)
+    root = one(page_with(examples={"best": [], "median": [], "worst": []}), "images")
+    assert "does not hold the score of each image" in text_of(root)
     assert root.findall(".//img") == []
 
 
@@ -222,7 +222,7 @@ EVIL = [
 
 
 def test_names_are_text_and_nothing_else() -> None:
-    example = Example(EVIL[3], 0.5, {"image": picture()})
+    example = Example(EVIL[3], 0.5, {"image": image()})
     names = {
         "name": EVIL[3],
         "subject": EVIL[1],
@@ -295,7 +295,7 @@ def test_a_training_ends_with_a_report(trained: Path) -> None:
     assert f"after epoch {best['epoch'] + 1} of 2, on the 4 images of val" in text_of(root)
     assert [row[1] for row in rows_of(one(root, "classes"))] == ["background", "disc", "square"]
     assert len(one(root, "curves").findall(".//figure")) == 3
-    assert len(one(root, "pictures").findall(".//img")) == 3 * 4
+    assert len(one(root, "images").findall(".//img")) == 3 * 4
     making = one(root, "making")
     assert text_of(making.findall("pre")[0]).startswith("python -m segunet.train data=custom 'data.class_names=[backgr")
     assert (trained / "config.yaml").read_text() in "".join(making.itertext())
@@ -335,7 +335,7 @@ def test_an_evaluation_shows_what_it_scored(run: Command, trained: Path, tmp_pat
     root = page_of(tmp_path / "out")
     assert section(root, "curves") is None
     pairs = {pair.name: pair for pair in list_pairs(trained / "voc", "val")}
-    shown = one(root, "pictures").findall(".//img[@class='coarse']")
+    shown = one(root, "images").findall(".//img[@class='coarse']")
     assert len(shown) == 3 * 4
     for image in shown:
         what, _, name = image.attrib["alt"].split()

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: JSON, CSV, a picture, a table."""
+"""What an evaluation leaves: JSON, CSV, an image, a table."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from segunet.base.terminal import console
-from segunet.images.drawing import confusion_picture
+from segunet.images.drawing import confusion_image
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.scores import as_dict, show_report, write_report
 
@@ -81,7 +81,7 @@ def test_the_confusion_matrix_is_drawn(scores: Scores, nothing: Scores, tmp_path
     for each in (scores, nothing):
         write_report(each, CLASS_NAMES, tmp_path)
         with Image.open(tmp_path / "confusion_matrix.png") as image:
-            assert (np.asarray(image) == confusion_picture(each.confusion, CLASS_NAMES)).all()
+            assert (np.asarray(image) == confusion_image(each.confusion, CLASS_NAMES)).all()
 
 
 def test_a_report_is_three_files_in_a_folder_that_it_makes(scores: Scores, tmp_path: Path) -> None:

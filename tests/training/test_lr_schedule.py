@@ -46,8 +46,8 @@ def test_the_article_s_numbers() -> None:
 @pytest.mark.parametrize("lr", [1e-4, 1e-2, 5e-6])
 def test_the_article_s_formula_at_every_epoch(total: int, lr: float) -> None:
     schedule = from_conf("article")
-    came = [schedule(epoch, total, lr) for epoch in range(total)]
-    assert came == pytest.approx([article_by_formula(epoch, total, lr, lr * 0.01) for epoch in range(total)])
+    got = [schedule(epoch, total, lr) for epoch in range(total)]
+    assert got == pytest.approx([article_by_formula(epoch, total, lr, lr * 0.01) for epoch in range(total)])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,19 +13,19 @@ from segunet.data.check.findings import KINDS
 from segunet.data.check.survey import Split, Survey
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.voc import Pair
-from segunet.images.drawing import Picture, legend_of_shares, overlay, stack
+from segunet.images.drawing import ImageArray, legend_of_shares, overlay, stack
 from segunet.images.reading import read_image
 
 _COLUMNS = 6
 
-_WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's picture, between tiles, and of a line of text; pixels
+_WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's image, between tiles, and of a line of text; pixels
 
-_WITHOUT_PICTURE = ("missing", "unreadable")
+_WITHOUT_IMAGE = ("missing", "unreadable")
 
 _FONT = ImageFont.load_default(size=13)
 
 
-def contact_sheet(survey: Survey, count: int, seed: int) -> Picture:
+def contact_sheet(survey: Survey, count: int, seed: int) -> ImageArray:
     """Draw ``count`` examples of each list and the legend of all classes, uint8 (H, W, 3).
 
     Up to half of the examples are ones with an error or a warning, which is written below them in red.
@@ -59,31 +59,31 @@ def troubles_of(survey: Survey, split: Split) -> dict[str, str]:
 def chosen(pairs: Sequence[Pair], troubles: Mapping[str, str], count: int, seed: int) -> list[Pair]:
     """Return ``count`` of the pairs, or all: first up to half of them with troubles, then others.
 
-    Each kind of trouble has its turn, in which those with an overlay to see go first, those without a picture last.
+    Each kind of trouble has its turn, in which those with an overlay to see go first, those without an image last.
     """
     turns: Counter[str] = Counter()
     troubled: list[tuple[int, bool, bool, Pair]] = []
     for pair in pairs:
         if kind := troubles.get(pair.name):
             turns[kind] += 1
-            troubled.append((turns[kind], kind in _WITHOUT_PICTURE, KINDS[kind].severity == "error", pair))
+            troubled.append((turns[kind], kind in _WITHOUT_IMAGE, KINDS[kind].severity == "error", pair))
     others = [pair for pair in pairs if pair.name not in troubles]
     shown = [pair for *_, pair in sorted(troubled)][: max(math.ceil(count / 2), count - len(others))]
     drawn = default_rng(seed).choice(len(others), min(len(others), count - len(shown)), replace=False)
     return shown + [others[index] for index in sorted(drawn.tolist())]
 
 
-def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> Picture:
+def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> ImageArray:
     """Draw an example with its name, and what is wrong with it, below."""
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT + 2 * _LINE), "white")
     draw = ImageDraw.Draw(canvas)
-    picture = _overlaid(pair, form)
-    if picture is None:
+    image = _overlaid(pair, form)
+    if image is None:
         draw.rectangle((0, 0, _WIDTH - _GAP, _HEIGHT - 1), fill="lightgrey")
     else:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         scale = min((_WIDTH - _GAP) / width, _HEIGHT / height)
-        small = Image.fromarray(picture).resize((max(round(width * scale), 1), max(round(height * scale), 1)))
+        small = Image.fromarray(image).resize((max(round(width * scale), 1), max(round(height * scale), 1)))
         canvas.paste(small, (0, _HEIGHT - small.height))
     draw.text((0, _HEIGHT), _fitted(pair.name), fill="black", font=_FONT)
     if trouble is not None:
@@ -91,8 +91,8 @@ def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> Picture:
     return np.asarray(canvas)
 
 
-def _overlaid(pair: Pair, form: MaskFormat) -> Picture | None:
-    """Return the picture under its mask, the picture alone if that cannot be used, or None."""
+def _overlaid(pair: Pair, form: MaskFormat) -> ImageArray | None:
+    """Return the image under its mask, the image alone if that cannot be used, or None."""
     try:
         image = read_image(pair.image, form.image_range)
     except UserError:
@@ -103,7 +103,7 @@ def _overlaid(pair: Pair, form: MaskFormat) -> Picture | None:
         return image
 
 
-def _heading(text: str) -> Picture:
+def _heading(text: str) -> ImageArray:
     canvas = Image.new("RGB", (_COLUMNS * _WIDTH, 2 * _LINE), "white")
     ImageDraw.Draw(canvas).text((0, _LINE), text, fill="black", font=_FONT, anchor="lm")
     return np.asarray(canvas)

@@ -75,7 +75,7 @@ KINDS = {
         "images on both lists",
         "Take them off one of the lists: a score on images that were learnt says nothing.",
     ),
-    "repeated_picture": Kind(
+    "repeated_image": Kind(
         "warning", "images that are on their list by another name too", "Keep one of them, if that was not meant."
     ),
     "ignored_mask": Kind(

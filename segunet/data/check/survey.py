@@ -64,9 +64,9 @@ class Examined:
     Attributes:
         pair: the example.
         findings: kind, file and detail of each.
-        size: the upright picture's (height, width); None if it cannot be read.
+        size: the upright image's (height, width); None if it cannot be read.
         image_mode, mask_mode: Pillow's; None for a file that cannot be read.
-        digest: of the upright picture's decoded RGB pixels.
+        digest: of the upright image's decoded RGB pixels.
         counts: int64 (256,), pixels of each value of the mask; None if it cannot be used.
         colours: the class that alone has the colour, by the palette that an index mask brings along.
     """
@@ -104,7 +104,7 @@ class Survey:
 
     Attributes:
         findings: everything found.
-        sizes: how many pictures have the (height, width).
+        sizes: how many images have the (height, width).
         image_modes, mask_modes: how many files have Pillow's mode.
     """
 
@@ -114,7 +114,7 @@ class Survey:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.image_modes: Counter[str] = Counter()
         self.mask_modes: Counter[str] = Counter()
-        self._pictures: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
+        self._images: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
         self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> the class that it was first, and where
 
     def add(self, split: Split, seen: Examined) -> None:
@@ -133,12 +133,12 @@ class Survey:
             self._compare_colours(split, seen)
 
     def _compare(self, split: Split, seen: Examined) -> None:
-        """Note a picture that was there before by another name."""
+        """Note an image that was there before by another name."""
         path = seen.pair.image
-        earlier = self._pictures.setdefault((seen.size, seen.digest), {})
+        earlier = self._images.setdefault((seen.size, seen.digest), {})
         for role, other in earlier.items():
             if other != path:
-                kind = "repeated_picture" if role == split.role else "leak"
+                kind = "repeated_image" if role == split.role else "leak"
                 self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
         earlier.setdefault(split.role, path)
 
@@ -205,7 +205,7 @@ def read_split(folder: Path, role: str, split: str) -> Split:
 def examine(pair: Pair, form: MaskFormat) -> Examined:
     """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
     seen = Examined(pair)
-    for path, examine_file in ((pair.image, _examine_picture), (pair.mask, _examine_mask)):
+    for path, examine_file in ((pair.image, _examine_image), (pair.mask, _examine_mask)):
         if is_file(path):
             examine_file(seen, form)
         else:
@@ -214,29 +214,29 @@ def examine(pair: Pair, form: MaskFormat) -> Examined:
 
 
 def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
-    """Return a finding for each file among the pictures and masks that no list leads to."""
+    """Return a finding for each file among the images and masks that no list leads to."""
     image_of = {pair.name: pair.image for split in splits for pair in split.pairs}
-    pictures, others = _files_in(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
+    images, others = _files_in(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
     masks: dict[Path, str] = {}
     for each in sorted({split.masks for split in splits}):
         found, strange = _files_in(each, (".png",))
         masks, others = masks | found, others + strange
-    with_picture, with_mask = set(pictures.values()), set(masks.values())
+    with_image, with_mask = set(images.values()), set(masks.values())
     on_neither = f"is on neither {' nor '.join(split.path.name for split in splits)}"
-    findings = [Finding("unused_file", path, "is neither a picture nor a mask", None) for path in others]
-    for path, name in pictures.items():
+    findings = [Finding("unused_file", path, "is neither an image nor a mask", None) for path in others]
+    for path, name in images.items():
         if name not in image_of:
             mask = "" if name in with_mask else ", and has no mask"
             findings.append(Finding("unused_file", path, on_neither + mask, None))
         elif path != image_of[name]:
             findings.append(Finding("stray_file", path, f"is passed over for {image_of[name].name}", None))
     for path, name in masks.items():
-        if name not in image_of and name not in with_picture:
+        if name not in image_of and name not in with_image:
             findings.append(Finding("stray_file", path, f"{on_neither}, and has no image", None))
     return findings
 
 
-def _examine_picture(seen: Examined, form: MaskFormat) -> None:
+def _examine_image(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.image
     with seen.noting("unreadable", path):
         values, seen.image_mode, turned = read_stored(path)

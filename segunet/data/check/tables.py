@@ -48,11 +48,11 @@ def as_dict(survey: Survey) -> dict[str, Any]:
         examples         number of different names on it
         classes          for each class name ``pixels`` and ``images``: its pixels, and the masks that hold it
         ignored          the same for the ignore index
-    pictures, masks      of both lists:
+    images, masks      of both lists:
         modes            Pillow's mode -> how many files
-    pictures             also:
+    images             also:
         sizes            how many different ones
-        height, width    [smallest, median, largest] in pixels, upright; null if no picture could be read
+        height, width    [smallest, median, largest] in pixels, upright; null if no image could be read
     class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none can be used
     """
     return {
@@ -62,7 +62,7 @@ def as_dict(survey: Survey) -> dict[str, Any]:
         **{f"{severity}s": len(survey.of_severity(severity)) for severity in SEVERITIES},
         "findings": [_kind_as_dict(survey, kind, found) for kind, found in survey.by_kind().items()],
         "splits": {split.role: _split_as_dict(survey, split) for split in survey.splits},
-        "pictures": {
+        "images": {
             "modes": dict(survey.image_modes.most_common()),
             "sizes": len(survey.sizes),
             "height": _spread(survey.sizes, 0),
@@ -94,20 +94,20 @@ def show_findings(survey: Survey) -> None:
         _print(Text("nothing was found amiss"))
 
 
-def show_pictures(survey: Survey) -> None:
-    """Print the pictures' sizes, and the modes of pictures and masks."""
+def show_images(survey: Survey) -> None:
+    """Print the images' sizes, and the modes of images and masks."""
     if survey.sizes:
         spreads = [
             f"{name} {' / '.join(f'{value:g}' for value in _spread(survey.sizes, axis) or [])}"
             for axis, name in enumerate(("height", "width"))
         ]
-        _print(Text(f"pictures: {len(survey.sizes)} sizes, {', '.join(spreads)} (smallest / median / largest)"))
-    for name, modes in (("pictures", survey.image_modes), ("masks", survey.mask_modes)):
+        _print(Text(f"images: {len(survey.sizes)} sizes, {', '.join(spreads)} (smallest / median / largest)"))
+    for name, modes in (("images", survey.image_modes), ("masks", survey.mask_modes)):
         _print(Text(f"{name}: mode {', '.join(f'{mode} ({times:,})' for mode, times in modes.most_common())}"))
 
 
 def show_balance(survey: Survey) -> None:
-    """Print each class's share of the pixels, and in how many pictures it is, for each list; weights to paste."""
+    """Print each class's share of the pixels, and in how many images it is, for each list; weights to paste."""
     weights = class_weights(survey)
     if weights is None:
         _print(Text("no mask of the training list could be counted, so nothing is said of the classes' balance"))
@@ -116,7 +116,7 @@ def show_balance(survey: Survey) -> None:
     table.add_column("class")
     for split in survey.splits:
         table.add_column(f"{split.role}: pixels", justify="right")
-        table.add_column("pictures", justify="right")
+        table.add_column("images", justify="right")
     for value, name in (dict(enumerate(survey.class_names)) | {survey.form.ignore_index: "(ignored)"}).items():
         cells = (_balance(split, value) for split in survey.splits)
         table.add_row(escape(name), *(cell for pair in cells for cell in pair))
@@ -150,7 +150,7 @@ def _split_as_dict(survey: Survey, split: Split) -> dict[str, Any]:
 
 
 def _spread(sizes: Counter[tuple[int, int]], axis: int) -> list[float] | None:
-    """Return the smallest, the median and the largest of the pictures' heights (axis 0) or widths (axis 1)."""
+    """Return the smallest, the median and the largest of the images' heights (axis 0) or widths (axis 1)."""
     if not sizes:
         return None
     sides = np.repeat([size[axis] for size in sizes], list(sizes.values()))

@@ -19,9 +19,9 @@ from tests.conftest import VOC_SIZES
 from tests.data.damage import (
     ERRORS,
     HARMLESS,
+    IMAGE,
     LEAKS,
     MASK,
-    PICTURE,
     TRAIN_LIST,
     VAL_LIST,
     convert,
@@ -94,7 +94,7 @@ def test_what_a_training_reads_is_no_error(voc_folder: Path, name: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-@pytest.mark.parametrize(("path", "kind"), [(PICTURE, "unreadable"), (MASK, "unreadable")])
+@pytest.mark.parametrize(("path", "kind"), [(IMAGE, "unreadable"), (MASK, "unreadable")])
 def test_a_file_without_permission_is_an_error(voc_folder: Path, path: Path, kind: str) -> None:
     (voc_folder / path).chmod(0)
     assert found_in(voc_folder) == {kind: [str(path)]}
@@ -141,14 +141,14 @@ def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, 
     ("name", "kind", "words"),
     [
         ("mask is .PNG", "missing", "is not there, but val_1.PNG is"),
-        ("picture is gone", "missing", "is not there"),
-        ("picture is a folder", "missing", "is a folder"),
+        ("image is gone", "missing", "is not there"),
+        ("image is a folder", "missing", "is a folder"),
         ("a name with its suffix", "missing", "is not there, but val_1.jpg is"),
         ("a name that no file can have", "missing", "File name too long"),
         ("a name twice", "faulty_list", "names 'val_0' 2 times"),
         ("mask of zero bytes", "unreadable", "(0 bytes) cannot be read as a mask"),
-        ("mask of another size", "other_size", "is 10 x 20 pixels, its picture 80 x 64"),
-        ("picture turned, mask not", "other_size", "is 80 x 64 pixels, its picture 64 x 80"),
+        ("mask of another size", "other_size", "is 10 x 20 pixels, its image 80 x 64"),
+        ("image turned, mask not", "other_size", "is 80 x 64 pixels, its image 64 x 80"),
         ("mask of CMYK", "mask_values", "is a mask of mode CMYK"),
         ("mask of other colours", "mask_values", "(255, 0, 0)"),
         ("16-bit mask of other values", "mask_values", "257 (2560 pixels)"),
@@ -163,10 +163,10 @@ def test_the_detail_goes_on_from_the_file_s_name(voc_folder: Path, name: str, ki
     assert ". " not in detail  # no advice, which is given once a kind
 
 
-def test_an_unreadable_picture_does_not_hide_its_mask(voc_folder: Path) -> None:
-    cut(voc_folder / PICTURE, 0)
+def test_an_unreadable_image_does_not_hide_its_mask(voc_folder: Path) -> None:
+    cut(voc_folder / IMAGE, 0)
     save_mask(voc_folder / MASK, 0, 9)
-    assert found_in(voc_folder) == {"unreadable": [str(PICTURE)], "mask_values": [str(MASK)]}
+    assert found_in(voc_folder) == {"unreadable": [str(IMAGE)], "mask_values": [str(MASK)]}
 
 
 def test_all_masks_decide_on_a_list_of_0_and_255_as_in_training(voc_folder: Path) -> None:
@@ -186,8 +186,8 @@ def test_another_ignore_index_is_followed(voc_folder: Path) -> None:
     assert "ignored_mask" in {finding.kind for finding in survey_of(voc_folder, form).findings}
 
 
-def test_pixels_pictures_sizes_and_modes_are_counted(voc_folder: Path) -> None:
-    convert(voc_folder / PICTURE, "L")
+def test_pixels_images_sizes_and_modes_are_counted(voc_folder: Path) -> None:
+    convert(voc_folder / IMAGE, "L")
     survey = survey_of(voc_folder)
     for split, role in zip(survey.splits, ("train", "val"), strict=True):
         images = np.zeros(256, dtype=np.int64)

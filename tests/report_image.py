@@ -1,6 +1,6 @@
 """Photograph the top of a run's report.html, for the README.
 
-Run: python -m tests.report_picture RUN_DIR OUTPUT.png
+Run: python -m tests.report_image RUN_DIR OUTPUT.png
 """
 
 import sys
@@ -20,5 +20,5 @@ def photograph(run_dir: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: python -m tests.report_picture RUN_DIR OUTPUT.png")
+        sys.exit("usage: python -m tests.report_image RUN_DIR OUTPUT.png")
     photograph(Path(sys.argv[1]), Path(sys.argv[2]))
