@@ -1,10 +1,17 @@
-"""The losses of a short training, as they were recorded."""
+"""That a network learns: a few images by heart, and with the losses that were recorded."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hydra.utils import instantiate
 
+from segunet.data.dataset import EvalDataset
+from segunet.data.masks import MaskFormat
+from segunet.data.voc import list_pairs
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.metrics.counter import Counter
 from tests.commands import TINY
 from tests.test_conf import composed
 
@@ -13,7 +20,7 @@ def losses_of_20_steps() -> list[float]:
     """Train a small network by the default loss and optimizer on one batch of blocks in their classes' colours."""
     torch.manual_seed(0)
     cfg = composed("train", *TINY, "data.root=.", "optimizer.encoder_lr=null")
-    net, loss = instantiate(cfg.model), instantiate(cfg.loss)
+    net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss)
     optimizer = instantiate(cfg.optimizer)(net)
     masks = torch.from_numpy(
         np.kron(np.random.default_rng(0).integers(3, size=(4, 8, 8)), np.ones((1, 8, 8), dtype=int))
@@ -37,3 +44,22 @@ GOLDEN += [1.01427, 0.99005, 0.96759, 0.94700, 0.92729, 0.90846, 0.89025, 0.8726
 
 def test_the_losses_of_20_steps_are_those_that_were_recorded() -> None:
     assert losses_of_20_steps() == pytest.approx(GOLDEN, rel=0.005)
+
+
+def test_four_images_are_learnt_by_heart(voc_folder: Path) -> None:
+    torch.manual_seed(0)
+    pairs = [pair for pair in list_pairs(voc_folder, "train") if pair.name in ("train_0", "train_5")]
+    pairs += [pair for pair in list_pairs(voc_folder, "val") if pair.name in ("val_0", "val_3")]
+    examples = [EvalDataset(pairs, MaskFormat(3, IGNORE_INDEX, voc_palette()), None)[index] for index in range(4)]
+    images, masks = (torch.stack([each[part] for each in examples]) for part in (0, 1))  # all are 64 x 64
+    cfg = composed("train", *TINY, "data.root=.", "optimizer.encoder_lr=null", "optimizer.lr=3e-3")
+    net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss)
+    optimizer = instantiate(cfg.optimizer)(net)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(net(images), masks).total.backward()
+        optimizer.step()
+    counter = Counter(3, IGNORE_INDEX)
+    with torch.no_grad():
+        counter.update(net.eval()(images).argmax(dim=1), masks, [each.name for each in pairs])
+    assert counter.scores().miou > 0.95
