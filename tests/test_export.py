@@ -86,7 +86,7 @@ def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trai
 def small(model: str) -> torch.nn.Module:
     """Build a model config with a short encoder and narrow decoder, from a random start."""
     sizes = ["model.encoder.depth=18", "model.encoder.num_maps=3", "model.encoder.weights=null"]
-    reduced = ["model.decoder.reduced_channels=[4,4,8]"] if model == "unet_resnet50" else []
+    reduced = ["model.decoder.reduced_channels=[4,4,8]"] if model.startswith("unet_resnet50") else []
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", [f"model={model}", "data=voc2012", *sizes, *reduced, "model.decoder.widths=[8,8]"])
     torch.manual_seed(0)

@@ -74,7 +74,10 @@ def locked(folder: Path) -> Iterator[None]:
                     f"Another process is writing to {folder}. Wait until it has ended, or give another folder."
                 )
             time.sleep(0.1)
-        yield
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # for loader processes that have the file open too
 
 
 def _lock(file: int) -> bool:
