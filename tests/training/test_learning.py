@@ -51,7 +51,7 @@ def test_four_images_are_learnt_by_heart(voc_folder: Path) -> None:
     pairs = [pair for pair in list_pairs(voc_folder, "train") if pair.name in ("train_0", "train_5")]
     pairs += [pair for pair in list_pairs(voc_folder, "val") if pair.name in ("val_0", "val_3")]
     examples = [EvalDataset(pairs, MaskFormat(3, IGNORE_INDEX, voc_palette()), None)[index] for index in range(4)]
-    images, masks = (torch.stack([each[part] for each in examples]) for part in (0, 1))  # all are 64 x 64
+    images, masks = (torch.stack([getattr(each, part) for each in examples]) for part in ("images", "masks"))
     cfg = composed("train", *TINY, "data.root=.", "optimizer.encoder_lr=null", "optimizer.lr=3e-3")
     net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss)
     optimizer = instantiate(cfg.optimizer)(net)
