@@ -28,7 +28,7 @@ from segunet.cli.run_dir import (
     started_from_outside,
 )
 from segunet.data.datamodule import VOCDataModule
-from segunet.inference.checkpoint import load_checkpoint, read_card, read_checkpoint
+from segunet.inference.checkpoint import card_of, load_checkpoint, read_card, read_checkpoint, weights_of
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -36,6 +36,7 @@ from segunet.report.history import read_history
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.training import build
+from segunet.training.checkpoints import STATE_ADVICE, LastCheckpoint, restoring
 from segunet.training.resume import check_same_network, naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
@@ -70,7 +71,8 @@ def _train(cfg: DictConfig, whole_run: ExitStack) -> Path:
     with naming(config):
         check_settings(cfg)
     if resume:
-        epochs_done = check_unfinished(cfg, resume)
+        with restoring(resume / "checkpoints" / "last.ckpt"):
+            epochs_done = check_unfinished(cfg, resume)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with naming(config):
         datamodule = build.datamodule_from_config(cfg)
@@ -91,7 +93,8 @@ def _train(cfg: DictConfig, whole_run: ExitStack) -> Path:
     hyperparameters_to_board(cfg, trainer)
     introduce(datamodule, trainer, run_dir)
     checkpoint = run_dir / "checkpoints" / "last.ckpt" if resume else None
-    trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    with restoring(checkpoint, next(each for each in callbacks if isinstance(each, LastCheckpoint))):
+        trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
         conclude(trainer, run_dir, datamodule, started)
         if resume:
@@ -118,10 +121,12 @@ def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:
     Where all are done and only the results are missing, no epoch is added: ``cfg.trainer.max_epochs`` is set so.
 
     Raises:
-        UserError: it has done all of them, and has its results.
+        UserError: it has done all of them, and has its results; its weights are no finite numbers.
     """
-    content = read_checkpoint(run_dir / "checkpoints" / "last.ckpt")
-    check_same_network(cfg.model, content["segunet"]["model"], run_dir / "config.yaml")
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(last, STATE_ADVICE)
+    check_same_network(cfg.model, card_of(content, last, STATE_ADVICE).model, run_dir / "config.yaml")
+    weights_of(content["state_dict"], last)
     done: int = content["epoch"] + 1
     loops = content["loops"]["fit_loop"]
     last_epoch = loops["epoch_loop.batch_progress"]

@@ -63,7 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a")
+        file = os.fdopen(os.open(folder / _LOCK, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o666), "w")
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
     with file:

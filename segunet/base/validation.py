@@ -31,6 +31,8 @@ _SHORT = Repr()
 
 _SHORT.maxstring = _SHORT.maxother = 80
 
+_SHORT.maxlevel = 2
+
 _MOST_PARTS = 4  # of the name of what is nested deeply
 
 
@@ -65,9 +67,19 @@ def checked(prefix: str) -> Callable[[Class], Class]:
 def explained(error: ValidationError, prefix: str = "") -> str:
     """Return what pydantic found first: the setting's name after ``prefix``, what it must be, and what was got."""
     first = error.errors(include_url=False)[0]
-    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"][:_MOST_PARTS])
+    parts = (f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in first["loc"][:_MOST_PARTS])
     name = prefix + "".join(parts).lstrip(".")
     if not first["loc"]:
         return first["msg"].removeprefix("Value error, ") + "."
     what = first["msg"].replace("Input should ", " must ", 1) if "Input should" in first["msg"] else f": {first['msg']}"
-    return f"{name}{what}, got {_SHORT.repr(first['input'])}."
+    return f"{name}{what}, got {shown(first['input'])}."
+
+
+def shown(value: Any) -> str:
+    """Return a value from a file as a short text on one line."""
+    return _SHORT.repr(value)
+
+
+def one_line(text: str, most: int = 80) -> str:
+    """Return a text from a file without what moves a terminal's cursor, and no longer than ``most``."""
+    return "".join(each if each.isprintable() else "?" for each in text[:most])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
+from segunet.base.files import is_file
 from segunet.formats.pt2 import read_program
 from segunet.formats.seal import check_seal
 
@@ -82,7 +83,7 @@ def read_exported(path: Path) -> tuple[nn.Module, Any]:
     Raises:
         UserError: no file, not segunet.export's, damaged, or a package that is missing.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
     try:
         if path.suffix != ".pt2":  # an archive, whose records have checksums

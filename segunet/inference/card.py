@@ -3,7 +3,8 @@
 A card comes from elsewhere and is hostile until it is parsed: nothing in it names code, and its sizes are bounded.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -23,6 +24,8 @@ Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 ClassNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=256)]
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
+
+_MOST_VALUES = 2**20  # of a card; the confusion of 256 classes has 2**16, and each image that was scored has one
 
 # What cards of segunet 0.1.0 held of the data config besides; a training alone needs it, or the card says it elsewhere.
 _DROPPED = {"_target_", "class_names", "palette", "transform", "batch_size", "download"}
@@ -133,7 +136,22 @@ def parsed(kind: type[AnyCard], content: Any, path: Path, advice: str) -> AnyCar
     Raises:
         UserError: a value is missing, unknown, or of another type or size; ends with ``advice``.
     """
+    if sum(1 for _ in islice(_values(content), _MOST_VALUES)) == _MOST_VALUES:
+        raise UserError(f"{path} does not describe its network as segunet does: it has too many values. {advice}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
         raise UserError(f"{path} does not describe its network as segunet does: {explained(error)} {advice}") from error
+
+
+def _values(content: Any) -> Iterator[None]:
+    """Give one for each value in nested containers; few in a file can stand for more than can ever be walked."""
+    waiting = [iter([content])]
+    while waiting:
+        for value in waiting[-1]:
+            yield None
+            if isinstance(value, list | tuple | dict):
+                waiting.append(iter(value.values() if isinstance(value, dict) else value))
+                break
+        else:
+            waiting.pop()

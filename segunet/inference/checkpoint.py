@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import read_torch_file
+from segunet.base.files import is_file, read_torch_file
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
+from segunet.base.validation import one_line, shown
 from segunet.base.version import __version__
 from segunet.formats.read import READERS, read_exported
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
@@ -28,6 +29,17 @@ logger = logging.getLogger(__name__)
 FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
 
 _ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
+
+_DTYPES = {
+    torch.float64,
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+}
 
 _EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
@@ -67,22 +79,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         exported = parsed(ExportedCard, content, path, _EXPORT_AGAIN)
         return _checkpoint(net, exported, path)
     content = read_checkpoint(path)
-    card = parsed(CheckpointCard, content["segunet"], path, _ADVICE)
-    net = _with_weights(card, _weights_of(content["state_dict"], path), path)
+    card = card_of(content, path)
+    net = _with_weights(card, weights_of(content["state_dict"], path), path)
     if card.channels_last:
         net.to(memory_format=torch.channels_last)
     return _checkpoint(net, card, path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     """Read the content of a segunet checkpoint; plain data and tensors only, nothing in it is run.
+
+    Args:
+        path: the file.
+        advice: what to do if it is damaged.
 
     Raises:
         UserError: no file, no checkpoint, damaged, or not segunet's.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
-    content: Any = read_torch_file(path, _ADVICE)
+    content: Any = read_torch_file(path, advice)
     if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(
             f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
@@ -98,7 +114,12 @@ def read_card(path: Path) -> CheckpointCard:
     Raises:
         UserError: as :func:`read_checkpoint`; or it says what no checkpoint does.
     """
-    return parsed(CheckpointCard, read_checkpoint(path)["segunet"], path, _ADVICE)
+    return card_of(read_checkpoint(path), path)
+
+
+def card_of(content: Mapping[str, Any], path: Path, advice: str = _ADVICE) -> CheckpointCard:
+    """Return what the ``content`` of a .ckpt file says of its network."""
+    return parsed(CheckpointCard, content["segunet"], path, advice)
 
 
 def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
@@ -123,14 +144,14 @@ def build_network(config: Mapping[str, Any]) -> Any:
     target = config.get("_target_")
     if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
         raise UserError(
-            f"it wants to build {target!r}, which is none of segunet's networks ({', '.join(NETWORKS)}). A checkpoint "
-            f"can name any code; if you trust this one, name its package in the environment variable "
+            f"it wants to build {shown(target)}, which is none of segunet's networks ({', '.join(NETWORKS)}). A "
+            f"checkpoint can name any code; if you trust this one, name its package in the environment variable "
             f"{TRUSTED_VARIABLE} (several with commas between them)."
         )
     cls = NETWORKS.get(target) or get_class(target)
     arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
-        raise UserError(f"{target} takes no {', '.join(sorted(unknown))}.")
+        raise UserError(f"{target} takes no {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
     return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
 
 
@@ -150,7 +171,8 @@ def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) 
             net.load_state_dict(weights)
     except UserError as error:
         raise UserError(
-            f"{path} cannot be used: {error} It was written by segunet {card.version}, this is {__version__}. {_ADVICE}"
+            f"{path} cannot be used: {one_line(str(error), 600)} It was written by segunet {one_line(card.version)}, "
+            f"this is {__version__}. {_ADVICE}"
         ) from error
     except Exception as error:  # constructors of other projects' classes raise what they like
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
@@ -166,7 +188,7 @@ def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
     return {**model, "encoder": {**encoder, "weights": None}}
 
 
-def _weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
+def weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
     """Return the network's tensors of a training's state dict, by their names in the network.
 
     Raises:
@@ -178,7 +200,8 @@ def _weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
         if isinstance(name, str) and name.startswith("net.")
     }
     for name, value in weights.items():
-        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_complex() or value.is_quantized:
+        name = one_line(name)
+        if not _is_of_real_numbers(value):
             raise UserError(f"{path}: {name} is no tensor of real numbers. {_ADVICE}")
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
             raise UserError(f"{path}: {name} is larger than what is stored of it. {_ADVICE}")
@@ -188,6 +211,16 @@ def _weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
                 "checkpoint."
             )
     return weights
+
+
+def _is_of_real_numbers(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_nested
+        and value.dtype in _DTYPES
+    )
 
 
 def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -1,5 +1,7 @@
 """Checkpoints of a run: which, when, and written whole or not at all."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,16 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from segunet.base.errors import UserError
 from segunet.base.files import save_torch
+from segunet.base.validation import one_line
+from segunet.inference.checkpoint import read_card
 from segunet.training.progress import logger
+
+STATE_ADVICE = "Without it the run cannot be resumed: restore the file from a copy, or start a new run."
+
+# As Lightning and torch raise where a state has other keys, types or shapes.
+_OF_A_FOREIGN_STATE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OverflowError)
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -28,12 +38,35 @@ class RunCheckpoint(ModelCheckpoint):
         path, score = self.path, state_dict.get("best_model_score")
         if self.monitor is None or score is None:
             return
-        if not isinstance(score, Tensor) or score.numel() != 1 or not path.is_file():
-            logger.warning("%s is not there or its score is unknown: the next checkpoint is taken for the best", path)
+        if not isinstance(score, Tensor) or score.numel() != 1 or not _is_whole(path):
+            logger.warning(
+                "%s is not there, damaged, or its score is unknown: the next checkpoint is taken for the best", path
+            )
             return
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = str(path)
         self.best_k_models = {str(path): score}
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return read_card(path).scores is not None
+    except UserError:
+        return False
+
+
+@contextmanager
+def restoring(path: Path | None, last: "LastCheckpoint | None" = None) -> Iterator[None]:
+    """Say of what goes wrong before ``last`` sees the training begin that it is due to the checkpoint in ``path``."""
+    try:
+        yield
+    except _OF_A_FOREIGN_STATE as error:
+        if path is None or (last and last.training):
+            raise
+        raise UserError(
+            f"{path} does not hold the state of a training as segunet.train saves it ({type(error).__name__}: "
+            f"{one_line(str(error), 200)}). {STATE_ADVICE}"
+        ) from error
 
 
 class LastCheckpoint(RunCheckpoint):
@@ -45,7 +78,11 @@ class LastCheckpoint(RunCheckpoint):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, "last", save_on_train_epoch_end=True)
-        self.validating = False
+        self.validating = self.training = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Know that what was saved, if anything, is taken up."""
+        self.training = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what was trained."""

@@ -165,6 +165,14 @@ def test_a_run_s_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.Monke
         assert folder.is_dir()
 
 
+def test_a_lock_that_is_a_link_makes_no_file_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="run cannot be written"), locked(tmp_path / "run"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_folder_that_is_a_file_is_the_user_s_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"file/below\.bin could not be written"):

@@ -84,6 +84,9 @@ def test_a_damaged_card_is_one_paragraph(content: Content, tmp_path: Path) -> No
     deep: list[Any] = []
     for _ in range(200):
         deep = [deep]
+    many: Any = 1  # 10**25 values, of a few hundred bytes
+    for _ in range(25):
+        many = [many] * 10
     damages: list[tuple[Any, ...]] = [
         ("palette", [[0, 0, 0]] * 2),
         ("palette", [[-5, 0, 0]] * 256),
@@ -106,9 +109,15 @@ def test_a_damaged_card_is_one_paragraph(content: Content, tmp_path: Path) -> No
         ("model", "decoder", "widths", [8192] * 4),
         ("model", "decoder", "widths", deep),
         ("model", "decoder", "_partial_", False),
+        ("model", "decoder", "_target_", list(range(100_000))),
         ("model", "decoder", 5),
+        ("model", "mean", many),
+        ("data", "root", many),
         ("model", "encoder", "num_maps", 9),
         ("model", "unknown", 1),
+        ("long" * 10_000, 1),
+        ("line\n\x1b[2J", 1),
+        ("model", "decoder", "widths", [8] * 10_000),
         ("scores", {"confusion": "all", "images": 1}),
         ("version", None),
     ]
@@ -131,6 +140,8 @@ def test_weights_that_are_none_are_refused(content: Content, tmp_path: Path) -> 
     changes: dict[str, Callable[[], Any]] = {
         "NaN or infinity": lambda: weight * math.nan,
         "no tensor of real numbers": lambda: weight.to(torch.complex64),
+        "is no tensor of real numbers": lambda: weight.to(torch.float8_e4m3fn),
+        "conv1.weight is no tensor of real numbers": lambda: weight.to("meta"),
         "larger than what is stored": lambda: torch.zeros(1).expand(weight.shape),
         "of another shape or type": lambda: weight.half(),
     }

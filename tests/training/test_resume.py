@@ -205,6 +205,32 @@ def test_paths_in_a_foreign_checkpoint_lead_nowhere(run: Command, run_dir: Path,
     assert torch.load(last.with_name("best.ckpt"), weights_only=True)["epoch"] == 2
 
 
+def test_a_state_that_no_training_saved_is_one_paragraph(run: Command, run_dir: Path) -> None:
+    last = run_dir / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    mean = content["state_dict"]["net.mean"]
+    last.unlink()
+    damages: list[tuple[Place, Any]] = [
+        (("epoch",), "1"),
+        (("callbacks",), "all"),
+        (("loops",), {}),
+        (("segunet", "model"), ({"_target_": "os.system"},)),
+        (("segunet",), "none"),
+        (("state_dict", "net.mean"), mean * math.nan),
+        (("state_dict", "net.mean"), mean[0]),
+        (("optimizer_states",), "all"),
+        (("loops", "fit_loop", "epoch_loop.state_dict"), "all"),
+    ]
+    for place, value in damages:
+        torch.save(with_value(content, place, value), last)
+        result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+        assert result.status == 1, place
+        assert result.error.startswith(f"error: {last}"), (place, result.error)
+        assert "best.ckpt" not in result.error, place  # which cannot be resumed
+    last.write_bytes(b"cut short")
+    assert "restore the file" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
+
+
 def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -213,10 +239,11 @@ def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(
         best = RunCheckpoint(tmp_path, "best", monitor="val/miou", mode="max")
         best.load_state_dict({"best_model_score": score, "best_model_path": "/nowhere"})
         assert (best.best_model_path, best.best_model_score, best.best_k_models) == ("", None, {})
+    best.load_state_dict({"best_model_score": torch.tensor(0.5)})  # its file is empty
     (tmp_path / "best.ckpt").unlink()
     best.load_state_dict({"best_model_score": torch.tensor(0.5)})
     assert best.best_k_models == {}
-    assert caplog.text.count(f"{tmp_path / 'best.ckpt'} is not there or its score is unknown") == 5
+    assert caplog.text.count(f"{tmp_path / 'best.ckpt'} is not there, damaged, or its score is unknown") == 6
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/last.ckpt", "tensorboard", "metrics.json", "train.log"])
