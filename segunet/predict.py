@@ -23,7 +23,7 @@ from segunet.cli.command import command
 from segunet.cli.run_dir import open_run_dir, planned_run_dir
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
-from segunet.images.reading import read_image, read_size
+from segunet.images.reading import read_image, read_size, warn_of_few_levels
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
 from segunet.inference.predictor import Predictor, load
 
@@ -64,6 +64,7 @@ def predict(cfg: DictConfig) -> Path:
     for folder in results:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
+    warn_of_few_levels([path for path in names if not is_video(path)], model.image_range, "image_range")
     with progress_bar() as bar:
         work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(names))))
         work.predict_images(path for path in names if not is_video(path))

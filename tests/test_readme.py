@@ -66,7 +66,7 @@ def test_the_commands_on_a_checkpoint_run(run: Command, trained: Path, tmp_path:
     for name, more in given.items():
         line = next(words for words in commands() if words[0] == name and len(words) > 1)
         own = [word for word in line[1:] if word.partition("=")[0] not in ("checkpoint", "input", "output", "data")]
-        own = [word for word in own if not word.startswith(("data.", "format=", "model=", "compile="))]
+        own = [word for word in own if not word.startswith(("data.", "format=", "source=", "compile="))]
         result = run(import_module(f"segunet.{name}"), f"checkpoint={checkpoint}", *own, *more)
         assert result.status == 0, (name, own, result.error)
 

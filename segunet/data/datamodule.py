@@ -24,7 +24,7 @@ from segunet.data.sample import check_sample, write_sample
 from segunet.data.transforms import TrainTransform, check_ignore_index
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
 from segunet.images.palette import voc_palette
-from segunet.images.reading import FEW_LEVELS, check_image_range, first_to_lose_levels, read_size
+from segunet.images.reading import check_image_range, read_size, warn_of_few_levels
 from segunet.images.resizing import check_inference_size
 
 logger = logging.getLogger(__name__)
@@ -126,15 +126,8 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == "fit":
             self.train_pairs = list_pairs(folder, self.train_split)
             self.check_batch_size()
-            self._warn_of_few_levels()
+            warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
         self.stage = stage
-
-    def _warn_of_few_levels(self) -> None:
-        if path := first_to_lose_levels([pair.image for pair in self.train_pairs], self.form.image_range):
-            logger.warning(
-                f"{path} has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8. Say which values are "
-                "black and white, such as data.image_range=[0,4095] for 12 bits."
-            )
 
     def check_labels(self) -> None:
         """Look through every mask of the lists that were read, in one process only; warn of absent classes.

@@ -28,6 +28,88 @@ INPUT, OUTPUT = "images", "logits"
 
 _EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
+# Of ONNX, what computes a tensor from others; no control flow, nothing that makes a tensor from a shape alone.
+_OPERATORS = frozenset(
+    [
+        "Abs",
+        "Add",
+        "And",
+        "ArgMax",
+        "AveragePool",
+        "BatchNormalization",
+        "Cast",
+        "Ceil",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "ConvTranspose",
+        "DepthToSpace",
+        "Div",
+        "Einsum",
+        "Elu",
+        "Equal",
+        "Erf",
+        "Exp",
+        "Flatten",
+        "Floor",
+        "Gather",
+        "Gelu",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "Greater",
+        "GreaterOrEqual",
+        "GroupNormalization",
+        "HardSigmoid",
+        "HardSwish",
+        "Identity",
+        "InstanceNormalization",
+        "LayerNormalization",
+        "LeakyRelu",
+        "Less",
+        "LessOrEqual",
+        "Log",
+        "LogSoftmax",
+        "MatMul",
+        "Max",
+        "MaxPool",
+        "Min",
+        "Mod",
+        "Mul",
+        "Neg",
+        "Not",
+        "Or",
+        "PRelu",
+        "Pad",
+        "Pow",
+        "Reciprocal",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Round",
+        "Shape",
+        "Sigmoid",
+        "Sign",
+        "Slice",
+        "Softmax",
+        "Softplus",
+        "SpaceToDepth",
+        "Split",
+        "Sqrt",
+        "Squeeze",
+        "Sub",
+        "Sum",
+        "Tanh",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ]
+)
+
 
 class ArrayNet(nn.Module):
     """A network of another runtime as a module. It runs on the CPU, whatever device the images are on.
@@ -122,9 +204,22 @@ def _read_onnx(path: Path) -> tuple[nn.Module, str | None]:
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that wait do not spin: loader processes and torch want the cores too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    _check_operators(path)
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     return ArrayNet(lambda images: session.run([OUTPUT], {INPUT: images})[0]), text
+
+
+def _check_operators(path: Path) -> None:
+    """Refuse operators that no network needs: a loop may run for ever, a maker of tensors fills the memory."""
+    model = import_extra("onnx", "onnx").load(path, load_external_data=False)
+    strange = {node.op_type for node in model.graph.node if node.op_type not in _OPERATORS or node.domain}
+    if model.functions or strange:
+        raise UserError(
+            f"{path} holds operators that a network does not need ({', '.join(sorted(strange)) or 'functions'}), so it "
+            "is not run. Export the checkpoint again; a network of your own that needs them can be exported as "
+            "format=torch_export."
+        )
 
 
 def _read_program(path: Path) -> tuple[nn.Module, str | None]:

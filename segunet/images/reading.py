@@ -1,10 +1,11 @@
 """Read an image file as numbers: upright, 8 bits a channel, whatever the file holds."""
 
+import logging
 import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from PIL import Image, ImageFile
 from segunet.base.errors import UserError, is_list_of
 from segunet.base.files import is_file
 from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
+
+logger = logging.getLogger(__name__)
 
 FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
 
@@ -117,8 +120,20 @@ def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
 
 def first_to_lose_levels(paths: Sequence[Path], image_range: Range) -> Path | None:
     """Return the first of the first ``PEEK`` images that :func:`loses_levels`, if there is one."""
-    deep = (each for each in paths[:PEEK] if _is_deep(each))
-    return next((each for each in deep if loses_levels(read_stored(each).values, image_range)), None)
+    for path in paths[:PEEK]:
+        with suppress(UserError):  # what cannot be read is told when it is to be used
+            if _is_deep(path) and loses_levels(read_stored(path).values, image_range):
+                return path
+    return None
+
+
+def warn_of_few_levels(paths: Sequence[Path], image_range: Range, setting: str) -> None:
+    """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range's."""
+    if path := first_to_lose_levels(paths, image_range):
+        logger.warning(
+            f"{path} has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8. Say which values are black "
+            f"and white, such as {setting}=[0,4095] for 12 bits."
+        )
 
 
 def check_image_range(name: str, value: object) -> Range:

@@ -21,7 +21,10 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
-ClassNames = Annotated[list[Annotated[str, Field(min_length=1, max_length=1000)]], Field(min_length=1, max_length=256)]
+ClassName = Annotated[
+    str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+]  # nothing that steers a terminal
+ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
 
 Count = Annotated[int, Field(ge=0, le=2**62)]
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -98,6 +99,8 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     """
     if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
+    if not zipfile.is_zipfile(path):  # torch's older format has no checksums, and segunet never wrote it
+        raise UserError(f"{path} is no checkpoint of segunet, or is damaged: it is no archive of torch.save. {advice}")
     content: Any = read_torch_file(path, advice)
     if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(

@@ -119,6 +119,17 @@ def test_an_exported_file_cannot_name_code_to_run(exports: Exports, tmp_path: Pa
     assert not (tmp_path / "ran").exists()
 
 
+def test_operators_that_no_network_needs_are_not_run(exports: Exports, tmp_path: Path) -> None:
+    for operator in ("Loop", "If", "ConstantOfShape", "Range", "RandomNormal"):
+        model = onnx.load(exports.files["onnx"])
+        card = json.loads(model.metadata_props[0].value)
+        model.metadata_props[0].value = json.dumps({**card, "checksum": ""})
+        model.graph.node.append(onnx.helper.make_node(operator, [], ["more"]))
+        onnx.save(model, tmp_path / "evil.onnx")
+        with pytest.raises(UserError, match=rf"operators that a network does not need \({operator}\)"):
+            load_checkpoint(tmp_path / "evil.onnx")
+
+
 def test_damage_anywhere_is_seen(exports: Exports, tmp_path: Path) -> None:
     for name, source in exports.files.items():
         path = Path(shutil.copy(source, tmp_path))

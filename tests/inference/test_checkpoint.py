@@ -93,6 +93,7 @@ def test_a_damaged_card_is_one_paragraph(content: Content, tmp_path: Path) -> No
         ("class_names", 3),
         ("class_names", ["disc"] * 3),
         ("class_names", ["a", "b"]),
+        ("class_names", ["a", "b", "\x1b[2J"]),
         ("class_names", [str(number) for number in range(300_000)]),
         ("inference_size", 10**9),
         ("inference_size", math.nan),
@@ -164,6 +165,12 @@ def test_damage_anywhere_is_seen(content: Content, tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=str(path)):
             load_checkpoint(path)
+
+
+def test_torch_s_older_format_is_refused_as_it_has_no_checksums(content: Content, tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
+    with pytest.raises(UserError, match=r"old\.ckpt is no checkpoint of segunet"):
+        load_checkpoint(tmp_path / "old.ckpt")
 
 
 def test_a_checkpoint_starts_no_download(content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
