@@ -74,15 +74,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return _checkpoint(net, card, path)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     """Read the content of a segunet checkpoint; plain data and tensors only, nothing in it is run.
 
     Raises:
-        UserError: no file, no checkpoint, damaged, or not segunet's.
+        UserError: no file, no checkpoint, damaged (with ``advice``), or not segunet's.
     """
     if not path.is_file():
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
-    content: Any = read_torch_file(path, _ADVICE)
+    content: Any = read_torch_file(path, advice)
     if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(
             f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
@@ -92,13 +92,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_card(path: Path) -> CheckpointCard:
+def read_card(path: Path, advice: str = _ADVICE) -> CheckpointCard:
     """Return what a .ckpt file says of itself.
 
     Raises:
         UserError: as :func:`read_checkpoint`; or it says what no checkpoint does.
     """
-    return parsed(CheckpointCard, read_checkpoint(path)["segunet"], path, _ADVICE)
+    return parsed(CheckpointCard, read_checkpoint(path, advice)["segunet"], path, advice)
 
 
 def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:

@@ -8,7 +8,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from segunet.base.errors import UserError
 from segunet.base.files import save_torch
+from segunet.inference.checkpoint import read_card
 from segunet.training.progress import logger
 
 
@@ -24,12 +26,16 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score of an earlier state, if its checkpoint is there; paths in it are not looked at."""
+        """Take up the best score of an earlier state, if its checkpoint is intact; paths in it are not looked at."""
         path, score = self.path, state_dict.get("best_model_score")
         if self.monitor is None or score is None:
             return
-        if not isinstance(score, Tensor) or score.numel() != 1 or not path.is_file():
-            logger.warning("%s is not there or its score is unknown: the next checkpoint is taken for the best", path)
+        try:
+            read_card(path, "")
+            if not isinstance(score, Tensor) or score.numel() != 1:
+                raise UserError(f"last.ckpt does not know the score of {path}.")
+        except UserError as error:
+            logger.warning("%s The checkpoint of the next validation is taken for the best.", str(error).strip())
             return
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = str(path)
