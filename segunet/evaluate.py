@@ -9,11 +9,13 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from segunet.base.errors import UserError, check_flag, check_whole_number
+from segunet.base.failures import enough_memory
 from segunet.base.files import locked
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
+from segunet.inference.tiling import Inference
 from segunet.metrics.scores import Scores
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -29,6 +31,9 @@ logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when ru
 RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # what is written to a run's folder
 
 
+_LESS_MEMORY = "Lower data.num_workers or data.val_batch_size."
+
+
 def evaluate(cfg: DictConfig) -> Scores:
     """Score ``cfg.checkpoint`` as ``cfg`` says, every image at its own size, and write the report.
 
@@ -36,17 +41,14 @@ def evaluate(cfg: DictConfig) -> Scores:
         UserError: whatever the user can fix; nothing is written before checkpoint and data are seen to be sound.
     """
     started = time.monotonic()
-    if cfg.checkpoint is None:
-        raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    check_whole_number("images", cfg.images, least=0)
-    for name in ("boundary_iou", "save_predictions"):
-        check_flag(name, cfg[name])
+    check_settings(cfg)
+    inference = Inference(cfg.tta, cfg.tile, cfg.overlap)
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
     warn_of_mirroring(checkpoint, cfg.tta)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
-    task = ScoringTask(checkpoint.net, num_classes, ignore_index, cfg.tta, cfg.boundary_iou)
+    task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
     strips = ImageStrips(cfg.images, checkpoint.palette, checkpoint.class_names, run_dir)
     callbacks: list[pl.Callback] = [ScoringProgress(), strips]
@@ -55,17 +57,26 @@ def evaluate(cfg: DictConfig) -> Scores:
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     open_run_dir(cfg, run_dir)
-    with locked(run_dir) if is_main_process() else nullcontext():
+    with locked(run_dir) if is_main_process() else nullcontext(), enough_memory("in the evaluation", _LESS_MEMORY):
         trainer.test(task, datamodule=datamodule, verbose=False)
     assert task.scores is not None
     if trainer.is_global_zero:
         show_report(task.scores, checkpoint.class_names)
         write_report(task.scores, checkpoint.class_names, run_dir)
         logger.info("written to %s", run_dir)
-        report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task.scores, time.monotonic() - started)
+        report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task, time.monotonic() - started)
         write_page(report, run_dir / PAGE)
         logger.info("report: %s", run_dir / PAGE)
     return task.scores
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raise a UserError for values that no evaluation can have, and that nothing built from them checks."""
+    if cfg.checkpoint is None:
+        raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
+    check_whole_number("images", cfg.images, least=0)
+    for name in ("boundary_iou", "save_predictions"):
+        check_flag(name, cfg[name])
 
 
 def report_of(
@@ -74,10 +85,12 @@ def report_of(
     run_dir: Path,
     datamodule: VOCDataModule,
     checkpoint: Checkpoint,
-    scores: Scores,
+    task: ScoringTask,
     seconds: float,
 ) -> Report:
     """Gather what the page tells of an evaluation."""
+    scores = task.scores
+    assert scores is not None
     augmentation = "" if cfg.tta == "none" else f", with test-time augmentation ({cfg.tta})"
     return Report(
         kind="Evaluation",
@@ -86,7 +99,7 @@ def report_of(
         scores=scores,
         class_names=checkpoint.class_names,
         palette=checkpoint.palette,
-        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, checkpoint.palette, cfg.tta),
+        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, checkpoint.palette, task.inference),
         facts=facts(trainer, datamodule, duration(seconds)),
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),

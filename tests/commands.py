@@ -28,8 +28,9 @@ TINY = [
     "data.num_workers=0",
     "model.encoder.depth=18",
     "model.encoder.weights=null",
-    "model.decoder.widths=[32,32,16,16]",
-    "model.decoder.reduced_channels=[8,8,16,16,32]",
+    "model.encoder.num_maps=3",
+    "model.decoder.widths=[16,16]",
+    "model.decoder.reduced_channels=[8,8,16]",
     "trainer.accelerator=cpu",
 ]
 

@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from segunet.base.errors import UserError
+from segunet.base.failures import explained
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
@@ -50,12 +52,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 sys.exit(128 + signal.SIGINT)
             except SystemExit as stop:  # Lightning makes 1 of a Ctrl-C
                 sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
-            except (UserError, InstantiationException, OmegaConfBaseException, MisconfigurationException) as error:
-                if full_errors():
+            except Exception as error:
+                paragraph = _paragraph(error)
+                if full_errors() or not paragraph:
                     raise
                 if in_sweep():
-                    raise UserError(_paragraph(error)) from error
-                sys.exit(f"error: {_paragraph(error)}")
+                    raise UserError(paragraph) from error
+                sys.exit(f"error: {paragraph}")
 
         program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
 
@@ -67,6 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 if full_errors():
                     raise
                 sys.exit(f"error: {error}")
+            threading.excepthook = _in_a_thread
             with _stopped_by_sigterm():
                 program()
 
@@ -91,13 +95,22 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _in_a_thread(failure: threading.ExceptHookArgs) -> None:
+    """Leave what the machine did to a library's thread, such as TensorBoard's, to the main one, which is told too."""
+    if full_errors() or failure.exc_value is None or explained(failure.exc_value) is None:
+        threading.__excepthook__(failure)
+
+
 def full_errors() -> bool:
     """Return whether errors are to be shown with their traceback."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def _paragraph(error: BaseException) -> str:
-    """Return the text of the UserError behind ``error`` if there is one, else of ``error``."""
+    """Return what to tell the user of ``error``: a UserError's own text, what a setting lacks, what the machine lacks.
+
+    Empty for an error that nobody but a programmer can fix.
+    """
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} has no value of its own: give it on the command line as {error.full_key}=VALUE."
     cause: BaseException | None = error
@@ -105,4 +118,7 @@ def _paragraph(error: BaseException) -> str:
         if isinstance(cause, UserError):
             return cause.paragraph
         cause = cause.__cause__
-    return str(error).strip()
+    if isinstance(error, InstantiationException | OmegaConfBaseException | MisconfigurationException):
+        return str(error).strip()
+    machine = explained(error)
+    return machine.paragraph if machine else ""

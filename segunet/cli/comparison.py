@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 from rich.markup import escape
 from rich.table import Table
 
+from segunet.base.errors import UserError
 from segunet.base.files import write_text
 from segunet.base.terminal import console
 from segunet.metrics.scores import HEADLINE
@@ -92,9 +93,25 @@ def write_job(job: Job, folder: Path) -> None:
     write_text(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
 
 
+def check_job(folder: Path) -> None:
+    """Raise a UserError where a run of a sweep has a damaged file: it could not be listed in the end."""
+    if (folder / JOB_FILE).is_file():
+        read_job(folder)
+
+
 def read_job(folder: Path) -> Job:
-    """Read what the sweep knows of the run in ``folder``."""
-    return Job(**json.loads((folder / JOB_FILE).read_text(encoding="utf-8")))
+    """Read what the sweep knows of the run in ``folder``.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / JOB_FILE
+    try:
+        return Job(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is no file of a sweep's run: {error}. Remove it; then the sweep's table lacks this run."
+        ) from error
 
 
 def record_resumed(run_dir: Path, changes: Sequence[str]) -> None:

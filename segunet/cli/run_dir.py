@@ -2,9 +2,10 @@
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -79,11 +80,17 @@ def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     if not cfg.run_dir and not is_main_process():
         raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
     if not cfg.run_dir:
-        return OUTPUTS_DIR / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{uuid4().hex[:6]}"
+        folder = OUTPUTS_DIR / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{uuid4().hex[:6]}"
+        check_writable(folder)
+        return folder
+    return _given_folder(cfg, name, results)
+
+
+def _given_folder(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     folder = as_path(cfg.run_dir).absolute()
-    check_within(folder, (_CONFIG, *results))
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give a folder for the results.")
+    check_places(folder, (_CONFIG, *results))
     if (folder / "checkpoints").exists():
         raise UserError(
             f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
@@ -95,6 +102,31 @@ def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
             "folder, or a new one."
         )
     return folder
+
+
+def check_places(folder: Path, names: Iterable[str]) -> None:
+    """Raise a UserError where ``folder``, or one of ``names`` in it, cannot be written.
+
+    Args:
+        folder: of a run; need not be there.
+        names: of its files, which have a suffix, and folders, which have none.
+    """
+    check_writable(folder)
+    check_within(folder, names)
+    for path in (folder / name for name in names):
+        if path.exists() and path.is_dir() == bool(path.suffix):
+            wanted, got = ("file", "folder") if path.suffix else ("folder", "file")
+            raise UserError(f"{path} is a {got}, wanted a {wanted}. Move it away, or give another folder.")
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a UserError unless files can be made in ``folder``, or in what is there of the folders above it."""
+    above = next(path for path in (folder, *folder.parents) if path.exists())
+    try:
+        with TemporaryDirectory(prefix=".segunet-", dir=above):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({above}: {error.strerror}). Give another folder.") from error
 
 
 def _wrote(cfg: DictConfig, folder: Path) -> bool:

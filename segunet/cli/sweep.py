@@ -21,7 +21,7 @@ from segunet.base.errors import UserError
 from segunet.base.terminal import close_log_files, setup_logging
 from segunet.cli.command import full_errors
 from segunet.cli.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
-from segunet.cli.run_dir import is_main_process
+from segunet.cli.run_dir import check_writable, is_main_process
 from segunet.cli.search import Search, check_search
 
 logger = logging.getLogger(__name__)
@@ -118,6 +118,7 @@ def check_sweep(config: DictConfig) -> None:
     # Hydra's own multirun.yaml may be left of a sweep that never began.
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
         raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
+    check_writable(folder)
     if sweeper._target_ == f"{Search.__module__}.{Search.__name__}":
         check_search(sweeper.n_trials, sweeper.seed, overrides)
 

@@ -165,9 +165,7 @@ class VOCDataModule(pl.LightningDataModule):
         if self.train_pairs and self.transform is not None:
             example = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)[0, 0]
             yield self.batch_size * _bytes(example)
-        batches = self._val_batches()
-        pixels = [len(batch) * math.prod(read_size(self.val_pairs[batch[0]].image)) for batch in batches]
-        largest = batches[int(np.argmax(pixels))]
+        largest = self._val_batches()[0]
         yield len(largest) * _bytes(EvalDataset(self.val_pairs, self.form, self.inference_size)[largest[0]])
 
     def class_weights(self) -> list[float]:
@@ -193,7 +191,7 @@ class VOCDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every image once, over all processes; batches of equal size.
+        """Every image once, over all processes; batches of equal size, the largest first: if one fails, it fails soon.
 
         Raises:
             UserError: there are fewer batches than processes.
@@ -224,7 +222,10 @@ class VOCDataModule(pl.LightningDataModule):
             )
 
     def _val_batches(self) -> list[list[int]]:
-        return batches_of_equal_size(self.val_pairs, self.val_batch_size)
+        batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
+        pixels = [len(batch) * math.prod(read_size(self.val_pairs[batch[0]].image)) for batch in batches]
+        largest = batches.pop(int(np.argmax(pixels)))
+        return [largest, *batches]
 
     def _world_and_rank(self) -> tuple[int, int]:
         return (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -3,7 +3,8 @@
 A card comes from elsewhere and is hostile until it is parsed: nothing in it names code, and its sizes are bounded.
 """
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -76,6 +77,44 @@ class ScoresCard(_Plain):
     image_miou: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
 
 
+class ListCard(_Plain):
+    """A fingerprint of a list of images, by which a resumed run sees that it is another one.
+
+    Attributes:
+        count: of its names.
+        names: SHA-256 of its names, sorted.
+        order: SHA-256 of its names as they stand.
+    """
+
+    count: Count
+    names: Text
+    order: Text
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Self:
+        """Return the fingerprint of a list with these ``names``."""
+        return cls(count=len(names), names=_digest(sorted(names)), order=_digest(names))
+
+    def change_to(self, other: Self) -> str:
+        """Return what another list has changed; empty if it is the same."""
+        if self.count != other.count:
+            return f"it had {self.count} names, now it has {other.count}"
+        if self.names != other.names:
+            return f"some of its {self.count} names are others"
+        return "its names stand in another order" if self.order != other.order else ""
+
+
+class ListsCard(_Plain):
+    """The lists that a training began with."""
+
+    train: ListCard
+    val: ListCard
+
+
+def _digest(names: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(names).encode(errors="surrogateescape")).hexdigest()
+
+
 class Card(_Plain):
     """What every card says.
 
@@ -112,11 +151,13 @@ class CheckpointCard(Card):
         model: the network's config: a class of ``models.NETWORKS`` as ``_target_``, and its arguments.
         channels_last: how its weights lie in memory.
         scores: of the last validation.
+        lists: what it was trained on and validated with; None if not known.
     """
 
     model: dict[str, JsonValue]
     channels_last: bool
     scores: ScoresCard | None = None
+    lists: ListsCard | None = None
 
 
 class ExportedCard(Card):

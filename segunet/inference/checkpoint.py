@@ -95,7 +95,7 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
         advice: what to do if it is damaged.
 
     Raises:
-        UserError: no file, no checkpoint, damaged, or not segunet's.
+        UserError: no file, no checkpoint, damaged (with ``advice``), or not segunet's.
     """
     if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
@@ -111,13 +111,13 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     return content
 
 
-def read_card(path: Path) -> CheckpointCard:
+def read_card(path: Path, advice: str = _ADVICE) -> CheckpointCard:
     """Return what a .ckpt file says of itself.
 
     Raises:
         UserError: as :func:`read_checkpoint`; or it says what no checkpoint does.
     """
-    return card_of(read_checkpoint(path), path)
+    return card_of(read_checkpoint(path, advice), path, advice)
 
 
 def card_of(content: Mapping[str, Any], path: Path, advice: str = _ADVICE) -> CheckpointCard:

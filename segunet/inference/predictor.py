@@ -12,13 +12,14 @@ from torch import Tensor
 
 from segunet.base.environment import memory
 from segunet.base.errors import UserError
+from segunet.base.failures import enough_memory
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.inference.logits import TTA, check_tta, predict
 from segunet.inference.precision import fabric_from_settings
-from segunet.inference.tiling import check_tiles, predict_rows
+from segunet.inference.tiling import check_tile_alone, check_tiles, predict_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -53,11 +54,7 @@ class Predictor:
         check_tiles(tile, overlap)
         self.class_names, self.palette = checkpoint.class_names, checkpoint.palette
         self.tta, self.tile, self.overlap = tta, tile, overlap
-        if tile is not None and inference_size not in (FROM_CHECKPOINT, None):
-            raise UserError(
-                f"tile={tile} and inference_size={inference_size} do not go together: tiles are cut at the image's own "
-                "size. Leave one of them out."
-            )
+        check_tile_alone(tile, None if inference_size == FROM_CHECKPOINT else inference_size)
         self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
         check_inference_size(self.inference_size)
         given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
@@ -77,14 +74,9 @@ class Predictor:
             UserError: no readable pixels, or one that does not fit into memory.
         """
         pixels = as_image(image, self.image_range)
-        try:
-            with torch.inference_mode():
-                return self._tiled(pixels, advance) if self.tile else self._whole(pixels, advance)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            size = f"{pixels.shape[1]} x {pixels.shape[0]} pixels"
-            raise UserError(f"Out of memory for an image of {size} at once. {self._advice()}") from error
+        what = f"for an image of {pixels.shape[1]} x {pixels.shape[0]} pixels at once"
+        with enough_memory(what, self._advice()), torch.inference_mode():
+            return self._tiled(pixels, advance) if self.tile else self._whole(pixels, advance)
 
     def show(self, image: Source) -> Image.Image:
         """Return the image under its prediction's colours, with a legend of the classes found; as ``predict``.
@@ -214,7 +206,3 @@ def as_image(image: Source, image_range: Range = None) -> ImageArray:
             return np.ascontiguousarray(image)
     got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {got}.")
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error).lower()

@@ -1,12 +1,13 @@
 """Predict an image of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from segunet.base.errors import check_number, check_whole_number
-from segunet.inference.logits import class_scores
+from segunet.base.errors import UserError, check_number, check_whole_number
+from segunet.inference.logits import check_tta, class_scores, predict
 
 _LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
 
@@ -16,6 +17,50 @@ def check_tiles(tile: object, overlap: object) -> None:
     if tile is not None:
         check_whole_number("tile", tile, least=_LEAST_TILE)
     check_number("overlap", overlap, least=0, most=0.9)
+
+
+def check_tile_alone(tile: int | None, inference_size: int | None) -> None:
+    """Raise a UserError where images are to be cut into tiles, and resized."""
+    if tile is not None and inference_size is not None:
+        raise UserError(
+            f"tile={tile} and inference_size={inference_size} do not go together: tiles are cut at the image's own "
+            "size. Leave one of them out."
+        )
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How images are predicted: whole or in tiles, with or without test-time augmentation.
+
+    Attributes:
+        tta: a key of ``inference.TTA``.
+        tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image.
+        overlap: least share of a tile that it has in common with the next one, 0..0.9.
+
+    Raises:
+        UserError: an unknown ``tta``, a ``tile`` or ``overlap`` out of range.
+    """
+
+    tta: str = "none"
+    tile: int | None = None
+    overlap: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_tta(self.tta)
+        check_tiles(self.tile, self.overlap)
+
+    def predict(self, net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the class of each pixel, int64 (N, *size).
+
+        Args:
+            net: in evaluation mode.
+            images: uint8 (N, 3, H, W) RGB, on the net's device; for tiles of that ``size``.
+            size: height and width of the prediction.
+        """
+        if self.tile is None:
+            return predict(net, images, size, self.tta)
+        rows = (predict_rows(net, image, self.tile, self.overlap, self.tta) for image in images)
+        return torch.stack([torch.cat(list(each)) for each in rows])
 
 
 def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:

@@ -12,7 +12,8 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
 from segunet.images.drawing import ImageArray, at_size_of, differences, overlay
 from segunet.images.resizing import resize_long_side
-from segunet.inference.logits import naming, predict
+from segunet.inference.logits import naming
+from segunet.inference.tiling import Inference
 
 _EACH = 3  # images of a kind
 _LONG_SIDE = 256  # pixels of a panel, at the most
@@ -56,7 +57,7 @@ def examples(
     trainer: pl.Trainer,
     datamodule: VOCDataModule,
     palette: ImageArray,
-    tta: str = "none",
+    inference: Inference,
 ) -> dict[str, list[Example]]:
     """Return the images of :func:`chosen`, predicted as they were scored.
 
@@ -67,7 +68,7 @@ def examples(
         trainer: whose device and precision it was scored in; the net is moved there.
         datamodule: set up, with the inference size that was scored.
         palette: uint8 (256, 3).
-        tta: test-time augmentation, a key of ``inference.TTA``.
+        inference: as it was scored.
 
     Raises:
         UserError: a file that was there to be scored cannot be read any more.
@@ -81,7 +82,8 @@ def examples(
         batch = dataset[index_of[name]]
         truth = batch.masks.numpy()  # (H, W)
         with naming([name]):
-            prediction = predict(net, batch.images[None].to(device), truth.shape, tta)[0].cpu().numpy()
+            images = batch.images[None].to(device)
+            prediction = inference.predict(net, images, truth.shape)[0].cpu().numpy()
         image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
         panels = {
             "image": image,

@@ -12,22 +12,45 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from segunet.base.errors import UserError, check_number, check_whole_number, is_list_of
+from segunet.base.errors import UserError, check_flag, check_number, check_whole_number, is_list_of
 from segunet.base.files import check_within
 from segunet.base.validation import explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
-from segunet.inference.card import CheckpointCard
+from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
+from segunet.inference.tiling import Inference, check_tile_alone
 from segunet.training.callbacks import EMA, FreezeEncoder, ImageStrips
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
+
+_LARGEST_SEED = 2**32 - 1  # NumPy's
+
+# The least values of what Lightning does not check itself, or checks only when the training begins.
+_WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
+
+_WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1}
+
+
+def check_settings(cfg: DictConfig) -> None:
+    """Raise a UserError for values that no training can have, and that nothing built from them checks."""
+    check_whole_number("seed", cfg.seed, least=0, most=_LARGEST_SEED)
+    for name in ("channels_last", "compile"):
+        check_flag(name, cfg[name])
+    for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
+        value = cfg.trainer.get(name)
+        if value is not None or name in _WHOLE_NUMBERS:
+            check_whole_number(f"trainer.{name}", value, least)
+    check_tile_alone(cfg.tile, cfg.inference_size)
+    if cfg.trainer.get("gradient_clip_val") is not None:
+        check_number("trainer.gradient_clip_val (if not null)", cfg.trainer.gradient_clip_val, least=0)
 
 
 def net_from_config(model: DictConfig) -> nn.Module:
@@ -84,6 +107,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         lr_schedule=instantiate(cfg.lr_schedule),
         class_names=datamodule.class_names,
         card=card(cfg, datamodule),
+        inference=Inference(tile=cfg.tile),
     )
 
 
@@ -147,18 +171,31 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
     return [*callbacks, best, LastCheckpoint(checkpoints)]
 
 
-def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
+def trainer_from_config(
+    cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int | None = None
+) -> Trainer:
     """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
+
+    Args:
+        cfg: of a training.
+        callbacks: what happens around the steps.
+        run_dir: the run's folder.
+        steps_done: of a run that is resumed: TensorBoard forgets what was logged after them, which is trained anew.
 
     Raises:
         UserError: an invalid setting, or with which something would be written elsewhere.
     """
-    board = instantiate(cfg.logger, save_dir=str(run_dir))
+    again = {} if steps_done is None or not _is_tensorboard(cfg.logger) else {"purge_step": steps_done}
+    board = instantiate(cfg.logger, save_dir=str(run_dir), **again)
     try:
         check_within(run_dir, [str(board.log_dir)])
     except TypeError as error:
         raise UserError(f"logger.*: name and version must be names of folders: {error}") from error
     return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
+
+
+def _is_tensorboard(config: DictConfig) -> bool:
+    return bool(config.get("_target_") == f"pytorch_lightning.loggers.{TensorBoardLogger.__name__}")
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -191,7 +228,8 @@ def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfi
     if cfg.split is not None:
         cfg.data.val_split = cfg.split
     if cfg.inference_size == FROM_CHECKPOINT:
-        cfg.inference_size = checkpoint.inference_size
+        cfg.inference_size = None if cfg.get("tile") else checkpoint.inference_size
+    check_tile_alone(cfg.get("tile"), cfg.inference_size)
     return cfg
 
 
@@ -263,11 +301,18 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
         "inference_size": cfg.inference_size,
         "channels_last": cfg.channels_last,
         "data": data,
+        "lists": lists_of(datamodule) if datamodule.train_pairs else None,
     }
     try:
         return CheckpointCard.model_validate(content).model_dump(exclude={"scores"})
     except ValidationError as error:
         raise UserError(f"No checkpoint can hold these settings: {explained(error)}") from error
+
+
+def lists_of(datamodule: VOCDataModule) -> dict[str, Any]:
+    """Return the fingerprints of the lists of a training's data, which is set up."""
+    lists = {"train": datamodule.train_pairs, "val": datamodule.val_pairs}
+    return {name: ListCard.of([pair.name for pair in pairs]).model_dump() for name, pairs in lists.items()}
 
 
 def without_weights(model: DictConfig) -> DictConfig:

@@ -34,7 +34,7 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score of an earlier state, if its checkpoint is there; paths in it are not looked at."""
+        """Take up the best score of an earlier state, if its checkpoint is intact; paths in it are not looked at."""
         path, score = self.path, state_dict.get("best_model_score")
         if self.monitor is None or score is None:
             return

@@ -62,8 +62,8 @@ class RunProgress(Callback):
         if self.losses:
             parts.append(f"loss {np.mean(self.losses):.4f}")
         if self.validated:
+            parts += [f"val loss {logged['val/loss']:.4f}"] if "val/loss" in logged else []  # none in tiles
             parts += [
-                f"val loss {logged['val/loss']:.4f}",
                 f"mIoU {logged['val/miou']:.4f}",
                 f"pixel accuracy {logged['val/pixel_accuracy']:.4f}",
                 f"FWIoU {logged['val/fwiou']:.4f}",

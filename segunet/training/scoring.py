@@ -1,12 +1,18 @@
 """Scoring a segmentation network."""
 
+from contextlib import AbstractContextManager
+
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from segunet.base.failures import enough_memory
 from segunet.data.dataset import Batch
-from segunet.inference.logits import check_tta, naming, predict
+from segunet.inference.logits import naming
+from segunet.inference.tiling import Inference
 from segunet.metrics.counter import Counter
 from segunet.metrics.scores import Scores
+
+_WHOLE = Inference()
 
 
 class ScoringTask(LightningModule):
@@ -16,30 +22,49 @@ class ScoringTask(LightningModule):
         net: images (N, 3, H, W) uint8 -> logits (N, K, H, W).
         num_classes: K.
         ignore_index: mask value that is not scored.
-        tta: test-time augmentation, a key of ``inference.TTA``.
+        inference: whole images or tiles, test-time augmentation.
         boundary_iou: whether to compute it too; it takes time.
-
-    Raises:
-        UserError: an unknown ``tta``.
     """
 
     def __init__(
-        self, net: nn.Module, num_classes: int, ignore_index: int, tta: str = "none", boundary_iou: bool = False
+        self,
+        net: nn.Module,
+        num_classes: int,
+        ignore_index: int,
+        inference: Inference = _WHOLE,
+        boundary_iou: bool = False,
     ) -> None:
         super().__init__()
-        check_tta(tta)
         self.net = net
-        self.tta = tta
+        self.inference = inference
         self.counter = Counter(num_classes, ignore_index, boundary_iou)
         self.scores: Scores | None = None
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Predict and count; returns the predictions int64 (N, H', W') for callbacks."""
+        """Predict and count; returns the predictions int64 (N, H', W') for callbacks.
+
+        Raises:
+            UserError: out of memory, or logits that are not finite.
+        """
+        with self.enough_memory_for(batch):
+            return self.count(batch)
+
+    def count(self, batch: Batch) -> Tensor:
+        """Predict and count; returns the predictions int64 (N, H', W')."""
         height, width = batch.masks.shape[-2:]
         with naming(batch.names):
-            predictions = predict(self.net, batch.images, (height, width), self.tta)
+            predictions = self.inference.predict(self.net, batch.images, (height, width))
         self.counter.update(predictions, batch.masks, batch.names)
         return predictions
+
+    def enough_memory_for(self, batch: Batch) -> AbstractContextManager[None]:
+        """Say of an image that is scored and runs out of memory which it is and what to do."""
+        height, width = batch.masks.shape[-2:]
+        what = f"when scoring {len(batch.names)} image(s) of {width} x {height} pixels at once ({batch.names[0]})"
+        if len(batch.names) > 1:
+            return enough_memory(what, "Set data.val_batch_size=1.")
+        smaller = "smaller tiles" if self.inference.tile else "tiles (tile=512), or at a smaller inference_size"
+        return enough_memory(what, f"Score it in {smaller}.")
 
     def on_test_epoch_end(self) -> None:
         """Make the split's scores."""

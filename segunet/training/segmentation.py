@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
 from segunet.inference.logits import logits_at, naming
+from segunet.inference.tiling import Inference
 from segunet.losses.segmentation import LossParts, SegmentationLoss
 from segunet.metrics.scores import Scores, absent_note
 from segunet.training.lr_schedule import WarmupCosine
@@ -32,6 +33,7 @@ class SegmentationTask(ScoringTask):
         lr_schedule: of the learning rate, set before each optimizer step.
         class_names: K names, for the log.
         card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
+        inference: of the validation; in tiles it has no loss.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class SegmentationTask(ScoringTask):
         lr_schedule: WarmupCosine,
         class_names: Sequence[str],
         card: dict[str, Any],
+        inference: Inference,
     ) -> None:
-        super().__init__(net, len(class_names), loss.ignore_index)
+        super().__init__(net, len(class_names), loss.ignore_index, inference)
         self.loss = loss
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
@@ -71,7 +74,15 @@ class SegmentationTask(ScoringTask):
         return parts.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Score a batch; returns the predictions int64 (N, H', W') for callbacks."""
+        """Score a batch; returns the predictions int64 (N, H', W') for callbacks.
+
+        Raises:
+            UserError: out of memory, or logits that are not finite.
+        """
+        with self.enough_memory_for(batch):
+            return self.count(batch) if self.inference.tile else self._count_with_loss(batch)
+
+    def _count_with_loss(self, batch: Batch) -> Tensor:
         height, width = batch.masks.shape[-2:]
         with naming(batch.names):
             logits = logits_at(self.net, batch.images, (height, width))
@@ -85,13 +96,19 @@ class SegmentationTask(ScoringTask):
         """Log the split's scores."""
         self.scores = self.counter.scores()
         self._name_absent_classes(self.scores)
-        parts = LossParts(**self.val_losses.compute())
-        self.val_losses.reset()
-        values: dict[str, Any] = {**self._named(parts), **self.scores.headline}
+        values: dict[str, Any] = {**self._val_loss(), **self.scores.headline}
         for name, iou in zip(self.class_names, self.scores.iou, strict=True):
             if not math.isnan(iou):
                 values[f"iou/{name}"] = iou
         self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
+
+    def _val_loss(self) -> dict[str, Tensor]:
+        """Return the validation's loss and its parts; nothing in tiles, whose blended classes have none."""
+        if self.inference.tile:
+            return {}
+        parts = LossParts(**self.val_losses.compute())
+        self.val_losses.reset()
+        return self._named(parts)
 
     def _name_absent_classes(self, scores: Scores) -> None:
         """Say once which classes the validation list has no pixel of."""

@@ -14,7 +14,7 @@ from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
 from segunet.inference.fidelity import Contender
 from segunet.inference.logits import TTA, check_finite, check_tta, logits_at, predict
-from segunet.inference.tiling import predict_rows
+from segunet.inference.tiling import Inference, predict_rows
 from segunet.training.scoring import ScoringTask
 from tests.commands import Command
 
@@ -125,13 +125,13 @@ def test_an_unknown_kind_is_refused_with_the_choices(tta: str) -> None:
     with pytest.raises(UserError, match=f"tta must be one of none, flip, multiscale, got '{tta}'"):
         check_tta(tta)
     with pytest.raises(UserError, match="tta must be"):
-        ScoringTask(nn.Identity(), 2, 255, tta)
+        Inference(tta)
 
 
 @pytest.mark.parametrize("tta", TTA)
 def test_the_known_kinds_are_accepted(tta: str) -> None:
     check_tta(tta)
-    assert ScoringTask(nn.Identity(), 2, 255, tta).tta == tta
+    assert Inference(tta).tta == tta
 
 
 class Broken(nn.Module):
@@ -156,8 +156,8 @@ def test_logits_that_are_not_finite_are_an_error_that_names_the_image(value: flo
     batch = Batch(images, torch.zeros(3, 8, 9, dtype=torch.uint8), ["a", "b", "c"])
     steps: list[Callable[[], object]] = [
         lambda: ScoringTask(net, 3, 255).test_step(batch, 0),
-        lambda: ScoringTask(net, 3, 255, "flip").test_step(batch, 0),
-        lambda: ScoringTask(net, 3, 255, "multiscale").test_step(batch, 0),
+        lambda: ScoringTask(net, 3, 255, Inference("flip")).test_step(batch, 0),
+        lambda: ScoringTask(net, 3, 255, Inference("multiscale")).test_step(batch, 0),
         lambda: Contender(net, 3, 255).run(batch),
     ]
     for step in steps:

@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import load_checkpoint
+from segunet.inference.tiling import Inference
 from segunet.report.examples import chosen, examples, small
 from segunet.training.build import data_of
 
@@ -67,7 +68,7 @@ def test_an_image_that_is_off_the_list_is_left_out(trained: Path) -> None:
     datamodule.setup("test")
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     scores = {"val_0": 0.9, "gone": 0.5, "val_1": 0.1}
-    found = examples(scores, checkpoint.net, trainer, datamodule, checkpoint.palette)
+    found = examples(scores, checkpoint.net, trainer, datamodule, checkpoint.palette, Inference())
     assert {kind: [each.name for each in some] for kind, some in found.items()} == {
         "best": ["val_0"],
         "median": [],

@@ -17,7 +17,8 @@ from segunet.cli.overrides import composed
 from segunet.inference.checkpoint import read_checkpoint
 from segunet.training import build
 from segunet.training.checkpoints import RunCheckpoint
-from segunet.training.resume import ConfigParser, check_same_network, naming
+from segunet.training.resume import check_same_network
+from segunet.training.saved_config import ConfigParser, naming
 from tests.commands import Command
 
 Place = tuple[str, ...]
@@ -58,7 +59,7 @@ def build_all(trained: Path, config: dict[str, Any], model: dict[str, Any], grou
     path = trained / "config.yaml"
     cfg = ConfigParser(path).checked(config)
     with naming(path):
-        train.check_settings(cfg)
+        build.check_settings(cfg)
         check_same_network(cfg.model, model, path)
         datamodule = build.datamodule_from_config(cfg)
     if group == "data":
@@ -264,3 +265,92 @@ def test_tensorboard_s_files_stay_in_the_run_s_folder(run: Command, run_dir: Pat
     result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
     assert "leads out of its folder" in result.error
     assert not (run_dir.parent / "elsewhere").exists()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def zero(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def swap(path: Path) -> None:
+    """Put a folder in a file's place, and a file in a folder's."""
+    if path.is_dir():
+        shutil.rmtree(path)
+        path.touch()
+    else:
+        path.unlink()
+        path.mkdir()
+
+
+DAMAGE = (cut, zero, Path.unlink, swap)
+NEEDED = ("config.yaml", "checkpoints/last.ckpt")
+REPLACED = ("checkpoints/best.ckpt", "metrics.json", "train.log", "report.html", "per_image.csv")
+
+
+def test_a_damaged_run_is_refused_or_goes_on_without_a_traceback(run: Command, trained: Path, tmp_path: Path) -> None:
+    def damaged(what: Callable[[Path], object], *names: str) -> Any:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("voc"))
+        for name in names:
+            what(folder / name)
+        return run(train, f"resume={folder}", "trainer.max_epochs=3", "trainer.limit_train_batches=1")
+
+    for damage in DAMAGE:
+        for name in NEEDED:
+            result = damaged(damage, name)
+            assert (result.status, result.error[:7]) == (1, "error: "), (damage, name, result)
+            assert name in result.error, (damage, name, result)
+            assert "best.ckpt, if intact" in result.error or damage is not zero or name == "config.yaml"
+        if damage is not swap:
+            events = next((trained / "tensorboard").glob("events*")).relative_to(trained)
+            result = damaged(damage, *REPLACED, str(events))
+            assert result.status == 0, (damage, result)
+            assert "best.ckpt" in result.output
+            assert "of the next validation is taken for the best" in result.output
+            assert "best epoch: 3" in result.output
+    assert "job.json is no file of a sweep" in damaged(lambda path: path.write_text("{"), "job.json").error
+    for name in (*REPLACED, "tensorboard"):
+        result = damaged(swap, name)
+        assert result.status == 1, (name, result)
+        assert f"{name} is a " in result.error
+
+
+def test_a_diverged_run_is_not_resumed(run: Command, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("voc"))
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    for name in ("state_dict", "optimizer_states"):
+        content = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+        tensors = content[name] if name == "state_dict" else content[name][0]["state"][0]
+        tensors[list(tensors)[-1]].fill_(math.nan)
+        torch.save(content, last)
+        error = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=3").error
+        assert f"{last}: its {name} holds NaN" in error
+
+
+def test_what_a_run_began_with_and_what_it_is_resumed_with_are_compared(
+    run: Command, trained: Path, tmp_path: Path
+) -> None:
+    folder, voc = tmp_path / "run", tmp_path / "voc"
+    shutil.copytree(trained / "voc", voc)
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("voc"))
+    config, lists = folder / "config.yaml", voc / "ImageSets" / "Segmentation"
+    text = config.read_text().replace(str(trained / "voc"), str(voc))
+    names = "  - background\n  - disc\n  - square\n"
+    assert names in text
+    for changed, said in (
+        ("  - background\n  - square\n  - disc\n", "'square' for class 1, but 'disc'"),
+        ("  - background\n  - disc\n  - box\n", "'box' for class 2, but 'square'"),
+    ):
+        config.write_text(text.replace(names, changed))
+        assert said in run(train, f"resume={folder}", "trainer.max_epochs=3").error
+    config.write_text(text)
+    began = {split: (lists / f"{split}.txt").read_text().split() for split in ("train", "val")}
+    (lists / "train.txt").write_text("\n".join(began["train"][:-1]))
+    (lists / "val.txt").write_text("\n".join(began["val"][::-1]))
+    result = run(train, f"resume={folder}", "trainer.max_epochs=3", "trainer.limit_train_batches=1")
+    assert result.status == 0, result.error
+    assert f"list train of {voc} has changed since the run began: it had 6 names, now it has 5" in result.output
+    assert f"list val of {voc} has changed since the run began: its names stand in another order" in result.output

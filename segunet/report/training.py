@@ -1,0 +1,104 @@
+"""What a training leaves in its folder at the end: the scores of its best checkpoint, and the page."""
+
+import logging
+import shlex
+from pathlib import Path
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from segunet.base.errors import UserError
+from segunet.base.terminal import setting
+from segunet.data.datamodule import VOCDataModule
+from segunet.inference.checkpoint import load_checkpoint, read_card, read_checkpoint
+from segunet.inference.tiling import Inference
+from segunet.metrics.scores import Scores, scores_from_confusion
+from segunet.report.examples import examples
+from segunet.report.facts import command_line, duration, facts
+from segunet.report.history import read_history
+from segunet.report.page import PAGE, Report, write_page
+from segunet.report.scores import show_report, write_report
+
+logger = logging.getLogger(__name__)
+
+BEST = "checkpoints/best.ckpt"
+
+BEST_MIOU = "best/miou"  # in TensorBoard
+
+_ADVICE = (
+    "Resume the run for one more epoch (resume=RUN trainer.max_epochs=N): its checkpoint is then taken for the best."
+)
+
+
+def conclude(
+    trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, inference: Inference, seconds: float
+) -> None:
+    """Show and write the scores of the best checkpoint, and say how to go on.
+
+    Args:
+        trainer: that has trained.
+        run_dir: the run's folder.
+        datamodule: what it was trained and validated on.
+        inference: as it was validated.
+        seconds: how long the run took.
+    """
+    best = run_dir / BEST
+    if not best.is_file():
+        last = run_dir / "checkpoints" / "last.ckpt"
+        logger.info(
+            "there is no best checkpoint (no validation took place, or it was removed); the weights are in %s", last
+        )
+        return
+    epoch, scores = read_checkpoint(best, _ADVICE)["epoch"] + 1, saved_scores(best, datamodule.form.ignore_index)
+    show_report(scores, datamodule.class_names)
+    write_report(scores, datamodule.class_names, run_dir)
+    for board in trainer.loggers:
+        board.log_metrics({BEST_MIOU: scores.miou}, trainer.global_step)
+        board.finalize("success")
+    logger.info("best epoch: %d; written to %s", epoch, run_dir)
+    logger.info("evaluate:  python -m segunet.evaluate %s", setting("checkpoint", best))
+    logger.info("go on:     python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
+    logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
+    write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch, seconds), run_dir / PAGE)
+    logger.info("report:    %s", run_dir / PAGE)
+
+
+def saved_scores(checkpoint: Path, ignore_index: int) -> Scores:
+    """Return the scores of the validation after which ``checkpoint`` was saved.
+
+    Raises:
+        UserError: it cannot be read, or has none.
+    """
+    saved = read_card(checkpoint, _ADVICE).scores
+    if saved is None:
+        raise UserError(f"{checkpoint} was not saved after a validation. {_ADVICE}")
+    return scores_from_confusion(saved.confusion, saved.images, saved.image_miou, ignore_index=ignore_index)
+
+
+def report_of(
+    trainer: pl.Trainer,
+    run_dir: Path,
+    datamodule: VOCDataModule,
+    inference: Inference,
+    scores: Scores,
+    best_epoch: int,
+    seconds: float,
+) -> Report:
+    """Gather what the page tells of a finished run, whose best checkpoint has ``scores``."""
+    net = load_checkpoint(run_dir / BEST).net
+    palette, board = datamodule.form.palette, trainer.logger
+    return Report(
+        kind="Training",
+        name=run_dir.name,
+        subject=f"Best checkpoint, after epoch {best_epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, "
+        f"on the {scores.images} images of {datamodule.val_split}",
+        scores=scores,
+        class_names=datamodule.class_names,
+        palette=palette,
+        examples=examples(scores.image_miou, net, trainer, datamodule, palette, inference),
+        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else "")),
+        command=command_line(),
+        config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
+        history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},
+        best_epoch=best_epoch,
+    )

@@ -1,0 +1,324 @@
+"""The config of a run that is resumed. Its folder may come from anywhere: nothing is built from it before it is parsed.
+
+What a config of ``segunet.train`` can have is read from ``conf/``: the same keys, plain values, and only classes that
+``conf/`` names, or that the user trusts.
+"""
+
+import inspect
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning import Trainer
+from yaml import YAMLError
+
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
+from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
+from segunet.cli.overrides import composed
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.yaml"  # in a run's folder
+
+_LARGEST_FILE = 2**20  # bytes; a config has about 3,000
+
+_DEEPEST = 8
+
+_LARGEST_NUMBER = 2**32
+
+_LARGEST_SIZE = 2**13  # in what follows, of which networks and images are made
+
+_SIZES = ("model.", "data.", "inference_size")
+
+_LONGEST_LIST = 2**12
+
+_LONGEST_TEXT = 2**12
+
+_OF_ANY_KIND = ("trainer.devices", "trainer.deterministic")
+
+_SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
+
+# What classes and settings were called that segunet 0.1.0 wrote into configs.
+_RENAMED = {"pictures": "images"}
+_MOVED = {
+    "segunet.losses.": "segunet.losses.segmentation.",
+    "segunet.optimizer.": "segunet.training.optimizer.",
+    "segunet.lr_schedule.": "segunet.training.lr_schedule.",
+}
+_NOTHING = object()
+
+_FIXED = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
+
+# What was seen to be raised for a file that is no YAML, or YAML that is no config.
+_UNREADABLE = (OSError, ValueError, TypeError, RecursionError, YAMLError, OmegaConfBaseException)
+
+
+@dataclass(frozen=True)
+class ConfigParser:
+    """Turns a saved config into one of plain values, or refuses it.
+
+    Attributes:
+        path: the file that is parsed, for messages.
+        named: texts of the command line: a class that the user named there is trusted.
+    """
+
+    path: Path
+    named: Sequence[str] = field(default=())
+
+    def parse(self) -> DictConfig:
+        """Return the config in the file.
+
+        Raises:
+            UserError: the file cannot be read, or holds what no config of segunet.train has; says which key.
+        """
+        return self.checked(self._read())
+
+    def checked(self, saved: Mapping[Any, Any]) -> DictConfig:
+        """Return ``saved``, the file's content, as a config.
+
+        Raises:
+            UserError: it is none of segunet.train; says which key.
+        """
+        known = _known(saved)
+        config = OmegaConf.create(self._mapping(saved, known, ""))
+        for name in _SAME_AS_DATA:
+            if (value := OmegaConf.select(config, name, default=config.data.ignore_index)) != config.data.ignore_index:
+                raise self._error(name, f"is {shown(value)}, but data.ignore_index is {config.data.ignore_index}")
+        if "download" in config.data:
+            config.data.download = False  # the run had its data
+        return config
+
+    def _read(self) -> dict[Any, Any]:
+        try:
+            content = self.path.read_bytes()
+            if len(content) > _LARGEST_FILE:
+                raise ValueError(f"it has {len(content)} bytes")
+            text = content.decode()
+            _check_nesting(text)
+            saved = OmegaConf.to_container(OmegaConf.create(text))
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.path} cannot be read as the config of a run: {reason}. {ADVICE}") from error
+        if not isinstance(saved, dict):
+            raise UserError(f"{self.path} holds no settings. {ADVICE}")
+        return {name: _moved(value) for name, value in saved.items()}
+
+    def _value(self, value: Any, known: Any, name: str) -> Any:
+        if isinstance(value, dict) or isinstance(known, dict):
+            return self._mapping(value, known if isinstance(known, dict) else {}, name)
+        if not _is_of_kind(value, known, name) or not _is_plain(value, name):
+            raise self._error(name, f"is {shown(value)}, which no run has")
+        if isinstance(value, list):
+            entry = known[0] if isinstance(known, list) else None
+            return [self._value(each, entry, f"{name}[{index}]") for index, each in enumerate(value)]
+        return value
+
+    def _mapping(self, value: Any, known: Mapping[str, Any], name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise self._error(name, f"is {shown(value)}, wanted settings of its own")
+        if name and not known and "_target_" not in value:
+            raise self._error(name, "has settings of its own, wanted a single value")
+        if "_target_" in value and value["_target_"] != known.get("_target_"):
+            self._check_trusted(value["_target_"], f"{name}._target_")
+            known = {key: value[key] for key in ("_target_", "_partial_") if key in value}
+        self._check_keys(value, known, name)
+        given = {key: self._value(each, known.get(key), f"{name}.{key}".lstrip(".")) for key, each in value.items()}
+        return self._defaults(given, known, name) | given
+
+    def _check_keys(self, value: Mapping[Any, Any], known: Mapping[str, Any], name: str) -> None:
+        """Raise a UserError for a key that neither ``conf/`` nor the signature of the class has."""
+        allowed = known.keys() | _parameters(Trainer if name == "trainer" else _class(known))
+        for key in value:
+            if key not in allowed or (key == "_partial_" and value[key] is not known[key]):
+                raise self._error(f"{name}.{key}".lstrip("."), "is no setting that a run has")
+
+    def _defaults(self, given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return what ``conf/`` has for the keys that an older config lacks; say so."""
+        missing = {key: each for key, each in known.items() if key not in given}
+        for key, each in missing.items():
+            if key == "_target_" or isinstance(each, dict) or _is_open(str(each)):
+                raise self._error(f"{name}.{key}".lstrip("."), "is missing")
+            logger.warning(
+                "%s has no %s, so %s is taken, as in a new run", self.path, f"{name}.{key}".lstrip("."), each
+            )
+        return missing
+
+    def _check_trusted(self, target: Any, name: str) -> None:
+        if not isinstance(target, str) or not (
+            target in _known_classes() or is_class_of_trusted_package(target) or f"{name}={target}" in self.named
+        ):
+            raise self._error(
+                name,
+                f"is {shown(target)}, a class that conf/ does not name. A config can name any code; if you trust "
+                f"this one, name its package in the environment variable {TRUSTED_VARIABLE} or add {name}={target} "
+                "to the command",
+            )
+
+    def _error(self, name: str, text: str) -> UserError:
+        return UserError(f"{self.path}: {name or 'it'} {text}. {ADVICE}")
+
+
+ADVICE = "Restore the file as segunet.train wrote it, or start a new run."
+
+
+@contextmanager
+def naming(path: Path | None) -> Iterator[None]:
+    """Say of what goes wrong that it is due to the config in ``path``, if any."""
+    try:
+        yield
+    except (UserError, InstantiationException, OmegaConfBaseException) as error:
+        if path is None:
+            raise
+        cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
+        raise UserError(f"{path}: {str(cause).strip()}") from error
+
+
+def resumed_config(run_dir: Path) -> DictConfig:
+    """Return the config that ``run_dir`` was trained with, changed by this command line's other overrides.
+
+    Raises:
+        UserError: a config that no run has, or an override that names no value of it.
+    """
+    path = run_dir / CONFIG
+    changes = resume_changes()
+    cfg = ConfigParser(path, changes).parse()
+    for override in changes:
+        key, _, text = override.partition("=")
+        old, new = OmegaConf.select(cfg, key, default=_NOTHING), OmegaConf.from_dotlist([f"value={text}"]).value
+        if old is _NOTHING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
+            raise UserError(
+                f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
+                "from its checkpoint. Change another single value of its config (such as trainer.max_epochs=60), or "
+                f"start a new run. See {path}."
+            )
+        OmegaConf.update(cfg, key, new)
+    return cfg
+
+
+def resume_changes() -> list[str]:
+    """Return what the command line gives a resumed run besides ``resume``, each as ``name=value``."""
+    return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
+
+
+def _moved(value: Any) -> Any:
+    """Return the value with today's names for the classes of earlier configs."""
+    if not isinstance(value, dict):
+        return value
+    value = {_RENAMED.get(key, key): _moved(each) for key, each in value.items()}
+    target = str(value.get("_target_"))
+    module = target.rpartition(".")[0] + "."
+    return value | {"_target_": _MOVED[module] + target.removeprefix(module)} if module in _MOVED else value
+
+
+def _check_nesting(text: str) -> None:
+    """Raise a ValueError for YAML whose reading would take long: a short text can stand for a very large one."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+            raise ValueError("its values are nested too deeply, or refer to each other")
+
+
+def _is_plain(value: Any, name: str) -> bool:
+    """Return whether ``value`` is one that a config file gives, of a size that a run can have."""
+    if isinstance(value, list):
+        return len(value) <= _LONGEST_LIST and name.count("[") < 2
+    if isinstance(value, str):
+        return len(value) <= _LONGEST_TEXT and "${" not in value and "\0" not in value
+    if isinstance(value, int | float):
+        if value == math.inf:
+            return name.endswith("_epochs[1]")  # no upper bound
+        return abs(value) <= (_LARGEST_SIZE if name.startswith(_SIZES) else _LARGEST_NUMBER)  # False for NaN
+    return value is None
+
+
+def _is_of_kind(value: Any, known: Any, name: str) -> bool:
+    """Return whether ``value`` can stand where a new run has ``known``; null can always."""
+    if value is None or known is None or name in _OF_ANY_KIND or (isinstance(known, str) and _is_open(known)):
+        return True
+    if isinstance(known, bool | list) or isinstance(value, bool | list):
+        return type(value) is type(known)
+    return isinstance(value, int | float) or isinstance(known, str)  # YAML takes some names for numbers
+
+
+def _is_open(known: str) -> bool:
+    return "${" in known or known == "???"
+
+
+def _known(saved: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return what a new run with the choices most like ``saved`` would have."""
+    choices = [f"{group}={_nearest(files, saved.get(group))}" for group, files in _groups().items()]
+    return _of_new_run(tuple(choices))
+
+
+@cache
+def _of_new_run(choices: Sequence[str]) -> dict[str, Any]:
+    known = OmegaConf.to_container(composed("train", choices))
+    assert isinstance(known, dict)
+    return {str(key): value for key, value in known.items()}
+
+
+def _nearest(files: Mapping[str, Any], saved: Any) -> str:
+    """Return the choice whose keys and classes are most like ``saved``."""
+    ours = _marks(saved)
+    classes = {mark for mark in ours if "_target_=" in mark}
+    return max(files, key=lambda each: (len(_marks(files[each]) & classes), -len(_marks(files[each]) ^ ours)))
+
+
+def _marks(config: Any) -> set[str]:
+    values = leaves(config) if isinstance(config, dict) else {}
+    return {f"{name}={value}" if name.endswith("_target_") else name for name, value in values.items()}
+
+
+@cache
+def _groups() -> dict[str, dict[str, Any]]:
+    """Return the content of the files of each group that a training is composed of."""
+    groups = [key for key, value in composed("train", []).items() if isinstance(value, DictConfig)]
+    return {
+        str(group): {
+            path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (CONF_DIR / str(group)).glob("*.yaml")
+        }
+        for group in groups
+    }
+
+
+@cache
+def _known_classes() -> frozenset[str]:
+    marks = {mark for files in _groups().values() for config in files.values() for mark in _marks(config)}
+    return frozenset(mark.partition("_target_=")[2] for mark in marks if "_target_=" in mark)
+
+
+def _class(known: Mapping[str, Any]) -> type | None:
+    return get_class(known["_target_"]) if "_target_" in known else None
+
+
+def _parameters(target: type | None) -> set[str]:
+    """Return the names that a class takes, but not those that it passes on as they are."""
+    parameters = inspect.signature(target).parameters.values() if target else ()
+    return {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
+
+
+def leaves(config: Any, name: str = "") -> dict[str, Any]:
+    """Return the values that are no mappings, by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= leaves(value, f"{name}{key}.") if isinstance(value, Mapping) else {f"{name}{key}": value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """Return a value's text, cut short."""
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:60]} ..."
