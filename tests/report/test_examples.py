@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from pytorch_lightning import Trainer
 
+from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.tiling import Inference
 from segunet.report.examples import chosen, examples, small
+from segunet.training.build import data_of
 
 
 def scored(*values: float) -> dict[str, float]:
@@ -62,7 +64,7 @@ def test_an_image_without_a_score_is_not_shown() -> None:
 
 def test_an_image_that_is_off_the_list_is_left_out(trained: Path) -> None:
     checkpoint = load_checkpoint(trained / "checkpoints" / "best.ckpt")
-    datamodule = instantiate(checkpoint.data)
+    datamodule = VOCDataModule(**data_of(checkpoint, OmegaConf.create()))
     datamodule.setup("test")
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     scores = {"val_0": 0.9, "gone": 0.5, "val_1": 0.1}
