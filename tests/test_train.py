@@ -228,9 +228,9 @@ def test_a_batch_norm_with_one_value_a_channel_is_refused_before_the_start(
     run: Command, tiny: list[str], tmp_path: Path
 ) -> None:
     options = ["data.batch_size=1", "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}"]
-    result = run(train, *tiny, "data.transform.crop_size=32", *options)
+    result = run(train, *tiny, "data.transform.crop_size=8", *options)
     assert result.status == 1
-    assert "data.batch_size=1 with data.transform.crop_size=32: " in result.error
+    assert "data.batch_size=1 with data.transform.crop_size=8: " in result.error
     assert not (tmp_path / "run").exists()
     result = run(train, *tiny, "data.transform.crop_size=64", *options)
     assert result.status == 0, result.error

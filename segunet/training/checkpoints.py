@@ -16,7 +16,10 @@ from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
 from segunet.training.progress import logger
 
-STATE_ADVICE = "Without it the run cannot be resumed: restore the file from a copy, or start a new run."
+STATE_ADVICE = (
+    "A run can be resumed from its last.ckpt alone: restore that file from a copy, or start a new run with the settings "
+    "in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and predicted with."
+)
 
 # As Lightning and torch raise where a state has other keys, types or shapes.
 _OF_A_FOREIGN_STATE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OverflowError)
@@ -38,21 +41,16 @@ class RunCheckpoint(ModelCheckpoint):
         path, score = self.path, state_dict.get("best_model_score")
         if self.monitor is None or score is None:
             return
-        if not isinstance(score, Tensor) or score.numel() != 1 or not _is_whole(path):
-            logger.warning(
-                "%s is not there, damaged, or its score is unknown: the next checkpoint is taken for the best", path
-            )
+        try:
+            read_card(path, "")
+            if not isinstance(score, Tensor) or score.numel() != 1:
+                raise UserError(f"last.ckpt does not know the score of {path}.")
+        except UserError as error:
+            logger.warning("%s The checkpoint of the next validation is taken for the best.", str(error).strip())
             return
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = str(path)
         self.best_k_models = {str(path): score}
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return read_card(path).scores is not None
-    except UserError:
-        return False
 
 
 @contextmanager

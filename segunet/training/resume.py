@@ -18,16 +18,12 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard, parsed
 from segunet.inference.checkpoint import read_checkpoint
 from segunet.report.page import PAGE
+from segunet.training.checkpoints import STATE_ADVICE
 from segunet.training.saved_config import ADVICE, CONFIG, leaves, shown
 
 logger = logging.getLogger(__name__)
 
 LAST = "checkpoints/last.ckpt"
-
-_IN_VAIN = (
-    "A run can be resumed from its last.ckpt alone, so this one cannot go on. Its best.ckpt, if intact, can still be "
-    "evaluated, exported and predict. To train further, start a new run with the settings in its config.yaml."
-)
 
 _TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # what the training goes on with
 
@@ -91,8 +87,8 @@ def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
         UserError: a damaged checkpoint, one of another network, or a run that is finished.
     """
     path = run_dir / LAST
-    content = read_checkpoint(path, _IN_VAIN)
-    card = parsed(CheckpointCard, content["segunet"], path, _IN_VAIN)
+    content = read_checkpoint(path, STATE_ADVICE)
+    card = parsed(CheckpointCard, content["segunet"], path, STATE_ADVICE)
     progress = progress_in(content, path)
     check_finite(content, path)
     check_same_network(cfg.model, card.model, run_dir / CONFIG)
@@ -121,9 +117,9 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
             waited=max(waits, default=0),
         )
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not say how far its training got. {_IN_VAIN}") from error
+        raise UserError(f"{path} does not say how far its training got. {STATE_ADVICE}") from error
     if not all(isinstance(value, int) and value >= 0 for value in progress):
-        raise UserError(f"{path} does not say in whole numbers how far its training got: {progress}. {_IN_VAIN}")
+        raise UserError(f"{path} does not say in whole numbers how far its training got: {progress}. {STATE_ADVICE}")
     return progress
 
 
@@ -134,7 +130,7 @@ def check_finite(content: Mapping[str, Any], path: Path) -> None:
             raise UserError(
                 f"{path}: its {name} holds NaN or infinity: the training diverged (a lower optimizer.lr, "
                 f"trainer.gradient_clip_val=1 or trainer.precision=32-true may help), or the file is damaged. "
-                + _IN_VAIN
+                + STATE_ADVICE
             )
 
 

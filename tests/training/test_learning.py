@@ -15,12 +15,19 @@ from segunet.metrics.counter import Counter
 from tests.commands import TINY
 from tests.test_conf import composed
 
+# The encoder to its end.
+WHOLE = [
+    "model.encoder.num_maps=5",
+    "model.decoder.widths=[32,32,16,16]",
+    "model.decoder.reduced_channels=[8,8,16,16,32]",
+]
+
 
 def losses_of_20_steps() -> list[float]:
     """Train a small network by the default loss and optimizer on one batch of blocks in their classes' colours."""
     torch.manual_seed(0)
-    cfg = composed("train", *TINY, "data.root=.", "optimizer.encoder_lr=null")
-    net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss)
+    cfg = composed("train", *TINY, *WHOLE, "data.root=.", "optimizer.encoder_lr=null")
+    net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss, _convert_="all")
     optimizer = instantiate(cfg.optimizer)(net)
     masks = torch.from_numpy(
         np.kron(np.random.default_rng(0).integers(3, size=(4, 8, 8)), np.ones((1, 8, 8), dtype=int))
