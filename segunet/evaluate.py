@@ -8,8 +8,9 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from segunet.base.errors import UserError, check_flag, check_whole_number
+from segunet.base.errors import UserError
 from segunet.base.files import locked
+from segunet.base.validation import Count, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
@@ -38,9 +39,9 @@ def evaluate(cfg: DictConfig) -> Scores:
     started = time.monotonic()
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    check_whole_number("images", cfg.images, least=0)
+    check("images", cfg.images, Count)
     for name in ("boundary_iou", "save_predictions"):
-        check_flag(name, cfg[name])
+        check(name, cfg[name], bool)
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
     warn_of_mirroring(checkpoint, cfg.tta)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())

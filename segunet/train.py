@@ -6,15 +6,17 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from segunet.base.errors import UserError, abbreviated, check_flag, check_number, check_whole_number
+from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import DRAFTS, check_within, locked, remove_abandoned
 from segunet.base.terminal import log_to_file, setting
+from segunet.base.validation import AtLeast0, Count, check
 from segunet.cli.command import command
 from segunet.cli.comparison import read_scores, record_resumed
 from segunet.cli.run_dir import (
@@ -40,7 +42,6 @@ from segunet.training.resume import check_same_network, naming, resume_changes, 
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 _BEST_MIOU = "best/miou"
-_LARGEST_SEED = 2**32 - 1  # NumPy's
 # The least values of what Lightning does not check itself, or checks only when the training begins.
 _WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
 _WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1}
@@ -101,15 +102,14 @@ def _train(cfg: DictConfig, whole_run: ExitStack) -> Path:
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for values that no run can have."""
-    check_whole_number("seed", cfg.seed, least=0, most=_LARGEST_SEED)
+    check("seed", cfg.seed, Count)
     for name in ("channels_last", "compile"):
-        check_flag(name, cfg[name])
+        check(name, cfg[name], bool)
     for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
         value = cfg.trainer.get(name)
         if value is not None or name in _WHOLE_NUMBERS:
-            check_whole_number(f"trainer.{name}", value, least)
-    if cfg.trainer.get("gradient_clip_val") is not None:
-        check_number("trainer.gradient_clip_val (if not null)", cfg.trainer.gradient_clip_val, least=0)
+            check(f"trainer.{name}", value, Annotated[int, Field(ge=least)])
+    check("trainer.gradient_clip_val", cfg.trainer.get("gradient_clip_val"), AtLeast0 | None)
 
 
 def check_unfinished(cfg: DictConfig, run_dir: Path) -> int:

@@ -1,11 +1,13 @@
 """Predict an image of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.base.errors import check_number, check_whole_number
+from segunet.base.validation import check
 from segunet.inference.logits import class_scores
 
 _LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
@@ -13,9 +15,8 @@ _LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
 
 def check_tiles(tile: object, overlap: object) -> None:
     """Raise a UserError unless ``tile`` is None or 32 pixels or more, and ``overlap`` in 0..0.9."""
-    if tile is not None:
-        check_whole_number("tile", tile, least=_LEAST_TILE)
-    check_number("overlap", overlap, least=0, most=0.9)
+    check("tile", tile, Annotated[int, Field(ge=_LEAST_TILE)] | None)
+    check("overlap", overlap, Annotated[float, Field(ge=0, le=0.9)])
 
 
 def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:

@@ -13,8 +13,8 @@ def losses_of_20_steps() -> list[float]:
     """Train a small network by the default loss and optimizer on one batch of blocks in their classes' colours."""
     torch.manual_seed(0)
     cfg = composed("train", *TINY, "data.root=.", "optimizer.encoder_lr=null")
-    net, loss = instantiate(cfg.model), instantiate(cfg.loss)
-    optimizer = instantiate(cfg.optimizer)(net)
+    net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss, _convert_="all")
+    optimizer = instantiate(cfg.optimizer, _convert_="all")(net)
     masks = torch.from_numpy(
         np.kron(np.random.default_rng(0).integers(3, size=(4, 8, 8)), np.ones((1, 8, 8), dtype=int))
     )
