@@ -9,9 +9,10 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from segunet.base.ahead import map_ahead
-from segunet.base.errors import UserError, check_whole_number
+from segunet.base.errors import UserError
 from segunet.base.files import save_png
 from segunet.base.terminal import progress_bar
+from segunet.base.validation import Count, Settings
 from segunet.cli.command import command
 from segunet.cli.run_dir import command_on_same_data, open_run_dir, planned_run_dir
 from segunet.data.check.contact_sheet import contact_sheet
@@ -28,13 +29,19 @@ RESULTS = ("check.json", "overlays.png")  # what is written to a run's folder
 _WAITING = 64  # examples that wait to be taken up, or to be read
 
 
+class CheckSettings(Settings):
+    """Of the command."""
+
+    images: Count
+
+
 def check_data(cfg: DictConfig) -> Survey:
     """Examine both lists of ``cfg.data``, tell what was found, and write it.
 
     Raises:
         UserError: a folder or a list that cannot be read at all; at the end, if there are errors.
     """
-    check_whole_number("images", cfg.images, least=0)
+    CheckSettings.of(cfg)
     datamodule = build.datamodule_from_config(cfg)
     datamodule.prepare_data()
     survey = new_survey(datamodule)

@@ -49,10 +49,7 @@ def convert(cfg: DictConfig) -> Checkpoint:
     state = read_state_dict(source, cfg["from"])
     datamodule = build.datamodule_from_config(cfg)
     state = fit_classes(state, origin, datamodule.class_names, source)
-    if (depth := resnet_depth(state)) in get_args(Depth):
-        cfg.model.encoder.depth = depth
-    if len(widths := decoder_widths(state, origin)) == 5:
-        cfg.model.decoder.widths, cfg.model.decoder.full_resolution_width = widths[:4], widths[4]
+    fit_model(cfg.model, state, origin)
     card = build.card(cfg, datamodule)
     card["data"]["flip"] = None  # nobody knows how it was trained
     net = build.net_from_config(OmegaConf.create(card["model"]))
@@ -69,6 +66,14 @@ def convert(cfg: DictConfig) -> Checkpoint:
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
     save_torch(content | {"epoch": 0}, output)
     return load_checkpoint(output)
+
+
+def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:
+    """Give the ``model`` config the depth and the widths that ``state`` has, as far as these can be told."""
+    if (depth := resnet_depth(state)) in get_args(Depth):
+        model.encoder.depth = depth
+    if len(widths := decoder_widths(state, origin)) == 5:
+        model.decoder.widths, model.decoder.full_resolution_width = widths[:4], widths[4]
 
 
 def check_output(output: Path) -> None:

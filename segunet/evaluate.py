@@ -8,9 +8,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from segunet.base.errors import UserError, check_flag, check_whole_number
+from segunet.base.errors import UserError
 from segunet.base.failures import enough_memory
 from segunet.base.files import locked
+from segunet.base.validation import Count, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
@@ -74,9 +75,9 @@ def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for values that no evaluation can have, and that nothing built from them checks."""
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
-    check_whole_number("images", cfg.images, least=0)
+    check("images", cfg.images, Count)
     for name in ("boundary_iou", "save_predictions"):
-        check_flag(name, cfg[name])
+        check(name, cfg[name], bool)
 
 
 def report_of(

@@ -10,9 +10,10 @@ import torch
 from omegaconf import DictConfig
 from rich.table import Table
 
-from segunet.base.errors import UserError, check_number, check_whole_number
+from segunet.base.errors import UserError
 from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
 from segunet.base.terminal import console, setting
+from segunet.base.validation import Count, Positive, Settings, Share
 from segunet.base.version import __version__
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
@@ -25,6 +26,21 @@ from segunet.training import build
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
 
 
+class Tolerance(Settings):
+    """How much an exported network may differ."""
+
+    logits: Share
+    agreement: Share
+
+
+class ExportSettings(Settings):
+    """Of the command."""
+
+    images: Positive
+    seed: Count
+    tolerance: Tolerance
+
+
 def export(cfg: DictConfig) -> Path:
     """Write ``cfg.checkpoint`` in ``cfg.format`` and return the file's path.
 
@@ -32,7 +48,7 @@ def export(cfg: DictConfig) -> Path:
         UserError: whatever the user can fix; the exported network differs from the original. Then the file is not
             written, and an older one is as it was.
     """
-    check_numbers(cfg)
+    ExportSettings.of(cfg)
     source, chosen = chosen_source(cfg), chosen_format(cfg)
     output = chosen_output(cfg, source, chosen)
     checkpoint = load_checkpoint(source)
@@ -46,16 +62,6 @@ def export(cfg: DictConfig) -> Path:
         show(comparison, cfg.format)
         check_same(comparison, cfg.tolerance.logits, cfg.tolerance.agreement)
     return output
-
-
-def check_numbers(cfg: DictConfig) -> None:
-    """Raise a UserError for invalid numbers."""
-    check_whole_number("images", cfg.images, least=1)
-    check_whole_number("seed", cfg.seed, least=0)
-    if not isinstance(cfg.tolerance, DictConfig):
-        raise UserError(f"tolerance has two values, tolerance.logits and tolerance.agreement; got {cfg.tolerance}.")
-    for name in ("logits", "agreement"):
-        check_number(f"tolerance.{name}", cfg.tolerance[name], least=0, most=1)
 
 
 def chosen_source(cfg: DictConfig) -> Path:

@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator
 from torch import nn
 
 from segunet.base.environment import hardware, versions
-from segunet.base.errors import UserError, check_whole_number
-from segunet.base.files import write_text
+from segunet.base.errors import UserError
+from segunet.base.files import write_json
 from segunet.base.terminal import progress_bar
+from segunet.base.validation import Positive, Settings
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
@@ -29,6 +31,23 @@ from segunet.inference.precision import default_precision, fabric_from_settings
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
 
 _ELSEWHERE = ("model", "data")  # where the network comes from without checkpoint= and source=
+
+
+def _auto_or_flag(value: object) -> object:
+    if value != "auto" and not isinstance(value, bool):
+        raise ValueError("must be auto, true or false")
+    return value
+
+
+class SummarySettings(Settings):
+    """Of the command."""
+
+    measure: Annotated[Any, AfterValidator(_auto_or_flag)]
+    compile: bool
+    channels_last: bool
+    accelerator: Literal["auto", "cpu", "cuda"]
+    batch_size: Positive
+    depth: Positive
 
 
 def summarize(cfg: DictConfig) -> dict[str, Any]:
@@ -58,25 +77,14 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
         content |= {"hardware": hardware(), "measurements": list(measurements_of(cfg, subject, net, inputs))}
         show_measurements(content["measurements"])
     if cfg.output is not None:
-        write_text(as_path(cfg.output), json.dumps(content, indent=2) + "\n")
+        write_json(as_path(cfg.output), content)
         logger.info("written to %s", cfg.output)
     return content
 
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for invalid values."""
-    choices = {
-        "measure": ("auto", True, False),
-        "compile": (True, False),
-        "channels_last": (True, False),
-        "accelerator": ("auto", "cpu", "cuda"),
-    }
-    for name, values in choices.items():
-        if not any(cfg[name] == value and type(cfg[name]) is type(value) for value in values):
-            wanted = ", ".join(str(value).lower() for value in values)
-            raise UserError(f"{name} must be one of {wanted}, got {cfg[name]}.")
-    for name in ("batch_size", "depth"):
-        check_whole_number(name, cfg[name], least=1)
+    SummarySettings.of(cfg)
     if "_target_" not in cfg.data:
         raise UserError("Which data set? The network has its classes. Give data=sample, data=voc2012 or data=custom.")
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
@@ -129,7 +137,7 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
     forward = Workload(subject.make_net, subject.make_inputs, make_fabric, channels_last=cfg.channels_last)
     workloads = {"forward pass": forward}
     if subject.segments:
-        training = instantiate(cfg.loss), instantiate(cfg.optimizer)
+        training = instantiate(cfg.loss, _convert_="all"), instantiate(cfg.optimizer, _convert_="all")
         workloads["training step"] = replace(forward, num_classes=net(*inputs.args).shape[1], training=training)
     modes = [(name, compiled) for name in workloads for compiled in ((False, True) if cfg.compile else (False,))]
     with progress_bar() as bar:

@@ -45,8 +45,8 @@ def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
 def test_the_classes_are_written_once() -> None:
     cfg = composed("train", "data=custom", "data.class_names=[a,b,c]", "data.root=.", "data.ignore_index=7")
     assert cfg.model.num_classes == 3
-    assert instantiate(cfg.loss).ignore_index == 7
-    assert instantiate(cfg.data.transform) is not None
+    assert instantiate(cfg.loss, _convert_="all").ignore_index == 7
+    assert instantiate(cfg.data.transform, _convert_="all") is not None
 
 
 def test_voc_s_names_are_those_of_the_config() -> None:

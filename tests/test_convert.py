@@ -74,7 +74,7 @@ def test_the_article_s_state_dict_gives_the_article_s_logits(run: Command, tmp_p
     torch.save(original.state_dict() | classifier, tmp_path / "article.pth")
     result = run(convert, f"source={tmp_path}/article.pth", "from=article", f"output={tmp_path}/article.ckpt")
     assert result.status == 0, result.error
-    assert "left aside, not needed for the logits: resnet.fc.weight, resnet.fc.bias" in result.output
+    assert "ignored keys, not needed for the logits: resnet.fc.weight, resnet.fc.bias" in result.output
     assert "article's network with a ResNet-50 encoder, 43,934,101 parameters, 21 classes" in result.output
     assert f"segunet.evaluate checkpoint={tmp_path}/article.ckpt" in result.output
     assert_same_logits(tmp_path / "article.ckpt", original, Tensor.float)
@@ -123,8 +123,8 @@ def test_a_training_script_s_checkpoint_is_unwrapped_and_its_one_logit_made_two(
     names = [*NAMES[:1], "data.class_names=[background,road]"]
     result = run(convert, f"source={tmp_path}/lightning.ckpt", "from=smp", *names, f"output={tmp_path}/out.ckpt")
     assert result.status == 0, result.error
-    assert "taken off the names: 'model.'" in result.output
-    assert "left aside, not needed for the logits: loss.weight" in result.output
+    assert "stripped prefix: 'model.'" in result.output
+    assert "ignored keys, not needed for the logits: loss.weight" in result.output
     images = random_images(64, 96)
     with torch.no_grad():
         got = load_checkpoint(tmp_path / "out.ckpt").net(images).softmax(dim=1)[:, 1:]
@@ -176,7 +176,7 @@ def test_unreadable_files_are_refused_by_name_and_nothing_in_them_runs(
         (["from=article", *NAMES], "They look like those of from=smp"),
         (["from=smp"], "has 3 logit(s) a pixel, the data config names 21 classes (background"),
         (["from=smp", *NAMES, "model=article"], "unexpected (decoder.blocks.0.conv1.1.weight"),
-        (["from=smp", *NAMES, "model.std=[1,1]"], "model.std: Value should have at least 3 items"),
+        (["from=smp", *NAMES, "model.std=[1,1]"], "model.std: List should have at least 3 items"),
         (["from=unknown"], "Give one of article, smp."),
     ],
 )

@@ -1,7 +1,10 @@
 """Write a file whole or not at all; read a PyTorch file without running what is in it."""
 
+import csv
 import errno
 import fcntl
+import io
+import json
 import os
 import pickle
 import re
@@ -10,7 +13,7 @@ import struct
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -160,6 +163,20 @@ def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all; a file's name in it that is no text gets question marks."""
     with whole_file(path) as file:
         file.write(text.encode(errors="replace"))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain containers of finite numbers and texts as JSON, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, whole or not at all; a name that any of them has is a column, None an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def save_torch(content: Any, path: Path) -> None:

@@ -1,12 +1,13 @@
 """Values checked against their types by pydantic; what does not fit is a UserError that names the setting."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from reprlib import Repr
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import ConfigDict, Field, ValidationError, validate_call
+from omegaconf import DictConfig, OmegaConf
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, validate_call
 
 from segunet.base.errors import UserError
 
@@ -14,33 +15,40 @@ STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)  # 1 is no flag, 
 
 # Finite numbers; bounded, so that no file or command line asks for more memory than a network can use.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-
 AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
 Share = Annotated[float, Field(ge=0, le=1)]
-
+Count = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Positive = Annotated[int, Field(ge=1)]
+Byte = Annotated[int, Field(ge=0, le=255)]
 Channels = Annotated[int, Field(ge=1, le=8192)]
-
 Pixels = Annotated[int, Field(ge=1, le=100_000)]  # of a side
+Text = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]  # YAML takes some names for numbers
+
+
+def _rising(bounds: Sequence[float]) -> Sequence[float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("must be [least, most]")
+    return bounds
+
+
+Number = TypeVar("Number")
+Bounds = Annotated[Sequence[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
 
 Class = TypeVar("Class", bound=type)
 
 _SHORT = Repr()
-
 _SHORT.maxstring = _SHORT.maxother = 80
-
 _SHORT.maxlevel = 2
-
 _MOST_PARTS = 4  # of the name of what is nested deeply
 
 
-def checked(prefix: str) -> Callable[[Class], Class]:
+def checked(prefix: str, **names: str) -> Callable[[Class], Class]:
     """Make a class check its constructor's arguments against their annotations.
 
     Args:
         prefix: name of the settings that are its arguments, such as ``model.encoder``.
+        names: of the arguments that are settings elsewhere, their whole names.
 
     Raises (the constructor):
         UserError: an argument is missing, unknown, or does not fit.
@@ -49,14 +57,14 @@ def checked(prefix: str) -> Callable[[Class], Class]:
     def decorate(cls: Class) -> Class:
         construct: Callable[..., None] = cls.__init__  # type: ignore[misc]
         validated = validate_call(config=STRICT)(construct)
-        names = [*signature(construct).parameters][1:]
+        own = [*signature(construct).parameters][1:]
 
         @wraps(construct)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             try:
-                validated(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **kwargs)
+                validated(self, *args[len(own) :], **dict(zip(own, args, strict=False)), **kwargs)
             except ValidationError as error:
-                raise UserError(explained(error, f"{prefix}.")) from error
+                raise UserError(explained(error, prefix, names)) from error
 
         cls.__init__ = init  # type: ignore[misc]
         return cls
@@ -64,15 +72,52 @@ def checked(prefix: str) -> Callable[[Class], Class]:
     return decorate
 
 
-def explained(error: ValidationError, prefix: str = "") -> str:
+def check(name: str, value: object, kind: Any) -> Any:
+    """Return ``value``, having seen that the setting ``name`` is of ``kind``, an annotation such as ``Pixels | None``.
+
+    Raises:
+        UserError: it does not fit.
+    """
+    try:
+        return TypeAdapter(kind, config=STRICT).validate_python(value)
+    except ValidationError as error:
+        raise UserError(explained(error, name)) from error
+
+
+class Settings(BaseModel):
+    """The plain settings of a command, by their names in its config, whose other settings are not looked at."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Self:
+        """Take the settings from ``cfg``.
+
+        Raises:
+            UserError: one is missing or does not fit.
+        """
+        values = {name: cfg[name] for name in cls.model_fields if name in cfg}
+        plain = {
+            name: OmegaConf.to_container(each) if OmegaConf.is_config(each) else each for name, each in values.items()
+        }
+        try:
+            return cls.model_validate(plain)
+        except ValidationError as error:
+            raise UserError(explained(error)) from error
+
+
+def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str] | None = None) -> str:
     """Return what pydantic found first: the setting's name after ``prefix``, what it must be, and what was got."""
     first = error.errors(include_url=False)[0]
-    parts = (f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in first["loc"][:_MOST_PARTS])
-    name = prefix + "".join(parts).lstrip(".")
-    if not first["loc"]:
-        return first["msg"].removeprefix("Value error, ") + "."
-    what = first["msg"].replace("Input should ", " must ", 1) if "Input should" in first["msg"] else f": {first['msg']}"
-    return f"{name}{what}, got {shown(first['input'])}."
+    message = first["msg"].removeprefix("Value error, ")
+    parts = first["loc"][:_MOST_PARTS]
+    if elsewhere := (names or {}).get(str(next(iter(parts), ""))):
+        prefix, parts = elsewhere, parts[1:]
+    name = prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in parts)
+    if not name:
+        return f"{message}."
+    what = message.replace("Input should ", "must ", 1)
+    return f"{name.lstrip('.')}{' ' if what.startswith('must ') else ': '}{what}, got {shown(first['input'])}."
 
 
 def shown(value: Any) -> str:

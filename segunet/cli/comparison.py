@@ -4,20 +4,19 @@ A run's folder holds ``job.json`` (what the sweep knows of it) and, once it is d
 is made from these files alone, so it does not matter which process a run took place in.
 """
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
+from pydantic import TypeAdapter
 from rich.markup import escape
 from rich.table import Table
 
 from segunet.base.errors import UserError
-from segunet.base.files import write_text
+from segunet.base.files import write_csv, write_json
 from segunet.base.terminal import console
 from segunet.metrics.scores import HEADLINE
 
@@ -90,7 +89,7 @@ _Row = TypeVar("_Row", Run, Combination)
 
 def write_job(job: Job, folder: Path) -> None:
     """Write ``job`` into its run's folder."""
-    write_text(folder / JOB_FILE, json.dumps(asdict(job), indent=2) + "\n")
+    write_json(folder / JOB_FILE, asdict(job))
 
 
 def check_job(folder: Path) -> None:
@@ -107,8 +106,8 @@ def read_job(folder: Path) -> Job:
     """
     path = folder / JOB_FILE
     try:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        return TypeAdapter(Job).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is no file of a sweep's run: {error}. Remove it; then the sweep's table lacks this run."
         ) from error
@@ -169,19 +168,20 @@ def best_first(rows: Iterable[_Row]) -> list[_Row]:
 def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
     """Write comparison.csv (a line a combination), runs.csv (a line a run) and comparison.json (both)."""
     names, combinations = varied(runs), combine(runs)
-    lines: list[dict[str, Any]] = [{**each.settings, "runs": each.runs, **_with_spread(each)} for each in combinations]
-    write_text(sweep_dir / "comparison.csv", _csv(lines))
-    lines = [
+    best = best_first(runs)
+    rows = [{**each.settings, "runs": each.runs, **_with_spread(each)} for each in combinations]
+    write_csv(sweep_dir / "comparison.csv", rows)
+    rows = [
         {"run": run.folder, **_only(names, run.settings), "state": run.job.state, **run.numbers, "error": run.job.error}
-        for run in best_first(runs)
+        for run in best
     ]
-    write_text(sweep_dir / "runs.csv", _csv(lines))
+    write_csv(sweep_dir / "runs.csv", rows)
     content = {
         "spread": SPREAD,
         "combinations": [asdict(each) for each in combinations],
-        "runs": [{**asdict(run.job), "folder": run.folder, "numbers": run.numbers} for run in best_first(runs)],
+        "runs": [{**asdict(run.job), "folder": run.folder, "numbers": run.numbers} for run in best],
     }
-    write_text(sweep_dir / COMPARISON, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_json(sweep_dir / COMPARISON, content)
 
 
 def show_comparison(runs: Sequence[Run]) -> None:
@@ -261,13 +261,3 @@ def _setting(value: str) -> str:
         return f"{float(value):.4g}" if len(value) > 8 and not value.isdigit() else escape(value)
     except ValueError:
         return escape(value)
-
-
-def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return CSV with every name that some line has as a column, in order of appearance."""
-    text = io.StringIO()
-    names = {name: None for line in lines for name in line}
-    writer = csv.DictWriter(text, list(names), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()

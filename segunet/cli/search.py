@@ -13,12 +13,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from segunet.base.errors import UserError, check_whole_number
+from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
+from segunet.base.validation import Count, Positive, checked
 
 _PLUGINS = "hydra_plugins"  # Hydra takes plugins from the modules of this package alone
 
 
+@checked("hydra.sweeper")
 class Search(Sweeper):
     """Runs one after the other, each with values that the results of those before make likely to be good.
 
@@ -32,7 +34,7 @@ class Search(Sweeper):
 
     __module__ = _PLUGINS + ".segunet"
 
-    def __init__(self, n_trials: int, seed: int | None) -> None:
+    def __init__(self, n_trials: Positive, seed: Count | None) -> None:
         self.n_trials, self.seed = n_trials, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -68,9 +70,7 @@ sys.modules[Search.__module__] = sys.modules[__name__]
 
 def check_search(n_trials: int, seed: int | None, overrides: Sequence[Override]) -> None:
     """Raise a UserError for a search that cannot be."""
-    check_whole_number("hydra.sweeper.n_trials", n_trials, least=1)
-    if seed is not None:
-        check_whole_number("hydra.sweeper.seed (if not null)", seed, least=0, most=2**32 - 1)
+    Search(n_trials, seed)
     if not search_space(overrides):
         raise UserError("What is to be searched? Give a setting several values, as in loss=ce,ce_dice, or an interval.")
 

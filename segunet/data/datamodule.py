@@ -5,31 +5,35 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch.utils.data import DataLoader
 
 from segunet.base.environment import shared_memory
-from segunet.base.errors import UserError, abbreviated, check_flag, check_whole_number, is_list_of
+from segunet.base.errors import UserError, abbreviated
+from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.labels import absent_classes, check_learnable, label_facts
 from segunet.data.masks import MaskFormat, enet_weights
 from segunet.data.sample import check_sample, write_sample
-from segunet.data.transforms import TrainTransform, check_ignore_index
+from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
 from segunet.images.palette import voc_palette
-from segunet.images.reading import check_image_range, read_size, warn_of_few_levels
-from segunet.images.resizing import check_inference_size
+from segunet.images.reading import Range, read_size, warn_of_few_levels
 
 logger = logging.getLogger(__name__)
 
+Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
 
+
+@checked("data", inference_size="inference_size", seed="seed")
 class VOCDataModule(pl.LightningDataModule):
     """A folder in VOC's layout (see ``voc.py``).
 
@@ -57,39 +61,30 @@ class VOCDataModule(pl.LightningDataModule):
 
     def __init__(
         self,
-        root: str,
-        class_names: Sequence[str],
-        ignore_index: int,
-        train_split: str,
-        val_split: str,
+        root: Text,
+        class_names: Sequence[Text],
+        ignore_index: Byte,
+        train_split: Text,
+        val_split: Text,
         transform: TrainTransform | None = None,
-        batch_size: int = 1,
-        val_batch_size: int = 1,
-        num_workers: int | None = None,
-        palette: Sequence[Sequence[int]] | None = None,
+        batch_size: Positive = 1,
+        val_batch_size: Positive = 1,
+        num_workers: Count | None = None,
+        palette: Sequence[Colour] | None = None,
         download: bool = False,
         voc_url: str | None = None,
-        voc_md5: str | None = None,
+        voc_md5: Text | None = None,
         sbd_url: str | None = None,
-        sbd_md5: str | None = None,
-        image_range: Sequence[float] | None = None,
-        inference_size: int | None = None,
-        seed: int = 0,
+        sbd_md5: Text | None = None,
+        image_range: Range = None,
+        inference_size: Pixels | None = None,
+        seed: Count = 0,
     ) -> None:
         super().__init__()
-        check_whole_number("data.batch_size", batch_size, least=1)
-        check_whole_number("data.val_batch_size", val_batch_size, least=1)
-        if num_workers is not None:
-            check_whole_number("data.num_workers (if not null)", num_workers, least=0)
-        check_flag("data.download", download)
-        check_inference_size(inference_size)
         check_class_names(class_names)
-        check_ignore_index(ignore_index)
-        self.root = Path(str(root)).expanduser()
-        self.class_names = [str(name) for name in class_names]
-        colours = full_palette(palette, len(class_names))
-        levels = check_image_range("data.image_range", image_range)
-        self.form = MaskFormat(len(self.class_names), ignore_index, colours, levels)
+        self.root = Path(root).expanduser()
+        self.class_names = list(class_names)
+        self.form = MaskFormat(len(class_names), ignore_index, full_palette(palette, len(class_names)), image_range)
         self.train_split, self.val_split = train_split, val_split
         self.transform = transform
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
@@ -256,13 +251,10 @@ class SampleDataModule(VOCDataModule):
         self.prepare_data()
 
 
-def check_class_names(class_names: object) -> None:
+def check_class_names(names: Sequence[str]) -> None:
     """Raise a UserError unless there are 2 to 256 classes, as many as a mask has values, with different names."""
-    names = class_names if isinstance(class_names, Sequence) and not isinstance(class_names, str) else []
-    if not names or len(set(map(str, names))) < len(names):
-        raise UserError(
-            f"data.class_names must be a list of different names, such as [background,road,car], got {class_names}."
-        )
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"data.class_names must be different names, such as [background,road,car], got {list(names)}.")
     if len(names) == 1:
         raise UserError(
             f"data.class_names has one name, {names[0]}: there is nothing to tell it from. Name what is around it as "
@@ -281,11 +273,10 @@ def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> N
     palette = voc_palette()
     if colours is None:
         return palette
-    fits = is_list_of(Sequence, colours, num_classes) and all(is_list_of(int, colour, 3) for colour in colours)
-    if not fits or not all(value in range(256) for colour in colours for value in colour):
+    if len(colours) != num_classes:
         raise UserError(
-            f"data.palette needs one [red, green, blue] in 0..255 for each of the {num_classes} classes, got "
-            f"{str(colours)[:80]} ... Leave it null for VOC's colours."
+            f"data.palette needs one [red, green, blue] for each of the {num_classes} classes, got {len(colours)}. "
+            "Leave it null for VOC's colours."
         )
     palette[:num_classes] = [list(colour) for colour in colours]
     return palette

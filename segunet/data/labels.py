@@ -1,20 +1,20 @@
 """What all masks of a list hold, read before a training starts: bad values, 0/255 masks, absent classes, weights."""
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 
 from segunet.base.ahead import map_ahead
 from segunet.base.environment import cores
-from segunet.base.errors import UserError, is_list_of
+from segunet.base.errors import UserError
 from segunet.base.files import write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import progress_bar
@@ -45,6 +45,17 @@ class LabelFacts(NamedTuple):
     def values(self) -> set[int]:
         """The values that occur."""
         return set(np.flatnonzero(self.pixels).tolist())
+
+
+Counts = Annotated[list[Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=256, max_length=256)]
+
+
+class Kept(BaseModel, strict=True):
+    """A file of :data:`CACHE`: :class:`LabelFacts` and the stamp of the files that they were read from."""
+
+    stamp: str
+    pixels: Counts
+    images: Counts
 
 
 def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
@@ -121,25 +132,16 @@ def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
 def _read(path: Path, stamp: str) -> LabelFacts | None:
     """Return what :func:`_write` has written of these very files; None for anything else."""
     try:
-        if path.stat().st_size > _LARGEST:
-            return None
-        content = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError):
+        kept = Kept.model_validate_json(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
+    except (OSError, ValueError):
         return None
-    if not isinstance(content, dict) or content.get("stamp") != stamp:
-        return None
-    counts = [content.get(name) for name in LabelFacts._fields]
-    return LabelFacts(*(np.array(each, dtype=np.int64) for each in counts)) if all(map(_is_counts, counts)) else None
-
-
-def _is_counts(values: object) -> bool:
-    return is_list_of(int, values, 256) and isinstance(values, list) and all(0 <= value < 2**53 for value in values)
+    return LabelFacts(np.array(kept.pixels), np.array(kept.images)) if kept and kept.stamp == stamp else None
 
 
 def _write(path: Path, stamp: str, facts: LabelFacts) -> None:
     """Keep ``facts`` for the next run, if there is a place for them."""
-    content = {name: counts.tolist() for name, counts in facts._asdict().items()}
+    kept = Kept(stamp=stamp, pixels=facts.pixels.tolist(), images=facts.images.tolist())
     try:
-        write_text(path, json.dumps({"stamp": stamp, **content}))
+        write_text(path, kept.model_dump_json())
     except UserError as error:
         logger.debug("label facts not kept: %s", error)

@@ -9,7 +9,6 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -170,7 +169,7 @@ def _draw_object(rng: Generator, canvas: NDArray[np.float64], mask: NDArray[np.u
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     radius = size * rng.uniform(0.26, 0.45)
     centre = rng.uniform(0.25, 0.75, 2) * size
-    outlines = [(points @ rotation.T * radius + centre).astype(np.int32) for points in _SHAPES[index][1]()]
+    outlines = [(points @ rotation.T * radius + centre).astype(np.int32) for points in _SHAPES[index][1]]
     inside = np.zeros((size, size), dtype=np.uint8)
     cv2.fillPoly(inside, outlines, 1)
     hue = (index + rng.uniform(0.0, 0.8)) / len(_SHAPES) if rng.uniform() < OWN_HUE else rng.uniform()
@@ -200,39 +199,19 @@ def _polygon(*radii: float, phase: float = 0.0) -> NDArray[np.float64]:
     return np.asarray(np.asarray(radii)[:, None] * directions)
 
 
-def _disc() -> list[NDArray[np.float64]]:
-    return [_polygon(*[0.95] * 60)]
-
-
-def _square() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.1] * 4, phase=np.pi / 4)]
-
-
-def _triangle() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.25] * 3)]
-
-
-def _star() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.25, 0.5] * 5)]
-
-
-def _ring() -> list[NDArray[np.float64]]:
-    return [_polygon(*[1.0] * 60), _polygon(*[0.5] * 60)]
-
-
-def _cross() -> list[NDArray[np.float64]]:
+def _cross() -> NDArray[np.float64]:
     arm, side = 1.1, 0.33
     quarter = np.array([[-side, -arm], [side, -arm], [side, -side]])
     turns = [np.linalg.matrix_power(np.array([[0, -1], [1, 0]]), number) for number in range(4)]
-    return [np.concatenate([quarter @ turn.T for turn in turns])]
+    return np.concatenate([quarter @ turn.T for turn in turns])
 
 
 # Name and outlines (unit radius; a second outline is a hole), in the order of the class indices 1, 2, ...
-_SHAPES: list[tuple[str, Callable[[], list[NDArray[np.float64]]]]] = [
-    ("disc", _disc),
-    ("square", _square),
-    ("triangle", _triangle),
-    ("star", _star),
-    ("ring", _ring),
-    ("cross", _cross),
+_SHAPES = [
+    ("disc", [_polygon(*[0.95] * 60)]),
+    ("square", [_polygon(*[1.1] * 4, phase=np.pi / 4)]),
+    ("triangle", [_polygon(*[1.25] * 3)]),
+    ("star", [_polygon(*[1.25, 0.5] * 5)]),
+    ("ring", [_polygon(*[1.0] * 60), _polygon(*[0.5] * 60)]),
+    ("cross", [_cross()]),
 ]

@@ -1,16 +1,16 @@
 """Augmentation by albumentations, as a pure function of (seed, epoch, index)."""
 
-import math
 from collections.abc import Sequence
 
 import albumentations as A
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.base.errors import UserError, check_number, check_whole_number, is_list_of
+from segunet.base.validation import Above0, Bounds, Byte, Pixels, Share, checked
 from segunet.images.resizing import resize, resize_mask
 
 
+@checked("data.transform", ignore_index="data.ignore_index")
 class TrainTransform:
     """Scale jitter, crop, flip, colour jitter.
 
@@ -33,21 +33,13 @@ class TrainTransform:
 
     def __init__(
         self,
-        crop_size: int,
-        ignore_index: int,
-        base_size: int | None = None,
-        scale: Sequence[float] = (0.5, 2.0),
-        flip: float = 0.5,
-        color_jitter: float = 0.3,
+        crop_size: Pixels,
+        ignore_index: Byte,
+        base_size: Pixels | None = None,
+        scale: Bounds[Above0] = (0.5, 2.0),
+        flip: Share = 0.5,
+        color_jitter: Share = 0.3,
     ) -> None:
-        check_ignore_index(ignore_index)
-        check_whole_number("data.transform.crop_size", crop_size, least=1)
-        if base_size is not None:
-            check_whole_number("data.transform.base_size", base_size, least=1)
-        if not is_list_of(int | float, scale, 2) or not 0 < scale[0] <= scale[1] < math.inf:
-            raise UserError(f"data.transform.scale must be [least, most], 0 < least <= most, got {scale}.")
-        for name, value in (("flip", flip), ("color_jitter", color_jitter)):
-            check_number(f"data.transform.{name}", value, least=0, most=1)
         self.crop_size, self._base_size, self._scale = crop_size, base_size, scale
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
@@ -90,9 +82,3 @@ def shown(length: int, factor: float, crop_size: int, rng: np.random.Generator) 
     part = max(round(crop_size / factor), 1)
     start = int(rng.integers(length - part + 1))
     return start, start + part, crop_size
-
-
-def check_ignore_index(ignore_index: object) -> None:
-    """Raise a UserError unless ``ignore_index`` is a value that a mask can have."""
-    if not isinstance(ignore_index, int) or ignore_index not in range(256):
-        raise UserError(f"data.ignore_index must be in 0..255, got {ignore_index}. Where no pixel is ignored: 255.")

@@ -8,16 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from pydantic import AfterValidator, Field
 
-from segunet.base.errors import UserError, is_list_of
+from segunet.base.errors import UserError
 from segunet.base.files import is_file
+from segunet.base.validation import check
 from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
 
 logger = logging.getLogger(__name__)
@@ -26,7 +28,18 @@ FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
 
 PEEK = 16  # images, or masks, looked at before a run starts
 
-Range = Sequence[float] | None  # the values of 16-bit images that become 0 and 255; None is 0 and 65535
+
+def _rising(levels: Sequence[float]) -> Sequence[float]:
+    if len(levels) != 2 or not levels[0] < levels[1]:
+        raise ValueError(
+            "must be null or [low, high], the values of 16-bit images that become black and white, such as [0,4095] "
+            "for 12 bits"
+        )
+    return tuple(levels)
+
+
+# The values of 16-bit images that become 0 and 255; None is 0 and 65535.
+Range = Annotated[Sequence[Annotated[float, Field(ge=0, le=65535)]], AfterValidator(_rising)] | None
 
 _BYTES, _BYTES_BESIDE = 16, 2**27  # that a file may hold for each pixel, and beside them
 
@@ -142,14 +155,8 @@ def check_image_range(name: str, value: object) -> Range:
     Raises:
         UserError: anything else.
     """
-    if value is None:
-        return None
-    if isinstance(value, Sequence) and is_list_of(int | float, value, 2) and 0 <= value[0] < value[1] <= 65535:
-        return tuple(value)
-    raise UserError(
-        f"{name} must be null or [low, high], the values of 16-bit images that become black and white, with "
-        f"0 <= low < high <= 65535, such as [0,4095] for 12 bits; got {value}."
-    )
+    levels: Range = check(name, value, Range)
+    return levels
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -192,7 +199,7 @@ def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
         return UserError(f"There is no {kind} {path.absolute()}.")
     size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
     return UserError(
-        f"{path}{size} cannot be read as a {kind}: {error}",
+        f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {error}",
         "It may be damaged or of another format: copy it again from its source, save it anew, or leave it out.",
     )
 

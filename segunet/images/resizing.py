@@ -4,13 +4,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.base.errors import check_whole_number
+from segunet.base.validation import Pixels, check
 
 
 def check_inference_size(inference_size: object) -> None:
     """Raise a UserError unless ``inference_size`` is None or pixels above 0."""
-    if inference_size is not None:
-        check_whole_number("inference_size", inference_size, least=1)
+    check("inference_size", inference_size, Pixels | None)
 
 
 def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uint8]:

@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from segunet.base.errors import UserError
-from segunet.base.validation import Pixels, explained
+from segunet.base.validation import Byte, Pixels, explained
+from segunet.images.reading import Range
 
 Text = Annotated[str, Field(max_length=10_000)]
-
-Byte = Annotated[int, Field(ge=0, le=255)]
 
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
@@ -54,9 +53,7 @@ class DataCard(_Plain):
     val_split: Text = "val"
     val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
-    image_range: Annotated[list[Annotated[float, Field(ge=0, le=65535)]], Field(min_length=2, max_length=2)] | None = (
-        None
-    )
+    image_range: Range = None
     flip: bool | None = None
 
     @model_validator(mode="before")

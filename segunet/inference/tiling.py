@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError, check_number, check_whole_number
+from segunet.base.errors import UserError
+from segunet.base.validation import check
 from segunet.inference.logits import check_tta, class_scores, predict
 
 _LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
@@ -14,9 +17,8 @@ _LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
 
 def check_tiles(tile: object, overlap: object) -> None:
     """Raise a UserError unless ``tile`` is None or 32 pixels or more, and ``overlap`` in 0..0.9."""
-    if tile is not None:
-        check_whole_number("tile", tile, least=_LEAST_TILE)
-    check_number("overlap", overlap, least=0, most=0.9)
+    check("tile", tile, Annotated[int, Field(ge=_LEAST_TILE)] | None)
+    check("overlap", overlap, Annotated[float, Field(ge=0, le=0.9)])
 
 
 def check_tile_alone(tile: int | None, inference_size: int | None) -> None:

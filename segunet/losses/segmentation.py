@@ -4,13 +4,13 @@ Shapes: logits (N, K, H, W); masks (N, H, W) of any integer type, class index or
 ``ignore_index`` enter no term.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from segunet.base.errors import check_number
+from segunet.base.validation import AtLeast0, Byte, Share, checked
 
 
 def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -100,6 +100,7 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     return ((1 - coefficients) * present).sum() / present.sum().clamp(min=1)
 
 
+@checked("loss.pixelwise")
 class CrossEntropy(nn.Module):
     """:func:`cross_entropy` with its settings.
 
@@ -114,9 +115,8 @@ class CrossEntropy(nn.Module):
     label = "ce"
     class_weights: Tensor | None
 
-    def __init__(self, class_weights: Sequence[float] | None = None, label_smoothing: float = 0.0) -> None:
+    def __init__(self, class_weights: Sequence[AtLeast0] | None = None, label_smoothing: Share = 0.0) -> None:
         super().__init__()
-        check_number("loss.pixelwise.label_smoothing", label_smoothing, least=0, most=1)
         self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
         self.label_smoothing = label_smoothing
 
@@ -125,6 +125,7 @@ class CrossEntropy(nn.Module):
         return cross_entropy(log_probabilities, own, targets, _as_float(self.class_weights), self.label_smoothing)
 
 
+@checked("loss.pixelwise")
 class Focal(nn.Module):
     """:func:`focal` with its settings.
 
@@ -140,10 +141,10 @@ class Focal(nn.Module):
     label = "focal"
     class_weights: Tensor | None
 
-    def __init__(self, class_weights: Sequence[float] | None = None, gamma: float = 2.0, alpha: float = 0.5) -> None:
+    def __init__(
+        self, class_weights: Sequence[AtLeast0] | None = None, gamma: AtLeast0 = 2.0, alpha: AtLeast0 = 0.5
+    ) -> None:
         super().__init__()
-        for name, value in (("gamma", gamma), ("alpha", alpha)):
-            check_number(f"loss.pixelwise.{name}", value, least=0)
         self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
         self.gamma = gamma
         self.alpha = alpha
@@ -161,6 +162,7 @@ class LossParts(NamedTuple):
     dice: Tensor
 
 
+@checked("loss", ignore_index="data.ignore_index")
 class SegmentationLoss(nn.Module):
     """``pixelwise_weight`` * cross-entropy or focal + ``dice_weight`` * Dice, from one softmax.
 
@@ -178,15 +180,12 @@ class SegmentationLoss(nn.Module):
     def __init__(
         self,
         pixelwise: CrossEntropy | Focal,
-        ignore_index: int,
-        pixelwise_weight: float = 1.0,
-        dice_weight: float = 1.0,
-        dice_smooth: float = 1e-5,
+        ignore_index: Byte,
+        pixelwise_weight: AtLeast0 = 1.0,
+        dice_weight: AtLeast0 = 1.0,
+        dice_smooth: AtLeast0 = 1e-5,
     ) -> None:
         super().__init__()
-        weights = {"pixelwise_weight": pixelwise_weight, "dice_weight": dice_weight, "dice_smooth": dice_smooth}
-        for name, value in weights.items():
-            check_number(f"loss.{name}", value, least=0)
         self.pixelwise = pixelwise
         self.ignore_index = ignore_index
         self.pixelwise_weight = pixelwise_weight
@@ -215,10 +214,5 @@ def _as_float(class_weights: Tensor | None) -> Tensor | None:
     return None if class_weights is None else class_weights.float()
 
 
-def _as_tensor(class_weights: Iterable[Any] | None) -> Tensor | None:
-    if class_weights is None:
-        return None
-    weights = [weight.item() if isinstance(weight, Tensor) else weight for weight in class_weights]
-    for weight in weights:
-        check_number("each of loss.pixelwise.class_weights", weight, least=0)
-    return torch.tensor(weights, dtype=torch.float32)
+def _as_tensor(class_weights: Sequence[float] | None) -> Tensor | None:
+    return None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)

@@ -1,17 +1,14 @@
 """Scores as a table in the terminal and as files."""
 
-import csv
-import io
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.base.files import save_png, write_text
+from segunet.base.files import save_png, write_csv, write_json
 from segunet.base.terminal import console
 from segunet.images.drawing import confusion_image
 from segunet.metrics.scores import HEADLINE, Scores, absent_note, mean_of_defined
@@ -31,11 +28,13 @@ def headline(scores: Scores) -> dict[str, float]:
 
 def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> None:
     """Write metrics.json, per_class.csv, confusion_matrix.png and, if known, per_image.csv into ``folder``."""
-    write_text(folder / "metrics.json", json.dumps(as_dict(scores, class_names), indent=2, allow_nan=False) + "\n")
-    write_text(folder / "per_class.csv", _csv(["class", *per_class_headings(scores)], per_class(scores, class_names)))
-    if scores.image_miou:
-        rows = {name: {"miou": value} for name, value in scores.image_miou.items()}
-        write_text(folder / "per_image.csv", _csv(["image", "miou"], rows))
+    content = as_dict(scores, class_names)
+    write_json(folder / "metrics.json", content)
+    write_csv(folder / "per_class.csv", [{"class": name, **row} for name, row in content["per_class"].items()])
+    if images := scores.image_miou:
+        write_csv(
+            folder / "per_image.csv", [{"image": name, "miou": _or_none(value)} for name, value in images.items()]
+        )
     save_png(confusion_image(scores.confusion, class_names), folder / "confusion_matrix.png")
 
 
@@ -82,16 +81,6 @@ def per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str,
     return {
         name: {key: column[index].item() for key, column in columns.items()} for index, name in enumerate(class_names)
     }
-
-
-def _csv(headings: Sequence[str], rows: Mapping[str, Mapping[str, float | int]]) -> str:
-    """Return a table as CSV text: a row's name, then its numbers; an undefined one is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings)
-    for name, row in rows.items():
-        writer.writerow([name, *("" if _or_none(value) is None else value for value in row.values())])
-    return text.getvalue()
 
 
 def _or_none(value: float) -> float | None:

@@ -2,22 +2,23 @@
 
 import copy
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from segunet.base.errors import UserError, check_flag, check_number, check_whole_number, is_list_of
+from segunet.base.errors import UserError
 from segunet.base.files import check_within
-from segunet.base.validation import explained
+from segunet.base.validation import AtLeast0, Count, Positive, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
@@ -41,16 +42,15 @@ _WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "c
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for values that no training can have, and that nothing built from them checks."""
-    check_whole_number("seed", cfg.seed, least=0, most=_LARGEST_SEED)
+    check("seed", cfg.seed, Annotated[int, Field(ge=0, le=_LARGEST_SEED)])
     for name in ("channels_last", "compile"):
-        check_flag(name, cfg[name])
+        check(name, cfg[name], bool)
     for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
         value = cfg.trainer.get(name)
         if value is not None or name in _WHOLE_NUMBERS:
-            check_whole_number(f"trainer.{name}", value, least)
+            check(f"trainer.{name}", value, Annotated[int, Field(ge=least)])
     check_tile_alone(cfg.tile, cfg.inference_size)
-    if cfg.trainer.get("gradient_clip_val") is not None:
-        check_number("trainer.gradient_clip_val (if not null)", cfg.trainer.gradient_clip_val, least=0)
+    check("trainer.gradient_clip_val", cfg.trainer.get("gradient_clip_val"), AtLeast0 | None)
 
 
 def net_from_config(model: DictConfig) -> nn.Module:
@@ -79,7 +79,9 @@ def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
         "class_names": checkpoint.class_names,
         "palette": checkpoint.palette[: len(checkpoint.class_names)].tolist(),
     }
-    return own | {str(name): value for name, value in given.items() if value is not None}
+    plain = OmegaConf.to_container(given, resolve=True)
+    assert isinstance(plain, dict)
+    return own | {str(name): value for name, value in plain.items() if value is not None}
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
@@ -98,13 +100,13 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     loss = cfg.loss.copy()
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
-    optimizer = instantiate(cfg.optimizer)
+    optimizer = instantiate(cfg.optimizer, _convert_="all")
     optimizer(net)  # torch checks its settings now, not when the training begins
     return SegmentationTask(
         net=net,
-        loss=instantiate(loss),
+        loss=instantiate(loss, _convert_="all"),
         optimizer=optimizer,
-        lr_schedule=instantiate(cfg.lr_schedule),
+        lr_schedule=instantiate(cfg.lr_schedule, _convert_="all"),
         class_names=datamodule.class_names,
         card=card(cfg, datamodule),
         inference=Inference(tile=cfg.tile),
@@ -139,7 +141,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
         weights = datamodule.class_weights()
         names = zip(datamodule.class_names, weights, strict=True)
         logger.info("class weights: %s", ", ".join(f"{name} {weight}" for name, weight in names))
-    if not is_list_of(int | float, weights, len(datamodule.class_names)):
+    if not isinstance(weights, Sequence) or len(weights) != len(datamodule.class_names):
         raise UserError(
             f"loss.pixelwise.class_weights must be null, auto, or a list of {len(datamodule.class_names)} numbers, one "
             f"for each of {', '.join(datamodule.class_names[:3])}, ...; got {weights}."
@@ -154,18 +156,17 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         UserError: an invalid setting.
     """
     options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
-    check_whole_number("callbacks.images", options.images, least=0)
-    check_whole_number("callbacks.freeze_encoder_epochs", options.freeze_encoder_epochs, least=0)
+    for name in ("images", "freeze_encoder_epochs"):
+        check(f"callbacks.{name}", options[name], Count)
     strips = ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
     callbacks: list[Callback] = [RunProgress(), strips]
     if options.freeze_encoder_epochs > 0:
         callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
     if options.ema_decay is not None:
-        check_number("callbacks.ema_decay (if not null)", options.ema_decay, least=0, below=1)
+        check("callbacks.ema_decay", options.ema_decay, Annotated[float, Field(ge=0, lt=1)])
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
-        check_whole_number("callbacks.early_stopping_patience (if not null)", options.early_stopping_patience, least=1)
-        patience = options.early_stopping_patience
+        patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
         callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
     return [*callbacks, best, LastCheckpoint(checkpoints)]
@@ -250,8 +251,8 @@ def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tupl
     if named:
         datamodule = datamodule_from_config(cfg)
     else:
-        cfg.data = data_of(checkpoint, cfg.data)
-        datamodule = VOCDataModule(**cfg.data, inference_size=cfg.inference_size)
+        cfg.data = data = data_of(checkpoint, cfg.data)
+        datamodule = VOCDataModule(**data, inference_size=cfg.inference_size)
     check_classes(checkpoint, datamodule)
     if prepare and named:
         datamodule.prepare_scoring()

@@ -17,8 +17,8 @@ from segunet.inference.checkpoint import read_card
 from segunet.training.progress import logger
 
 STATE_ADVICE = (
-    "A run can be resumed from its last.ckpt alone: restore that file from a copy, or start a new run with the settings "
-    "in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and predicted with."
+    "A run can be resumed from its last.ckpt alone: restore that file from a copy, or start a new run with the "
+    "settings in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and predicted with."
 )
 
 # As Lightning and torch raise where a state has other keys, types or shapes.

@@ -3,10 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
-from segunet.base.errors import UserError, check_number, is_list_of
+from pydantic import Field
+
+from segunet.base.validation import AtLeast0, Bounds, Share, checked
+
+Epochs = Annotated[float, Field(ge=0)]  # math.inf is no upper bound
 
 
+@checked("lr_schedule")
 @dataclass(frozen=True)
 class WarmupCosine:
     """Learning rate over a run of T epochs; e, the epochs done, may be fractional.
@@ -30,22 +36,13 @@ class WarmupCosine:
         UserError: a share or a factor outside 0..1, bounds that are no pair, a rate below 0.
     """
 
-    warmup: float = 0.05
-    warmup_epochs: Sequence[float] = (0.0, math.inf)
-    flat: float = 0.05
-    flat_epochs: Sequence[float] = (0.0, math.inf)
-    start_factor: float = 0.1
-    start_lr: float = 0.0
-    min_factor: float = 0.01
-
-    def __post_init__(self) -> None:
-        for name in ("warmup", "flat", "start_factor", "min_factor"):
-            check_number(f"lr_schedule.{name}", getattr(self, name), least=0, most=1)
-        check_number("lr_schedule.start_lr", self.start_lr, least=0)
-        for name in ("warmup_epochs", "flat_epochs"):
-            bounds = getattr(self, name)
-            if not is_list_of(int | float, bounds, 2) or not 0 <= bounds[0] <= bounds[1]:
-                raise UserError(f"lr_schedule.{name} must be [least, most], 0 <= least <= most, got {bounds}.")
+    warmup: Share = 0.05
+    warmup_epochs: Bounds[Epochs] = (0.0, math.inf)
+    flat: Share = 0.05
+    flat_epochs: Bounds[Epochs] = (0.0, math.inf)
+    start_factor: Share = 0.1
+    start_lr: AtLeast0 = 0.0
+    min_factor: Share = 0.01
 
     def __call__(self, epoch: float, total_epochs: float, lr: float) -> float:
         """Return the learning rate after ``epoch`` of ``total_epochs`` epochs for the peak rate ``lr``."""

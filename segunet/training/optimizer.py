@@ -7,9 +7,11 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from segunet.base.errors import UserError, check_number
+from segunet.base.errors import UserError
+from segunet.base.validation import Above0, AtLeast0, checked
 
 
+@checked("optimizer")
 @dataclass(frozen=True)
 class OptimizerFactory:
     """Makes the optimizer of a network.
@@ -25,15 +27,9 @@ class OptimizerFactory:
     """
 
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
-    lr: float
-    encoder_lr: float | None = None
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_number("optimizer.lr", self.lr, above=0)
-        if self.encoder_lr is not None:
-            check_number("optimizer.encoder_lr", self.encoder_lr, above=0)
-        check_number("optimizer.weight_decay", self.weight_decay, least=0)
+    lr: Above0
+    encoder_lr: Above0 | None = None
+    weight_decay: AtLeast0 = 0.0
 
     def __call__(self, net: nn.Module) -> Optimizer:
         """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can be unfrozen."""

@@ -40,7 +40,7 @@ def segunet_step(images: Tensor) -> Callable[[], None]:
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", ["data=voc2012", "model.encoder.weights=null"])
     net = build.net_from_config(cfg.model).to(memory_format=torch.channels_last)
-    loss = instantiate(cfg.loss)
+    loss = instantiate(cfg.loss, _convert_="all")
     return step_of(net, lambda logits, masks: loss(logits, masks).total, images)
 
 

@@ -129,7 +129,7 @@ BAD = {
     "++resume=a": "Leave -m out",
     "optimizer.lr=tag(log,interval(1e-4,1e-2))": "hydra/sweeper=search",
     "hydra/sweeper=search optimizer.lr=interval(2.0,1.0)": "Give interval(LEAST,MOST)",
-    "hydra/sweeper=search hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be a whole number, 1 or more",
+    "hydra/sweeper=search hydra.sweeper.n_trials=0": "hydra.sweeper.n_trials must be greater than or equal to 1, got 0",
 }
 
 

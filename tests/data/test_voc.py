@@ -19,7 +19,7 @@ from segunet.base.errors import UserError
 from segunet.data.masks import MaskFormat, count_values, enet_weights, read_mask
 from segunet.data.voc import Pair, find_voc_folder, list_pairs
 from segunet.images.palette import IGNORE_INDEX, voc_palette
-from segunet.images.reading import as_rgb, check_image_range, first_to_lose_levels, opened, read_image, read_size
+from segunet.images.reading import as_rgb, first_to_lose_levels, opened, read_image, read_size
 
 Pixels = NDArray[np.uint8]
 
@@ -223,12 +223,6 @@ def test_levels_that_are_lost_are_noticed(tmp_path: Path) -> None:
         assert first_to_lose_levels([pair.image], image_range) == (pair.image if lost else None)
     Image.fromarray(colours() // 100).save(tmp_path / "eight.png")
     assert first_to_lose_levels([tmp_path / "eight.png"], None) is None
-
-
-def test_a_range_that_means_nothing_is_refused() -> None:
-    for value in ([4095, 0], [0, 0], [0], [0, 70000], [-1, 5], "auto", 4095, [0, float("nan")], ["0", "9"], [True, 9]):
-        with pytest.raises(UserError, match=r"data\.image_range must be null or \[low, high\]"):
-            check_image_range("data.image_range", value)
 
 
 def test_stacks_and_other_bands_are_refused_with_their_number(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_what_other_runtimes_say_of_the_memory_is_understood(model: segunet.Pred
         raise RuntimeError(text)
 
     model.net.register_forward_pre_hook(fails)
-    with pytest.raises(segunet.UserError, match="Out of memory"):
+    with pytest.raises(segunet.UserError, match="Out of memory for an image"):
         model.predict(np.zeros((4, 4, 3), np.uint8))
 
 
@@ -127,8 +127,11 @@ def test_a_setting_that_there_is_not_is_named(trained: Path) -> None:
 
 
 def test_a_setting_that_means_nothing_is_refused(trained: Path) -> None:
-    with pytest.raises(segunet.UserError, match="tta"):
-        segunet.load(trained / "checkpoints" / "best.ckpt", tta="rotate")
+    wrong = {"tile": (0, 31, 1.5), "overlap": (-0.1, 1.0), "inference_size": (0, "abc"), "image_range": ([9, 0], "abc")}
+    for name, values in (wrong | {"tta": ("rotate",)}).items():
+        for value in values:
+            with pytest.raises(segunet.UserError, match=rf"^{name}.* got "):
+                segunet.load(trained / "checkpoints" / "best.ckpt", **{name: value})  # type: ignore[arg-type]
     with pytest.raises(segunet.UserError, match="no checkpoint"):
         segunet.load(trained / "gone.ckpt")
 

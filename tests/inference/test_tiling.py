@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError
 from segunet.inference.logits import predict
-from segunet.inference.tiling import check_tiles, predict_rows, tile_starts
+from segunet.inference.tiling import predict_rows, tile_starts
 
 
 class Brightness(nn.Module):
@@ -69,9 +68,3 @@ def test_tiles_cover_a_side_with_the_overlap_and_stay_inside(length: int, overla
     assert starts[-1] == max(length - 64, 0)
     steps = [after - before for before, after in itertools.pairwise(starts)]
     assert all(0 < step <= 64 * (1 - overlap) + 0.5 for step in steps)
-
-
-@pytest.mark.parametrize(("tile", "overlap"), [(0, 0.25), (31, 0.25), (64, -0.1), (64, 1.0)])
-def test_settings_that_mean_nothing_are_refused(tile: int, overlap: float) -> None:
-    with pytest.raises(UserError, match="must be"):
-        check_tiles(tile, overlap)

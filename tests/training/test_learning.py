@@ -28,7 +28,7 @@ def losses_of_20_steps() -> list[float]:
     torch.manual_seed(0)
     cfg = composed("train", *TINY, *WHOLE, "data.root=.", "optimizer.encoder_lr=null")
     net, loss = instantiate(cfg.model, _convert_="all"), instantiate(cfg.loss, _convert_="all")
-    optimizer = instantiate(cfg.optimizer)(net)
+    optimizer = instantiate(cfg.optimizer, _convert_="all")(net)
     masks = torch.from_numpy(
         np.kron(np.random.default_rng(0).integers(3, size=(4, 8, 8)), np.ones((1, 8, 8), dtype=int))
     )

@@ -1,6 +1,5 @@
 """What was found in a data set, in the terminal and as check.json."""
 
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from segunet.base.files import write_text
+from segunet.base.files import write_json
 from segunet.base.terminal import console
 from segunet.data.check.findings import KINDS, SEVERITIES, Finding
 from segunet.data.check.survey import Split, Survey
@@ -25,7 +24,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 def write_findings(survey: Survey, folder: Path) -> None:
     """Write :func:`as_dict` as check.json into ``folder``."""
-    write_text(folder / "check.json", json.dumps(as_dict(survey), indent=2) + "\n")
+    write_json(folder / "check.json", as_dict(survey))
 
 
 def as_dict(survey: Survey) -> dict[str, Any]:
