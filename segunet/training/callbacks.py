@@ -1,5 +1,6 @@
 """What happens around the steps of a run: progress, images, freezing, averaging, files."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
 from segunet.training.progress import logger
 from segunet.training.scoring import ScoringTask
+
+_LONG_SIDE = 1024  # pixels of what a strip shows of an image, at the most
 
 STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
 
@@ -51,8 +54,9 @@ class ImageStrips(Callback):
         for image, mask, prediction in zip(batch.images, batch.masks, predictions, strict=True):
             if len(self.strips) == self.count:
                 return
-            pixels = image.cpu().numpy().transpose(1, 2, 0)
-            self.strips.append(strip(pixels, mask.cpu().numpy(), prediction.cpu().numpy(), self.palette))
+            step = math.ceil(max(mask.shape) / _LONG_SIDE)
+            truth, predicted = (each[::step, ::step].cpu().numpy() for each in (mask, prediction))
+            self.strips.append(strip(image.cpu().numpy().transpose(1, 2, 0), truth, predicted, self.palette))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send them to TensorBoard."""
