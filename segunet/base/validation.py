@@ -1,5 +1,6 @@
 """Values checked against their types by pydantic; what does not fit is a UserError that names the setting."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
@@ -18,7 +19,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=2**32 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as large as a seed of NumPy
 Positive = Annotated[int, Field(ge=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Channels = Annotated[int, Field(ge=1, le=8192)]
@@ -116,7 +117,7 @@ def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str]
     name = prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in parts)
     if not name:
         return f"{message}."
-    what = message.replace("Input should ", "must ", 1)
+    what = re.sub("^(Input|Value|List) should ", "must ", message).replace(" after validation", "")
     return f"{name.lstrip('.')}{' ' if what.startswith('must ') else ': '}{what}, got {shown(first['input'])}."
 
 

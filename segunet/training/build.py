@@ -32,7 +32,6 @@ from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
 
-_LARGEST_SEED = 2**32 - 1  # NumPy's
 
 # The least values of what Lightning does not check itself, or checks only when the training begins.
 _WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
@@ -42,7 +41,7 @@ _WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "c
 
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for values that no training can have, and that nothing built from them checks."""
-    check("seed", cfg.seed, Annotated[int, Field(ge=0, le=_LARGEST_SEED)])
+    check("seed", cfg.seed, Count)
     for name in ("channels_last", "compile"):
         check(name, cfg[name], bool)
     for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
