@@ -33,6 +33,12 @@ TINY = [
     "model.decoder.reduced_channels=[8,8,16]",
     "trainer.accelerator=cpu",
 ]
+# On top of that, the whole encoder and a decoder of four steps.
+WHOLE = [
+    "model.encoder.num_maps=5",
+    "model.decoder.widths=[32,32,16,16]",
+    "model.decoder.reduced_channels=[8,8,16,16,32]",
+]
 
 
 def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:

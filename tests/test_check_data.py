@@ -154,7 +154,7 @@ def test_wrong_settings_are_named(run: Command, options: list[str]) -> None:
         "images=-1": "images must be greater than or equal to 0, got -1",
         "data.train_split=other": "Lists there: train, val",
         "data.ignore_index=300": "data.ignore_index must be less than or equal to 255, got 300",
-        "run_dir=/proc/nowhere": "could not be written",
+        "run_dir=/proc/nowhere": "cannot be written",
     }.items():
         result = run(check_data, *options, override)
         assert result.status == 1

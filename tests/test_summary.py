@@ -9,7 +9,7 @@ import torch
 
 from segunet import summary, train
 from segunet.base.terminal import console
-from tests.commands import TINY, Command
+from tests.commands import TINY, WHOLE, Command
 from tests.cost.test_stable_diffusion import TINY as TINY_DIFFUSION
 
 TINY_MODEL = [each for each in TINY if each.startswith("model.")]
@@ -72,7 +72,7 @@ def test_size_batch_classes_and_frozen_stages_are_those_asked_for(run: Command, 
 
 def test_time_and_memory_are_measured(run: Command, tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
-    result = run(summary, *TINY_MODEL, "size=64", "batch_size=2", "accelerator=cpu", f"output={path}")
+    result = run(summary, *TINY_MODEL, *WHOLE, "size=64", "batch_size=2", "accelerator=cpu", f"output={path}")
     assert result.status == 0, result.error
     cost = read(path)
     forward, training = cost["measurements"]

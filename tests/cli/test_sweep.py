@@ -173,7 +173,7 @@ def test_a_comparison_that_cannot_be_written_ends_the_sweep(
     monkeypatch.setattr("segunet.cli.sweep.write_job", foreign)
     result = run(summary, "-m", "measure=false", "depth=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
-    assert "error: TypeError" in result.error
+    assert "job.json is no file of a sweep's run" in result.error
 
 
 @needs_optuna

@@ -303,20 +303,24 @@ def test_a_training_ends_with_a_report(trained: Path) -> None:
     assert torch.__version__ in text_of(making)
 
 
+def full_disk(path: Path, _: str) -> None:
+    raise UserError(f"{path} could not be written: No space left on device.")
+
+
 def test_a_report_that_cannot_be_written_costs_no_numbers_and_a_resumed_run_has_one(
-    run: Command, voc_folder: Path, tmp_path: Path
+    run: Command, voc_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     run(train, *TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", f"run_dir={folder}")
     for name in ("report.html", "metrics.json"):
         (folder / name).unlink()
-    (folder / "report.html").mkdir()
-    result = run(train, f"resume={folder}", "trainer.max_epochs=2")
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.report.page.write_text", full_disk)
+        result = run(train, f"resume={folder}", "trainer.max_epochs=2")
     assert result.status == 1
     assert f"{folder / 'report.html'} could not be written" in result.error
     assert "segunet.evaluate checkpoint=" in result.output
     assert (folder / "metrics.json").is_file()
-    (folder / "report.html").rmdir()
     result = run(train, f"resume={folder}", "trainer.max_epochs=3")
     assert f"report:    {folder / 'report.html'}" in result.output
     root = page_of(folder)

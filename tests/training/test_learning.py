@@ -12,15 +12,10 @@ from segunet.data.masks import MaskFormat
 from segunet.data.voc import list_pairs
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.metrics.counter import Counter
-from tests.commands import TINY
+from tests.commands import TINY, WHOLE
 from tests.test_conf import composed
 
 # The encoder to its end.
-WHOLE = [
-    "model.encoder.num_maps=5",
-    "model.decoder.widths=[32,32,16,16]",
-    "model.decoder.reduced_channels=[8,8,16,16,32]",
-]
 
 
 def losses_of_20_steps() -> list[float]:

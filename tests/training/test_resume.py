@@ -239,7 +239,6 @@ def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(
         best = RunCheckpoint(tmp_path, "best", monitor="val/miou", mode="max")
         best.load_state_dict({"best_model_score": score, "best_model_path": "/nowhere"})
         assert (best.best_model_path, best.best_model_score, best.best_k_models) == ("", None, {})
-    best.load_state_dict({"best_model_score": torch.tensor(0.5)})  # its file is empty
     (tmp_path / "best.ckpt").unlink()
     best.load_state_dict({"best_model_score": torch.tensor(0.5)})
     assert best.best_k_models == {}
