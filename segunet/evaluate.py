@@ -57,17 +57,18 @@ def evaluate(cfg: DictConfig) -> Scores:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
-    open_run_dir(cfg, run_dir)
-    with locked(run_dir) if is_main_process() else nullcontext(), enough_memory("in the evaluation", _LESS_MEMORY):
-        trainer.test(task, datamodule=datamodule, verbose=False)
-    assert task.scores is not None
-    if trainer.is_global_zero:
-        show_report(task.scores, checkpoint.class_names)
-        write_report(task.scores, checkpoint.class_names, run_dir)
-        logger.info("written to %s", run_dir)
-        report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task, time.monotonic() - started)
-        write_page(report, run_dir / PAGE)
-        logger.info("report: %s", run_dir / PAGE)
+    with locked(run_dir) if is_main_process() else nullcontext():
+        open_run_dir(cfg, run_dir)
+        with enough_memory("in the evaluation", _LESS_MEMORY):
+            trainer.test(task, datamodule=datamodule, verbose=False)
+        assert task.scores is not None
+        if trainer.is_global_zero:
+            show_report(task.scores, checkpoint.class_names)
+            write_report(task.scores, checkpoint.class_names, run_dir)
+            logger.info("written to %s", run_dir)
+            report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task, time.monotonic() - started)
+            write_page(report, run_dir / PAGE)
+            logger.info("report: %s", run_dir / PAGE)
     return task.scores
 
 

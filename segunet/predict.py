@@ -17,7 +17,7 @@ from PIL import Image
 
 from segunet.base.ahead import draw_ahead, map_ahead
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import DRAFTS, remove_abandoned, save_png, whole_file
+from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
 from segunet.base.terminal import progress_bar
 from segunet.cli.command import command
 from segunet.cli.run_dir import open_run_dir, planned_run_dir
@@ -130,6 +130,7 @@ class Work:
         """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of its classes."""
         clock, done = Clock(), 0
         try:
+            check_within(self.output, [f"overlays/{self.names[path]}.mp4"])
             info = read_info(path)
             with (
                 whole_file(self.output / "overlays" / f"{self.names[path]}.mp4") as file,
@@ -166,6 +167,7 @@ class Work:
         path, image, mask = prediction
         name, palette = self.names[path], self.model.palette
         try:
+            check_within(self.output, [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png"])
             with whole_file(self.output / "masks" / f"{name}.png") as file:
                 palette_image(mask, palette).save(file, format="PNG")
             drawn = overlay_with_legend(image, mask, palette, self.model.class_names)

@@ -39,12 +39,12 @@ from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 
-RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder beside these
+RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder besides config and checkpoints
 WRITTEN = (CONFIG, "job.json", "checkpoints", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 _LESS_MEMORY = (
     "Lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or data.transform.crop_size, or set "
-    "trainer.precision=bf16-mixed; if it was the memory beside a GPU's, lower data.num_workers. Then go on."
+    "trainer.precision=bf16-mixed; if it was main memory rather than a GPU's, lower data.num_workers. Then resume."
 )
 
 
@@ -90,6 +90,7 @@ def train(cfg: DictConfig) -> Path:
         start = new_run(cfg)
         parts = built(start)
         with own(start.run_dir):
+            check_new(start.run_dir)
             fit(start, parts)
     return start.run_dir
 
@@ -111,8 +112,14 @@ def resumed_run(run_dir: Path) -> Start:
 
 
 def own(run_dir: Path) -> AbstractContextManager[None]:
-    """Keep other runs out of the folder, for which the first process does."""
+    """Keep other runs out of the folder; the first process does so for all."""
     return locked(run_dir) if is_main_process() else nullcontext()
+
+
+def check_new(run_dir: Path) -> None:
+    """Raise a UserError where another process has trained in the folder while this one waited for it."""
+    if is_main_process() and (run_dir / "checkpoints").exists():
+        raise UserError(f"{run_dir} holds a training run by now. Give another run_dir, or resume that one.")
 
 
 def built(start: Start) -> Parts:
@@ -122,12 +129,16 @@ def built(start: Start) -> Parts:
     with naming(run_dir / CONFIG if resumed else None):
         datamodule = build.datamodule_from_config(cfg)
         datamodule.first_epoch = resumed.progress.epochs if resumed else 0
-        set_up(datamodule)
+        set_up(datamodule, resumed is not None)
         if resumed:
             check_same_data(resumed.card, datamodule)
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else None)
+    if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):
+        raise UserError(
+            "callbacks.freeze_encoder_epochs needs a model with an encoder; this one has none. Set it to 0."
+        )
     check_one_process(trainer)
     return Parts(datamodule, task, trainer)
 
@@ -137,7 +148,7 @@ def fit(start: Start, parts: Parts) -> None:
     datamodule, task, trainer = parts
     open_run_dir(start.cfg, start.run_dir)
     if is_main_process():
-        remove_abandoned((start.run_dir / "checkpoints").glob(DRAFTS))
+        remove_abandoned(start.run_dir.rglob(DRAFTS))
         log_to_file(start.run_dir / "train.log")
     hyperparameters_to_board(start.cfg, trainer)
     introduce(datamodule, trainer, start.run_dir)
@@ -149,14 +160,16 @@ def fit(start: Start, parts: Parts) -> None:
         conclude(trainer, start.run_dir, datamodule, task.inference, time.monotonic() - start.began)
 
 
-def set_up(datamodule: VOCDataModule) -> None:
+def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
     """Prepare the data and look through it, in the first process, and read the lists, in each.
+
+    A resumed run writes nothing anew that is there.
 
     Raises:
         UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
     """
     if is_main_process():
-        datamodule.prepare_data()
+        (datamodule.prepare_scoring if resumed else datamodule.prepare_data)()
     try:
         datamodule.setup("fit")
         if is_main_process():

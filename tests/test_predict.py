@@ -105,6 +105,19 @@ def test_tiles_predict_nearly_what_the_whole_image_gives(
     np.testing.assert_array_equal(one, whole)
 
 
+def test_nothing_is_written_through_a_link_out_of_the_folder(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    truth = tmp_path / "truth.png"
+    truth.write_bytes(b"precious")
+    run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_1.jpg", f"output={tmp_path / 'first'}")
+    (tmp_path / "first" / "masks" / "val_0.png").symlink_to(truth)
+    result = run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg", f"output={tmp_path / 'first'}")
+    assert result.status == 1
+    assert "leads out of its folder" in result.output
+    assert truth.read_bytes() == b"precious"
+
+
 def test_what_cannot_be_read_is_named_and_the_others_go_on(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can fix: the message says what was wanted, what was got, which file, and what to do.
+    """Something the user can fix: the message says what was wanted, what was found, which file, and what to do.
 
     Attributes:
         what: the message without ``advice``, where that was given apart.

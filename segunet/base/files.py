@@ -14,7 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -54,6 +54,7 @@ def is_file(path: Path) -> bool:
 
 DRAFTS = ".segunet-*"  # unfinished files and folders; whoever writes one holds a lock on it
 _LOCK = ".lock"  # in a run's folder
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # EBADF: of NFS, for what is open for reading
 _PATIENCE = 6.0  # seconds; the loader processes of a killed run live for up to 5 s, and have its lock
 
 
@@ -71,7 +72,7 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
     with file:
         ends = time.monotonic() + _PATIENCE
-        while not _lock(file.fileno()):
+        while _lock(file.fileno()) is False:
             if time.monotonic() > ends:
                 raise UserError(
                     f"Another process is writing to {folder}. Wait until it has ended, or give another folder."
@@ -80,18 +81,20 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # for loader processes that have the file open too
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # for loader processes that have the file open too
 
 
-def _lock(file: int) -> bool:
-    """Lock an open file, or folder, unless another has it locked; a file system without locks takes all for free."""
+def _lock(file: int) -> bool | None:
+    """Lock an open file, or folder; False if another has it locked, None where the file system cannot tell."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno not in _NO_LOCKS:
             raise
+        return None
     return True
 
 
@@ -211,7 +214,7 @@ def _is_free(draft: Path) -> bool:
     except OSError:
         return False
     try:
-        return _lock(lock)
+        return _lock(lock) is True
     finally:
         os.close(lock)
 

@@ -108,7 +108,7 @@ class Settings(BaseModel):
 
 
 def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str] | None = None) -> str:
-    """Return what pydantic found first: the setting's name after ``prefix``, what it must be, and what was got."""
+    """Return what pydantic found first: the setting's name after ``prefix``, what it must be, and what it got."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
     parts = first["loc"][:_MOST_PARTS]

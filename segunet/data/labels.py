@@ -18,6 +18,7 @@ from segunet.base.errors import UserError
 from segunet.base.files import write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import progress_bar
+from segunet.base.version import __version__
 from segunet.data.masks import MaskFormat, count_values, read_mask, teaches_nothing
 from segunet.data.voc import Pair
 from segunet.images.reading import read_size
@@ -121,7 +122,7 @@ def _counts(pair: Pair, form: MaskFormat) -> NDArray[np.int64]:
 
 def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
     """Return what is another one once a file, or what a mask may hold, has changed."""
-    digest = hashlib.sha256(repr((form.num_classes, form.ignore_index)).encode() + form.palette.tobytes())
+    digest = hashlib.sha256(repr((__version__, form.num_classes, form.ignore_index)).encode() + form.palette.tobytes())
     for pair in pairs:
         for file in (pair.image, pair.mask):
             status = file.stat()

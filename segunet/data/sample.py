@@ -32,6 +32,9 @@ _OVERSAMPLING = 3  # drawn so many times larger, then averaged
 _MOST_OBJECTS = 2
 
 
+_OWN = {"JPEGImages", "SegmentationClass", "ImageSets", "sample.json"}  # what lies in the sample's folder
+
+
 def write_sample(root: Path) -> None:
     """Write the sample into ``root``, unless it is there already; a killed call leaves no half of it.
 
@@ -64,7 +67,8 @@ def check_sample(root: Path) -> None:
 
 def _write_sample(root: Path) -> None:
     root = root.resolve()  # a link stays one
-    if root.is_dir() and any(root.iterdir()) and not (root / "sample.json").is_file():
+    there = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    if there and not ("sample.json" in there and there <= _OWN):
         raise UserError(
             f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "
             "They were left as they are. Choose data=voc2012 or data=custom for a folder of your own."

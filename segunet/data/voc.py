@@ -1,4 +1,4 @@
-"""Read a folder in PASCAL VOC's layout: lists of names, images, masks.
+"""A folder in PASCAL VOC's layout: its lists, and where images and masks are.
 
 <folder>/JPEGImages/<name>.jpg
 <folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"

@@ -27,7 +27,7 @@ class Format:
     """A format to export to.
 
     Attributes:
-        suffix: of its file, a key of ``exported.READERS``.
+        suffix: of its file, a key of ``formats.read.READERS``.
         packages: imports what writing and running it need; raises a UserError where one is missing.
         write: the program, its card (plain containers) and the file's path -> the file, and what belongs beside it.
     """

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
     """Return the images and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
 
-    A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of a
+    A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of an
     image or a video. Links to folders are followed; what several lead to is taken once.
 
     Args:

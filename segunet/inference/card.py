@@ -62,7 +62,7 @@ class DataCard(_Plain):
         if not isinstance(values, Mapping):
             return values
         transform = values.get("transform")
-        flip = {"flip": bool(transform.get("flip"))} if isinstance(transform, Mapping) else {}
+        flip = {"flip": bool(transform["flip"])} if isinstance(transform, Mapping) and "flip" in transform else {}
         return {name: value for name, value in values.items() if name not in _DROPPED} | flip
 
 

@@ -70,7 +70,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Rebuild the network of a segunet checkpoint; one that segunet.export wrote is run as it is.
 
     Args:
-        path: a .ckpt file, or one with a suffix of ``exported.READERS``.
+        path: a .ckpt file, or one with a suffix of ``formats.read.READERS``.
 
     Raises:
         UserError: no file, no checkpoint, not segunet's, damaged, or of a class that is not trusted.

@@ -161,7 +161,7 @@ def load(
 
     Args:
         path: a run's checkpoints/best.ckpt, or what segunet.convert or segunet.export wrote.
-        tta: test-time augmentation, a key of ``inference.TTA``.
+        tta: test-time augmentation, a key of ``inference.logits.TTA``.
         tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image
             at once, at ``inference_size``.
         overlap: least share of a tile that it has in common with the next one, 0..0.9.

@@ -35,7 +35,7 @@ class Inference:
     """How images are predicted: whole or in tiles, with or without test-time augmentation.
 
     Attributes:
-        tta: a key of ``inference.TTA``.
+        tta: a key of ``inference.logits.TTA``.
         tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image.
         overlap: least share of a tile that it has in common with the next one, 0..0.9.
 
@@ -76,7 +76,7 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
         image: uint8 (3, H, W) RGB, on the net's device.
         tile: side of the tiles in pixels; an image that is smaller in one direction has one tile in it.
         overlap: least share of a tile's side that it has in common with the next one, 0..0.9.
-        tta: a key of ``inference.TTA``, for each tile.
+        tta: a key of ``inference.logits.TTA``, for each tile.
     """
     height, width = image.shape[-2:]
     tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)

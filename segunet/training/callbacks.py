@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: progress, images, freezing, averaging, files."""
+"""What happens around the steps of a run: images, written predictions, freezing, averaging."""
 
 import math
 from pathlib import Path
@@ -65,7 +65,7 @@ class ImageStrips(Callback):
             return
         assert isinstance(pl_module, ScoringTask)
         assert pl_module.scores is not None
-        board, step = trainer.logger.experiment, trainer.global_step
+        board, step = trainer.logger.experiment, trainer.global_step - 1  # as Lightning counts: a resume keeps it
         for number, each in enumerate(strips):
             board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
         matrix = confusion_image(pl_module.scores.confusion, self.class_names)

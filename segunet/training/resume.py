@@ -126,7 +126,11 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
 def check_finite(content: Mapping[str, Any], path: Path) -> None:
     """Raise a UserError where weights, or what the optimizer knows of them, hold NaN or infinity."""
     for name in _TRAINED:
-        if not all(bool(each.isfinite().all()) for each in _tensors(content.get(name))):
+        try:
+            finite = all(bool(each.isfinite().all()) for each in _tensors(content.get(name)))
+        except (RuntimeError, TypeError) as error:  # also of tensors without values, and of endless nesting
+            raise UserError(f"{path}: its {name} is not what a training saves. {STATE_ADVICE}") from error
+        if not finite:
             raise UserError(
                 f"{path}: its {name} holds NaN or infinity: the training diverged (a lower optimizer.lr, "
                 f"trainer.gradient_clip_val=1 or trainer.precision=32-true may help), or the file is damaged. "

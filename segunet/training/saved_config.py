@@ -38,7 +38,7 @@ _DEEPEST = 8
 
 _LARGEST_NUMBER = 2**32
 
-_LARGEST_SIZE = 2**13  # in what follows, of which networks and images are made
+_LARGEST_SIZE = 100_000  # of a side in pixels, and of 16-bit values; constructors bound their networks
 
 _SIZES = ("model.", "data.", "inference_size")
 
@@ -119,7 +119,7 @@ class ConfigParser:
         if isinstance(value, dict) or isinstance(known, dict):
             return self._mapping(value, known if isinstance(known, dict) else {}, name)
         if not _is_of_kind(value, known, name) or not _is_plain(value, name):
-            raise self._error(name, f"is {shown(value)}, which no run has")
+            raise self._error(name, f"is {shown(value)}, an invalid setting")
         if isinstance(value, list):
             entry = known[0] if isinstance(known, list) else None
             return [self._value(each, entry, f"{name}[{index}]") for index, each in enumerate(value)]
@@ -142,7 +142,7 @@ class ConfigParser:
         allowed = known.keys() | _parameters(Trainer if name == "trainer" else _class(known))
         for key in value:
             if key not in allowed or (key == "_partial_" and value[key] is not known[key]):
-                raise self._error(f"{name}.{key}".lstrip("."), "is no setting that a run has")
+                raise self._error(f"{name}.{key}".lstrip("."), "is not a setting of segunet.train")
 
     def _defaults(self, given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Return what ``conf/`` has for the keys that an older config lacks; say so."""

@@ -1,4 +1,4 @@
-"""Scoring a segmentation network, and training one."""
+"""Training a segmentation network."""
 
 import logging
 import math

@@ -199,7 +199,7 @@ def test_every_process_of_a_validation_has_a_batch(voc_folder: Path) -> None:
             made.val_dataloader()
 
 
-def test_a_training_batch_is_bytes_with_int64_masks(voc_folder: Path) -> None:
+def test_a_training_batch_s_images_and_masks_are_bytes(voc_folder: Path) -> None:
     batches = list(datamodule(voc_folder, batch_size=4).train_dataloader())
     assert len(batches) == 1  # the incomplete one is dropped
     assert (batches[0].images.dtype, batches[0].images.shape) == (torch.uint8, (4, 3, 48, 48))

@@ -117,6 +117,11 @@ def test_a_folder_that_is_no_sample_is_refused_and_left_as_it_is(tmp_path: Path)
     with pytest.raises(UserError, match=str(tmp_path / "mine")):
         write_sample(tmp_path / "mine")
     assert list(contents(tmp_path / "mine")) == ["JPEGImages/precious.jpg"]
+    (tmp_path / "mine" / "sample.json").write_text("{}")  # as an older sample has it, but beside a user's files
+    (tmp_path / "mine" / "notes.txt").touch()
+    with pytest.raises(UserError, match=str(tmp_path / "mine")):
+        write_sample(tmp_path / "mine")
+    assert set(contents(tmp_path / "mine")) == {"JPEGImages/precious.jpg", "sample.json", "notes.txt"}
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:

@@ -219,6 +219,9 @@ def test_cards_of_the_first_release_are_read(content: Content, trained: Path, tm
     old, new = load_checkpoint(tmp_path / "old.ckpt").data, read_card(trained / "checkpoints" / "best.ckpt").data
     assert (old.flip, new.flip) == (False, True)
     assert old.model_copy(update={"flip": True}) == new
+    del content["segunet"]["data"]["transform"]["flip"]
+    torch.save(content, tmp_path / "old.ckpt")
+    assert load_checkpoint(tmp_path / "old.ckpt").data.flip is None  # not known
 
 
 def test_mirroring_a_network_that_knows_left_from_right_is_said(

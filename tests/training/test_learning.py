@@ -15,8 +15,6 @@ from segunet.metrics.counter import Counter
 from tests.commands import TINY, WHOLE
 from tests.test_conf import composed
 
-# The encoder to its end.
-
 
 def losses_of_20_steps() -> list[float]:
     """Train a small network by the default loss and optimizer on one batch of blocks in their classes' colours."""

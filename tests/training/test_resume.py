@@ -84,6 +84,12 @@ NEVER = [math.nan, 10**12, {"a": 1}, [[[1]]], "${oc.env:HOME}", {"_target_": "os
 OTHERS = [None, "abc", [1, 2], [], -1, True, 10**6]
 
 
+def test_large_values_that_a_run_may_have_are_taken(trained: Path, saved: dict[str, Any]) -> None:
+    for place, value in ((("data", "image_range"), [0, 65535]), (("inference_size",), 20_000)):
+        cfg = ConfigParser(trained / "config.yaml").checked(with_value(saved, place, value))
+        assert OmegaConf.select(cfg, ".".join(place)) == value
+
+
 def test_a_value_that_no_run_can_have_is_refused_with_its_key(trained: Path, saved: dict[str, Any]) -> None:
     everything = list(places(saved))
     for place in everything:

@@ -272,12 +272,12 @@ def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskF
     """Note what is allowed in a mask and yet may be a mistake."""
     assert seen.counts is not None
     path, values = seen.pair.mask, _values_of(seen.counts)
-    if values == {0}:
-        seen.note("only_class_0", path, "holds only 0")
     if values == {form.ignore_index}:
         seen.note("ignored_mask", path, f"holds only {form.ignore_index}")
-    if is_binary(values, form):
+    elif is_binary(values, form):
         seen.note("ignored_mask", path, f"holds only 0 and {form.ignore_index}")
+    elif values == {0}:
+        seen.note("only_class_0", path, "holds only 0")
     if seen.mask_mode in COLOUR_MODES:
         seen.note("converted", path, f"is an {seen.mask_mode} mask")
     if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
