@@ -18,6 +18,7 @@ from segunet.base.terminal import log_to_file
 from segunet.cli.command import command
 from segunet.cli.comparison import check_job, read_scores, record_resumed
 from segunet.cli.run_dir import (
+    CONFIG,
     check_one_process,
     check_places,
     chosen,
@@ -34,7 +35,7 @@ from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
 from segunet.training.checkpoints import LastCheckpoint, restoring
 from segunet.training.resume import Resumed, check_same_data, found_run, read_resumed
-from segunet.training.saved_config import CONFIG, naming, resume_changes, resumed_config
+from segunet.training.saved_config import naming, resume_changes, resumed_config
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program

@@ -23,7 +23,7 @@ from segunet.base.terminal import setting
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
 
-_CONFIG = "config.yaml"
+CONFIG = "config.yaml"  # in a run's folder
 
 
 def as_path(setting: Any) -> Path:
@@ -90,13 +90,13 @@ def _given_folder(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     folder = as_path(cfg.run_dir).absolute()
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give a folder for the results.")
-    check_places(folder, (_CONFIG, *results))
+    check_places(folder, (CONFIG, *results))
     if (folder / "checkpoints").exists():
         raise UserError(
             f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
             f"python -m segunet.train {setting('resume', cfg.run_dir)}"
         )
-    if not _wrote(cfg, folder) and (foreign := [each for each in (_CONFIG, *results) if (folder / each).exists()]):
+    if not _wrote(cfg, folder) and (foreign := [each for each in (CONFIG, *results) if (folder / each).exists()]):
         raise UserError(
             f"{folder} has {foreign[0]} in it, which segunet.{name} has not written and would overwrite. Give another "
             "folder, or a new one."
@@ -132,7 +132,7 @@ def check_writable(folder: Path) -> None:
 def _wrote(cfg: DictConfig, folder: Path) -> bool:
     """Return whether the folder's config.yaml has the settings of this command."""
     try:
-        config = OmegaConf.load(folder / _CONFIG)
+        config = OmegaConf.load(folder / CONFIG)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return False
     return isinstance(config, DictConfig) and config.keys() == cfg.keys()
@@ -146,7 +146,7 @@ def open_run_dir(cfg: DictConfig, folder: Path) -> None:
     """
     os.environ[_RUN_DIR_VARIABLE] = str(folder)
     if is_main_process():
-        write_text(folder / _CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
 def command_on_same_data(name: str) -> str:

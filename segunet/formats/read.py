@@ -26,7 +26,7 @@ METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
 
 INPUT, OUTPUT = "images", "logits"
 
-_EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
+EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
 # Of ONNX, what computes a tensor from others; no control flow, nothing that makes a tensor from a shape alone.
 _OPERATORS = frozenset(
@@ -178,12 +178,12 @@ def read_exported(path: Path) -> tuple[nn.Module, Any]:
         reason = " ".join(str(error).split()).split(". ")[0][:300] or type(error).__name__
         raise UserError(
             f"{path} ({path.stat().st_size} bytes) is no readable {path.suffix} file: {reason}. It may be cut short, "
-            f"or of another format. {_EXPORT_AGAIN}"
+            f"or of another format. {EXPORT_AGAIN}"
         ) from error
     if card is None:
         raise UserError(
             f"{path} was not written by segunet.export: it does not say under {METADATA!r} what its classes are. "
-            f"{_EXPORT_AGAIN}"
+            f"{EXPORT_AGAIN}"
         )
     return net, card
 
@@ -231,7 +231,7 @@ def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
     if not (weights := path.with_suffix(".bin")).is_file():
         raise UserError(f"{path} has its weights in {weights.name} beside it, which is not there. Copy both files.")
     if b"<net" not in path.read_bytes()[:200]:
-        raise UserError(f"{path} is no network of OpenVINO. {_EXPORT_AGAIN}")
+        raise UserError(f"{path} is no network of OpenVINO. {EXPORT_AGAIN}")
     core = import_openvino().Core()
     model = core.read_model(path)
     text = model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None

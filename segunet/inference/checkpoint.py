@@ -20,7 +20,7 @@ from segunet.base.files import is_file, read_torch_file
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import one_line, shown
 from segunet.base.version import __version__
-from segunet.formats.read import READERS, read_exported
+from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
 from segunet.inference.logits import TTA
 from segunet.models import NETWORKS
@@ -41,8 +41,6 @@ _DTYPES = {
     torch.uint8,
     torch.bool,
 }
-
-_EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     if path.suffix in READERS:
         net, content = read_exported(path)
-        exported = parsed(ExportedCard, content, path, _EXPORT_AGAIN)
+        exported = parsed(ExportedCard, content, path, EXPORT_AGAIN)
         return _checkpoint(net, exported, path)
     content = read_checkpoint(path)
     card = card_of(content, path)

@@ -2,7 +2,9 @@
 
 import logging
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -10,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from segunet.base.errors import UserError
 from segunet.base.terminal import setting
 from segunet.data.datamodule import VOCDataModule
-from segunet.inference.checkpoint import load_checkpoint, read_card, read_checkpoint
+from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoint
 from segunet.inference.tiling import Inference
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.examples import examples
@@ -49,7 +51,8 @@ def conclude(
             "there is no best checkpoint (no validation took place, or it was removed); the weights are in %s", last
         )
         return
-    epoch, scores = read_checkpoint(best, _ADVICE)["epoch"] + 1, saved_scores(best, datamodule.form.ignore_index)
+    content = read_checkpoint(best, _ADVICE)
+    epoch, scores = content["epoch"] + 1, saved_scores(content, best, datamodule.form.ignore_index)
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
     for board in trainer.loggers:
@@ -63,13 +66,13 @@ def conclude(
     logger.info("report:    %s", run_dir / PAGE)
 
 
-def saved_scores(checkpoint: Path, ignore_index: int) -> Scores:
-    """Return the scores of the validation after which ``checkpoint`` was saved.
+def saved_scores(content: Mapping[str, Any], checkpoint: Path, ignore_index: int) -> Scores:
+    """Return the scores of the validation after which ``checkpoint``, with that ``content``, was saved.
 
     Raises:
-        UserError: it cannot be read, or has none.
+        UserError: its card is damaged, or it has none.
     """
-    saved = read_card(checkpoint, _ADVICE).scores
+    saved = card_of(content, checkpoint, _ADVICE).scores
     if saved is None:
         raise UserError(f"{checkpoint} was not saved after a validation. {_ADVICE}")
     return scores_from_confusion(saved.confusion, saved.images, saved.image_miou, ignore_index=ignore_index)

@@ -13,13 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from segunet.base.errors import UserError
-from segunet.cli.run_dir import as_path
+from segunet.cli.run_dir import CONFIG, as_path
 from segunet.data.datamodule import VOCDataModule
-from segunet.inference.card import CheckpointCard, ListCard, parsed
-from segunet.inference.checkpoint import read_checkpoint
+from segunet.inference.card import CheckpointCard, ListCard
+from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.report.page import PAGE
 from segunet.training.checkpoints import STATE_ADVICE
-from segunet.training.saved_config import ADVICE, CONFIG, leaves, shown
+from segunet.training.saved_config import ADVICE, leaves, shown
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
     """
     path = run_dir / LAST
     content = read_checkpoint(path, STATE_ADVICE)
-    card = parsed(CheckpointCard, content["segunet"], path, STATE_ADVICE)
+    card = card_of(content, path, STATE_ADVICE)
     progress = progress_in(content, path)
     check_finite(content, path)
     check_same_network(cfg.model, card.model, run_dir / CONFIG)

@@ -27,10 +27,10 @@ from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.cli.overrides import composed
+from segunet.cli.run_dir import CONFIG
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"  # in a run's folder
 
 _LARGEST_FILE = 2**20  # bytes; a config has about 3,000
 
