@@ -5,12 +5,16 @@ Shapes: logits (N, K, H, W); masks (N, H, W) of any integer type, class index or
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segunet.base.validation import AtLeast0, Byte, Share, checked
+
+# Pixels that are summed at a time: one float32 sum over millions gets too large to hold what the last ones add.
+_BLOCK, _CHUNK = 2**12, 2**16
 
 
 def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,8 +83,7 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     """1 - the mean Dice coefficient of the classes present in the batch; 0 when there is none.
 
     Dice of class c = (2 sum p_c y_c + s) / (sum p_c + sum y_c + s), sums over the batch's pixels that count
-    (Milletari et al. 2016, equation in section 3, without the squares). They are summed image by image first: one sum
-    in float32 over millions of pixels adds the last ones to a number that cannot hold them.
+    (Milletari et al. 2016, equation in section 3, without the squares).
 
     Args:
         probabilities: (N, K, P).
@@ -91,13 +94,22 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     num_classes = probabilities.shape[1]
     valid = targets >= 0
     index = targets.where(valid, num_classes)  # (N, P); ignored pixels fall into a bin that is cut off
-    sums = own.new_zeros(len(own), num_classes + 1)
-    intersection = sums.scatter_add(1, index, own).sum(dim=0)[:num_classes]  # (K,)
+    intersection = _sums_by_class(own, index, num_classes + 1)[:num_classes]  # (K,)
     truth = torch.bincount(index.flatten(), minlength=num_classes + 1)[:num_classes]  # (K,)
-    predicted = (probabilities @ valid.to(probabilities.dtype).unsqueeze(2)).sum(dim=(0, 2))  # (K,)
+    counted = valid.to(probabilities.dtype).unsqueeze(2)  # (N, P, 1)
+    chunks = zip(torch.split(probabilities, _CHUNK, dim=2), torch.split(counted, _CHUNK, dim=1), strict=True)
+    predicted = torch.stack([each @ ones for each, ones in chunks]).sum(dim=(0, 1, 3))  # (K,)
     present = truth > 0
     coefficients = (2 * intersection + smooth) / (predicted + truth + smooth)
     return ((1 - coefficients) * present).sum() / present.sum().clamp(min=1)
+
+
+def _sums_by_class(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """Return the sum of the ``values`` (N, P) of each ``index`` (N, P), float (count,)."""
+    rest = -values.shape[1] % _BLOCK
+    values, index = F.pad(values, (0, rest)), F.pad(index, (0, rest))  # zeros change no sum
+    blocks = values.new_zeros(values.numel() // _BLOCK, count)
+    return blocks.scatter_add(1, index.view(-1, _BLOCK), values.view(-1, _BLOCK)).sum(dim=0)
 
 
 @checked("loss.pixelwise")
@@ -154,6 +166,20 @@ class Focal(nn.Module):
         return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha)
 
 
+@runtime_checkable
+class PixelwiseLoss(Protocol):
+    """The first term of :class:`SegmentationLoss`; a module, for its buffers to be moved to the device.
+
+    Attributes:
+        label: its name in the log, as in ``train/loss_<label>``.
+    """
+
+    label: str
+
+    def __call__(self, log_probabilities: Tensor, own: Tensor, targets: Tensor, /) -> Any:
+        """Return the scalar loss; shapes as in :func:`cross_entropy`."""
+
+
 class LossParts(NamedTuple):
     """The loss that is minimised and, for the log, its unweighted terms; all scalars."""
 
@@ -167,7 +193,7 @@ class SegmentationLoss(nn.Module):
     """``pixelwise_weight`` * cross-entropy or focal + ``dice_weight`` * Dice, from one softmax.
 
     Args:
-        pixelwise: a :class:`CrossEntropy` or a :class:`Focal`.
+        pixelwise: a :class:`CrossEntropy`, a :class:`Focal` or another of its kind.
         ignore_index: mask value that enters no term.
         pixelwise_weight: of the first term; 0 leaves it out of the sum.
         dice_weight: of the Dice term; 0 leaves it out of the sum.
@@ -179,7 +205,7 @@ class SegmentationLoss(nn.Module):
 
     def __init__(
         self,
-        pixelwise: CrossEntropy | Focal,
+        pixelwise: PixelwiseLoss,
         ignore_index: Byte,
         pixelwise_weight: AtLeast0 = 1.0,
         dice_weight: AtLeast0 = 1.0,

@@ -13,7 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.images.palette import IGNORE_INDEX
@@ -21,6 +21,7 @@ from segunet.losses.segmentation import (
     CrossEntropy,
     Focal,
     LossParts,
+    PixelwiseLoss,
     SegmentationLoss,
     cross_entropy,
     dice,
@@ -41,7 +42,7 @@ def batch(num_classes: int = 4, ignored: float = 0.3, seed: int = 0) -> tuple[Te
     return logits, masks
 
 
-def loss_of(logits: Tensor, masks: Tensor, pixelwise: CrossEntropy | Focal | None = None) -> LossParts:
+def loss_of(logits: Tensor, masks: Tensor, pixelwise: PixelwiseLoss | None = None) -> LossParts:
     parts: LossParts = SegmentationLoss(pixelwise or CrossEntropy(), IGNORE_INDEX)(logits, masks)
     return parts
 
@@ -225,6 +226,14 @@ def test_a_batch_of_millions_of_pixels_keeps_its_digits() -> None:
     assert focal(own.float(), targets).item() == pytest.approx(focal(own, targets).item(), rel=1e-6)
 
 
+def test_dice_of_one_large_image_keeps_its_digits() -> None:
+    """Of 16 million pixels of one class: a single sum in float32 stands still at 2**24."""
+    own = torch.rand(1, 2**24, generator=torch.Generator().manual_seed(0)) / 10 + 0.9
+    targets = torch.zeros(own.shape, dtype=torch.int64)
+    wanted = dice(own[:, None].double(), own.double(), targets).item()
+    assert dice(own[:, None], own, targets).item() == pytest.approx(wanted, abs=1e-6)
+
+
 def inner_terms(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """What ``pixel_terms`` gives, in double: log-probabilities (N, K, P) and the own ones (N, P)."""
     log_probabilities = logits.log_softmax(dim=1)
@@ -342,7 +351,25 @@ def test_settings_that_no_loss_can_have_are_refused_by_name() -> None:
 
 
 def test_class_weights_travel_with_the_module_and_stay_out_of_its_state() -> None:
-    loss = SegmentationLoss(CrossEntropy(WEIGHTS), IGNORE_INDEX).double()
-    assert loss.pixelwise.class_weights is not None
-    assert loss.pixelwise.class_weights.dtype == torch.float64
+    pixelwise = CrossEntropy(WEIGHTS)
+    loss = SegmentationLoss(pixelwise, IGNORE_INDEX).double()
+    assert pixelwise.class_weights is not None
+    assert pixelwise.class_weights.dtype == torch.float64
     assert loss.state_dict() == {}
+
+
+class Halved(nn.Module):
+    """What the README says of a loss of one's own: called as ``CrossEntropy`` is, with a label."""
+
+    label = "halved"
+
+    def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(log_probabilities, own, targets) / 2
+
+
+def test_a_loss_of_one_s_own_is_taken_and_what_is_none_is_refused() -> None:
+    logits, masks = torch.randn(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.uint8)
+    whole, half = (loss_of(logits, masks, each).pixelwise for each in (CrossEntropy(), Halved()))
+    torch.testing.assert_close(half, whole / 2)
+    with pytest.raises(UserError, match=r"loss\.pixelwise must be an instance of PixelwiseLoss"):
+        SegmentationLoss("none", 255)  # type: ignore[arg-type]
