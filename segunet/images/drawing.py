@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 ImageArray = NDArray[np.uint8]
-
 _WRONG, _IGNORED = (220, 20, 20), (128, 128, 128)
 
 

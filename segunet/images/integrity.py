@@ -20,9 +20,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 from segunet.base.errors import UserError
 
 _SMALL = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
 IMAGE_SUFFIXES = (*_SMALL, *map(str.upper, _SMALL))  # of images to train on and to predict
-
 MAX_PIXELS = 2**29  # of an image: about 23,000 x 23,000, which is 1.6 GB as RGB
 
 # The formats that are read, by how their files begin. Image.open would try 40 more, and refuse large images.
@@ -50,7 +48,7 @@ def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
         if reader is TiffImageFile:
             _check_tiff(file, name)
         file.seek(0)
-        image = reader(file, name)
+        image = reader(file, "")  # by a name Pillow would map a TIFF into memory, with height and width swapped
         check_pixels(image, name)
         if image.format == "PNG" and (exif := _png_exif(file)):
             image.info["exif"] = exif

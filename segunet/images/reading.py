@@ -23,9 +23,7 @@ from segunet.base.validation import check
 from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
 
 logger = logging.getLogger(__name__)
-
 FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
-
 PEEK = 16  # images, or masks, looked at before a run starts
 
 
@@ -40,16 +38,12 @@ def _rising(levels: Sequence[float]) -> Sequence[float]:
 
 # The values of 16-bit images that become 0 and 255; None is 0 and 65535.
 Range = Annotated[Sequence[Annotated[float, Field(ge=0, le=65535)]], AfterValidator(_rising)] | None
-
 _BYTES, _BYTES_BESIDE = 16, 2**27  # that a file may hold for each pixel, and beside them
-
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
-
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's
 
 # As Pillow, simplejpeg and OpenCV raise.
 _INVALID = (SyntaxError, ValueError, IndexError, TypeError, KeyError, OverflowError, EOFError, struct.error, zlib.error)
-
 _DAMAGED = (OSError, *_INVALID, cv2.error, Image.DecompressionBombError, Warning)
 
 # How to turn upright what has an EXIF orientation other than 1 (EXIF 2.3, table 6); 5 to 8 swap width and height.
@@ -164,7 +158,7 @@ def read_size(path: Path) -> tuple[int, int]:
     with readable(path, "image"), path.open("rb") as file:
         image = read_header(file, str(path))
         width, height = image.size
-        return (width, height) if orientation(image) >= 5 else (height, width)
+        return (width, height) if turn_of(image) >= 5 else (height, width)
 
 
 @contextmanager

@@ -13,11 +13,8 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-
 _CODECS = ("libx264", "mpeg4")  # the first one that PyAV was built with
-
 _TIME_BASE = Fraction(1, 10_000)
-
 _USUAL_RATE = 25  # frames a second, where a video does not say
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from segunet.base.errors import UserError
 from segunet.data.transforms import TrainTransform
 from segunet.images.palette import IGNORE_INDEX, voc_palette
-from segunet.images.resizing import resize_long_side
 
 Pixels = NDArray[np.uint8]
 
@@ -238,27 +237,3 @@ def test_images_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) -> N
     for base_size in (None, 100):
         for index in range(10):
             assert transform(base_size=base_size)(image, mask, (0, 0, index))[1].shape == (48, 48)
-
-
-@pytest.mark.parametrize(
-    ("size", "long_side", "wanted"),
-    [
-        ((50, 100), 40, (20, 40)),
-        ((100, 50), 40, (40, 20)),
-        ((30, 30), 40, (40, 40)),
-        ((333, 500), 224, (149, 224)),
-        ((1, 500), 10, (1, 10)),
-    ],
-)
-def test_resizing_by_the_long_side_keeps_the_shape(
-    size: tuple[int, int], long_side: int, wanted: tuple[int, int]
-) -> None:
-    got = resize_long_side(np.full((*size, 3), 77, dtype=np.uint8), long_side)
-    assert got.shape == (*wanted, 3)
-    assert got.dtype == np.uint8
-    assert (got == 77).all()
-
-
-def test_resizing_to_its_own_size_changes_nothing() -> None:
-    image = example(60, 90)[0]
-    assert (resize_long_side(image, 90) == image).all()

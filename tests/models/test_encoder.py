@@ -1,44 +1,16 @@
 """The encoder against torchvision's ResNet, and what it loads or refuses."""
 
-import logging
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, get_args
-from urllib.error import URLError
 
 import pytest
 import torch
 import torchvision
-from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from segunet.base.errors import UserError
 from segunet.models.encoder import Depth, ResNetEncoder
-from segunet.models.weights import load_encoder_weights
 
 NODES = ["relu", "layer1", "layer2", "layer3", "layer4"]
-
-
-@pytest.fixture
-def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """Catch the encoder's messages, also after a command has set up the logging."""
-    logger = logging.getLogger("segunet.models.encoder")
-    logger.addHandler(caplog.handler)
-    caplog.set_level(logging.INFO, logger.name)
-    yield caplog
-    logger.removeHandler(caplog.handler)
-
-
-def resnet18_state(path: Path, **changes: Tensor) -> dict[str, Tensor]:
-    """Save torchvision's state dict, ``fc.*`` included, with the changed tensors, and return it."""
-    torch.manual_seed(7)
-    state: dict[str, Tensor] = torchvision.models.resnet18(weights=None).state_dict() | changes
-    torch.save(state, path)
-    return state
-
-
-def differing(encoder: ResNetEncoder, state: dict[str, Tensor]) -> set[str]:
-    return {name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])}
 
 
 @pytest.mark.parametrize("ceil_pool", [False, True])
@@ -98,170 +70,6 @@ def test_the_parameters_have_torchvision_s_names_and_shapes(depth: Depth) -> Non
 def test_zero_init_residual_starts_each_branch_at_zero() -> None:
     assert not ResNetEncoder(depth=18, zero_init_residual=True).get_parameter("layer1.0.bn2.weight").any()
     assert ResNetEncoder(depth=18).get_parameter("layer1.0.bn2.weight").all()
-
-
-def test_a_full_state_dict_is_loaded_and_its_classifier_reported_unused(
-    tmp_path: Path, log: pytest.LogCaptureFixture
-) -> None:
-    state = resnet18_state(tmp_path / "full.pth")
-    encoder = ResNetEncoder(depth=18, weights=str(tmp_path / "full.pth"))
-    assert differing(encoder, state) == set()
-    count = sum("num_batches_tracked" not in name for name in encoder.state_dict())
-    assert f"full.pth: {count} of the encoder's {count} tensors loaded" in log.text
-    assert "not used: fc.bias, fc.weight" in log.text
-    assert "left at random" not in log.text
-
-
-def test_a_home_folder_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    state = resnet18_state(tmp_path / "full.pth")
-    assert differing(ResNetEncoder(depth=18, weights="~/full.pth"), state) == set()
-
-
-def test_a_partial_state_dict_leaves_the_rest_at_random_and_says_so(
-    tmp_path: Path, log: pytest.LogCaptureFixture
-) -> None:
-    state = resnet18_state(tmp_path / "full.pth")
-    torch.save({name: v for name, v in state.items() if name.startswith(("conv1", "bn1"))}, tmp_path / "part.pth")
-    encoder = ResNetEncoder(depth=18, weights=str(tmp_path / "part.pth"))
-    assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
-    assert "layer4.0.conv1.weight" in differing(encoder, state)
-    assert "part.pth: 5 of the encoder's 100 tensors loaded" in log.text
-    assert "left at random, not in the file: layer1.0.bn1.bias" in log.text
-    assert "more" in log.text
-    assert "not used" not in log.text
-
-
-def test_four_maps_take_what_they_have_of_a_full_state_dict(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
-    state = resnet18_state(tmp_path / "full.pth")
-    encoder = ResNetEncoder(depth=18, num_maps=4, weights=str(tmp_path / "full.pth"))
-    assert differing(encoder, state) == set()
-    assert "layer4.0.bn1.bias" in log.text
-
-
-def test_weights_win_over_zero_init_residual(tmp_path: Path) -> None:
-    state = resnet18_state(tmp_path / "full.pth")
-    encoder = ResNetEncoder(depth=18, weights=str(tmp_path / "full.pth"), zero_init_residual=True)
-    assert differing(encoder, state) == set()
-
-
-def test_no_name_that_matches_is_refused(tmp_path: Path) -> None:
-    torch.save({"module.conv1.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match=r"other\.pth.*'module\.conv1\.weight'"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "other.pth"))
-
-
-def test_an_empty_state_dict_is_refused(tmp_path: Path) -> None:
-    torch.save({}, tmp_path / "empty.pth")
-    with pytest.raises(UserError, match=r"empty\.pth: none of its 0 tensors.*nothing at all"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "empty.pth"))
-
-
-def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
-    resnet18_state(tmp_path / "wrong.pth", **{"layer1.0.conv1.weight": torch.zeros(64, 32, 3, 3)})
-    with pytest.raises(UserError, match=r"layer1\.0\.conv1\.weight has shape \(64, 32, 3, 3\).*\(64, 64, 3, 3\)"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "wrong.pth"))
-
-
-def test_weights_of_another_depth_are_refused(tmp_path: Path) -> None:
-    resnet18_state(tmp_path / "resnet18.pth")
-    with pytest.raises(UserError, match=r"model\.encoder\.depth"):
-        ResNetEncoder(depth=50, weights=str(tmp_path / "resnet18.pth"))
-
-
-def test_a_file_that_is_not_there_is_refused_with_its_whole_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for missing in ("missing.pth", "."):
-        with pytest.raises(UserError, match=f"there is no file {tmp_path}"):
-            ResNetEncoder(depth=18, weights=missing)
-
-
-@pytest.mark.parametrize("content", [b"", b"no weights", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 8])
-def test_a_file_that_is_no_torch_file_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "garbage.pth").write_bytes(content)
-    with pytest.raises(UserError, match=r"garbage\.pth \(\d+ bytes\) is not a readable PyTorch file"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "garbage.pth"))
-
-
-def test_a_truncated_file_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "cut.pth"
-    resnet18_state(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match=r"cut\.pth \(\d+ bytes\) is not a readable PyTorch file"):
-        ResNetEncoder(depth=18, weights=str(path))
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "older format"])
-def test_a_file_cut_anywhere_is_refused_by_name(tmp_path: Path, zipped: bool) -> None:
-    path = tmp_path / "cut.pth"
-    torch.save({"bn1.weight": torch.ones(64)}, path, _use_new_zipfile_serialization=zipped)
-    content = path.read_bytes()
-    for length in range(0, len(content), 7):
-        path.write_bytes(content[:length])
-        with pytest.raises(UserError, match=r"cut\.pth \(\d+ bytes\) is not a readable PyTorch file"):
-            load_encoder_weights(torch.nn.ModuleDict({"bn1": torch.nn.BatchNorm2d(64)}), str(path), depth=18)
-
-
-class Evil:
-    """Touches a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.path,)
-
-
-def test_a_pickled_object_is_refused_and_not_run(tmp_path: Path) -> None:
-    torch.save({"conv1.weight": Evil(tmp_path / "touched")}, tmp_path / "evil.pth")
-    with pytest.raises(UserError, match=r"evil\.pth \(\d+ bytes\) is not a readable PyTorch file of plain tensors"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "evil.pth"))
-    assert not (tmp_path / "touched").exists()
-
-
-def test_a_whole_pickled_model_is_refused(tmp_path: Path) -> None:
-    torch.save(torchvision.models.resnet18(weights=None), tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"model\.pth \(\d+ bytes\) is not a readable .*state_dict"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "model.pth"))
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"state_dict": {}, "epoch": 3}, torch.zeros(2)])
-def test_plain_content_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
-    torch.save(content, tmp_path / "plain.pth")
-    with pytest.raises(UserError, match=rf"plain\.pth holds a {type(content).__name__}"):
-        ResNetEncoder(depth=18, weights=str(tmp_path / "plain.pth"))
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of downloads, and no network."""
-
-    def no_network(*_: object, **__: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.setattr(torch.hub, "_hub_dir", None)
-    for module in ("torch.hub", "urllib.request"):
-        monkeypatch.setattr(f"{module}.urlopen", no_network)
-    return tmp_path / "torch" / "hub" / "checkpoints"
-
-
-@pytest.mark.usefixtures("hub")
-def test_imagenet_without_cache_and_network_says_what_to_do(hub: Path) -> None:
-    with pytest.raises(UserError) as caught:
-        ResNetEncoder(depth=18, weights="imagenet")
-    for part in ("https://download.pytorch.org", "resnet18", "no network", str(hub), "model.encoder.weights=null"):
-        assert part in str(caught.value)
-
-
-def test_imagenet_is_taken_from_the_cache_without_a_network(hub: Path, log: pytest.LogCaptureFixture) -> None:
-    hub.mkdir(parents=True)
-    url = torchvision.models.ResNet18_Weights.DEFAULT.url
-    state = resnet18_state(hub / Path(url).name)
-    assert differing(ResNetEncoder(depth=18, weights="imagenet"), state) == set()
-    assert "encoder weights imagenet" in log.text
 
 
 @pytest.mark.parametrize("depth", [0, 20, 500])

@@ -1,0 +1,169 @@
+"""Masks of every kind, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+
+from segunet.base.errors import UserError
+from segunet.data.masks import MaskFormat, count_values, enet_weights, read_mask
+from segunet.data.voc import Pair
+from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.reading import read_size
+from tests.pixels import colours, indices, save_mask
+
+VOC = MaskFormat(21, IGNORE_INDEX, voc_palette())
+THREE = MaskFormat(3, IGNORE_INDEX, voc_palette())
+
+
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_a_mask_s_values_are_its_indices_not_its_colours(tmp_path: Path, mode: str) -> None:
+    mask = indices(0, 15, 20, 255)
+    if mode == "P":
+        save_mask(tmp_path / "mask.png", mask)
+    else:
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == mode
+        if mode == "P":  # the usual mistake
+            assert set(np.unique(np.asarray(image.convert("L")))) & {147, 220} == {147, 220}
+    got = read_mask(tmp_path / "mask.png", (24, 40), VOC)
+    assert got.dtype == np.uint8
+    assert (got == mask).all()
+
+
+def test_a_palette_of_few_colours_is_read_too(tmp_path: Path) -> None:
+    image = Image.fromarray(indices(0, 1, 2))
+    image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "mask.png", bits=2)
+    assert (read_mask(tmp_path / "mask.png", (24, 40), THREE) == indices(0, 1, 2)).all()
+
+
+def test_a_one_bit_mask_is_0_and_1(tmp_path: Path) -> None:
+    Image.fromarray(indices(0, 1, 1).astype(bool)).save(tmp_path / "mask.png")
+    got = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert got.dtype == np.uint8
+    assert (got == indices(0, 1, 1)).all()
+
+
+def test_a_sixteen_bit_mask_holds_indices(tmp_path: Path) -> None:
+    Image.fromarray(indices(0, 2, 255).astype(np.uint16)).save(tmp_path / "mask.png")
+    got = read_mask(tmp_path / "mask.png", (24, 40), THREE)
+    assert got.dtype == np.uint8
+    assert (got == indices(0, 2, 255)).all()
+
+
+@pytest.mark.parametrize("value", [256, 257, 511, 65535])
+def test_a_sixteen_bit_value_that_is_no_class_is_refused(tmp_path: Path, value: int) -> None:
+    Image.fromarray(np.full((8, 8), value, dtype=np.uint16)).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=rf"mask\.png has values that are no class: {value} \(64 pixels\)"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+def test_a_negative_value_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((8, 8), -1, dtype=np.int32)).save(tmp_path / "mask.tif")
+    (tmp_path / "mask.tif").rename(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"no class: -1 \(64 pixels\)"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_colour_mask_is_read_by_the_palette(tmp_path: Path, mode: str) -> None:
+    mask = indices(0, 1, 15, 20, 255)
+    Image.fromarray(voc_palette()[mask]).convert(mode).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png", (24, 40), VOC) == mask).all()
+
+
+def test_a_colour_mask_is_read_by_the_data_set_s_own_palette(tmp_path: Path) -> None:
+    palette = voc_palette()
+    palette[:3] = [[9, 9, 9], [200, 100, 50], [50, 100, 200]]
+    mask = indices(2, 1, 0, 255)
+    Image.fromarray(palette[mask]).save(tmp_path / "mask.png")
+    assert (read_mask(tmp_path / "mask.png", (24, 40), MaskFormat(3, IGNORE_INDEX, palette)) == mask).all()
+
+
+def test_an_unknown_colour_is_refused_with_its_count(tmp_path: Path) -> None:
+    image = voc_palette()[indices(0, 1)]
+    image[3, 5:9] = (1, 2, 3)
+    Image.fromarray(image).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png .* 1 colours .* \(1, 2, 3\) in 4 pixels.*data\.palette"):
+        read_mask(tmp_path / "mask.png", (24, 40), VOC)
+
+
+def test_two_classes_of_one_colour_are_refused_where_masks_are_rgb(tmp_path: Path) -> None:
+    for colour, words in ((1, "class 1 and class 2"), (255, "class 2 and 'ignore'")):
+        palette = voc_palette()
+        palette[2] = palette[colour]
+        form = MaskFormat(3, IGNORE_INDEX, palette)
+        Image.fromarray(palette[indices(0, 1, 255)]).save(tmp_path / "mask.png")
+        with pytest.raises(UserError, match=rf"mask\.png is an RGB mask, .* {words} have one colour"):
+            read_mask(tmp_path / "mask.png", (24, 40), form)
+        save_mask(tmp_path / "mask.png", indices(0, 1, 2))
+        assert read_mask(tmp_path / "mask.png", (24, 40), form).max() == 2
+
+
+def test_a_colour_of_a_class_beyond_the_data_set_s_is_refused(tmp_path: Path) -> None:
+    Image.fromarray(voc_palette()[indices(0, 1, 15)]).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"\(192, 128, 128\)"):
+        read_mask(tmp_path / "mask.png", (24, 40), THREE)
+
+
+def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
+    grey_alpha = np.zeros((8, 8, 2), dtype=np.uint8)
+    Image.fromarray(grey_alpha, mode=None).save(tmp_path / "mask.png")
+    with pytest.raises(UserError, match=r"mask\.png is a mask of mode LA, wanted an index PNG"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+def test_a_mask_of_another_size_is_refused_with_both_sizes(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", indices(0, 1))
+    with pytest.raises(UserError, match=r"mask\.png is 40 x 24 pixels, its image 24 x 40"):
+        read_mask(tmp_path / "mask.png", (40, 24), THREE)
+
+
+def test_values_that_are_no_class_are_refused_with_their_counts(tmp_path: Path) -> None:
+    mask = indices(0, 1, 2)
+    mask[0, :7], mask[1, :2] = 3, 254
+    save_mask(tmp_path / "mask.png", mask)
+    with pytest.raises(UserError, match=r"mask\.png has .* 3 \(7 pixels\), 254 \(2 pixels\)\. Wanted 0\.\.2 or 255"):
+        read_mask(tmp_path / "mask.png", (24, 40), THREE)
+
+
+def test_many_wrong_values_are_abbreviated(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", np.arange(60).reshape(6, 10))
+    with pytest.raises(UserError, match=r"7 \(1 pixels\) and 52 more values"):
+        read_mask(tmp_path / "mask.png", (6, 10), THREE)
+
+
+def test_0_and_255_are_refused_as_values_where_255_is_not_ignored(tmp_path: Path) -> None:
+    save_mask(tmp_path / "mask.png", indices(0, 255))
+    with pytest.raises(UserError, match=r"255 \(480 pixels\)\. Wanted 0\.\.1 or 7"):
+        read_mask(tmp_path / "mask.png", (24, 40), MaskFormat(2, 7, voc_palette()))
+
+
+@pytest.mark.parametrize("content", [b"", b"no mask"])
+def test_an_unreadable_mask_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mask.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"mask\.png .* cannot be read as a mask"):
+        read_mask(tmp_path / "mask.png", (8, 8), THREE)
+
+
+def test_a_rotated_image_s_mask_has_the_upright_size(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    pair = Pair("turned", tmp_path / "turned.jpg", save_mask(tmp_path / "mask.png", indices(0, 1, height=40, width=24)))
+    Image.fromarray(colours()).save(pair.image, exif=exif)
+    assert count_values(read_mask(pair.mask, read_size(pair.image), THREE))[:3].tolist() == [480, 480, 0]
+
+
+def test_the_ignored_index_may_be_that_of_a_class(tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.array([[0, 1, 2]], dtype=np.uint8)).save(path)
+    assert read_mask(path, (1, 3), MaskFormat(3, 0, voc_palette())).tolist() == [[0, 1, 2]]
+
+
+def test_an_ignored_class_has_no_weight_and_no_share_of_the_pixels() -> None:
+    wanted = [0, 1 / np.log(1.02 + 0.3), 1 / np.log(1.02 + 0.7)]
+    assert enet_weights(np.array([900, 30, 70]), ignore_index=0) == pytest.approx(wanted, abs=1e-4)
+    assert enet_weights(np.array([30, 70]), ignore_index=255) == pytest.approx(wanted[1:], abs=1e-4)
