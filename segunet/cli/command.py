@@ -17,22 +17,14 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from segunet.base.errors import UserError
 from segunet.base.failures import explained
-from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
+from segunet.base.paths import CONF_DIR
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, with_recipe
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
-
-OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
-
-OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
-
-OmegaConf.register_new_resolver("length", len, replace=True)
-
 OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
-
 OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 
 
@@ -46,19 +38,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
     def decorate(function: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         def run(cfg: DictConfig) -> float | None:
             setup_logging(quiet=not is_main_process())
-            try:
+            with _errors_as_paragraphs():
                 return function(cfg)
-            except KeyboardInterrupt:
-                sys.exit(128 + signal.SIGINT)
-            except SystemExit as stop:  # Lightning makes 1 of a Ctrl-C
-                sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
-            except Exception as error:
-                paragraph = _paragraph(error)
-                if full_errors() or not paragraph:
-                    raise
-                if in_sweep():
-                    raise UserError(paragraph) from error
-                sys.exit(f"error: {paragraph}")
 
         program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
 
@@ -77,6 +58,24 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
         return checked_program
 
     return decorate
+
+
+@contextmanager
+def _errors_as_paragraphs() -> Iterator[None]:
+    """End the process with the exit status, and the paragraph, for what goes wrong; in a sweep the run alone."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except SystemExit as stop:  # Lightning makes 1 of a Ctrl-C
+        sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
+    except Exception as error:
+        paragraph = _paragraph(error)
+        if full_errors() or not paragraph:
+            raise
+        if in_sweep():
+            raise UserError(paragraph) from error
+        sys.exit(f"error: {paragraph}")
 
 
 @contextmanager

@@ -34,12 +34,12 @@ def settings_help(_root_: DictConfig) -> str:
 
 
 def choices_help(_root_: DictConfig) -> str:
-    """Return the groups of a composed config with all their choices, the one that stands marked by a star."""
+    """Return the groups of a composed config with all their choices, the chosen one marked by a star."""
     lines = []
     for group, chosen in _groups(_root_).items():
         names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
         lines.append(f"  {group}={'|'.join(f'{name}*' if name == chosen else name for name in names)}")
-    return "\n".join(["Groups and their choices (* stands):\n", *lines]) if lines else "There are no groups."
+    return "\n".join(["Groups and their choices (* is chosen):\n", *lines]) if lines else "There are no groups."
 
 
 def comments_of(group: str, name: str) -> dict[str, list[str]]:

@@ -14,16 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segunet.base.errors import UserError
-from segunet.base.paths import CONF_DIR
+from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
 
 _NOT_OURS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
-
 _REFUSALS = (HydraException, OmegaConfBaseException, ValueError)  # of Hydra, where it composes a config
-
 _RECIPE = "experiment=sample"  # of segunet.train, where the command line chooses nothing of
-
 _INSTEAD = ("data", "experiment", "resume")
+
+# What the files in conf/ write as ${name:...}; those of --help are in command.py.
+OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
+OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
+OmegaConf.register_new_resolver("length", len, replace=True)
 
 
 def with_recipe(command: str, argv: list[str]) -> list[str]:

@@ -8,9 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from hydra import compose, initialize_config_dir
 
-from segunet.base.paths import CONF_DIR
+from segunet.cli.overrides import composed
 from segunet.formats.read import read_exported
 from segunet.formats.write import FORMATS, traced
 from segunet.training import build
@@ -21,8 +20,7 @@ ROUNDS = 5
 
 def main() -> None:
     """Print images per second by format."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("train", ["data=voc2012", "model.encoder.weights=null"])
+    cfg = composed("train", ["data=voc2012", "model.encoder.weights=null"])
     net = build.net_from_config(cfg.model).eval()
     images = torch.randint(0, 256, (1, 3, 512, 512), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     card = {**build.card(cfg, build.datamodule_from_config(cfg)), "ignore_index": 255, "input": "", "output": ""}

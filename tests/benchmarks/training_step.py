@@ -10,11 +10,10 @@ from collections.abc import Callable
 
 import segmentation_models_pytorch as smp
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from segunet.base.paths import CONF_DIR
+from segunet.cli.overrides import composed
 from segunet.training import build
 from tests.benchmarks.timing import hardware, medians
 
@@ -37,8 +36,7 @@ def step_of(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], images: Te
 
 def segunet_step(images: Tensor) -> Callable[[], None]:
     """Return the step of the default net and loss, built from conf/."""
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("train", ["data=voc2012", "model.encoder.weights=null"])
+    cfg = composed("train", ["data=voc2012", "model.encoder.weights=null"])
     net = build.net_from_config(cfg.model).to(memory_format=torch.channels_last)
     loss = instantiate(cfg.loss, _convert_="all")
     return step_of(net, lambda logits, masks: loss(logits, masks).total, images)

@@ -1,13 +1,16 @@
 """What is wrong with a command line, said before Hydra does."""
 
+import importlib
 import shlex
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from segunet import predict, summary, train
 from segunet.base.paths import CONF_DIR
+from segunet.cli import overrides
 from segunet.cli.overrides import with_recipe
 from tests.commands import Command
 
@@ -107,3 +110,10 @@ def test_a_training_without_a_choice_of_data_takes_the_sample_s_recipe(run: Comm
     ]
     assert "experiment=article|sample*|" in run(train, "--help").output
     assert "Which checkpoint?" in run(predict).error
+
+
+def test_a_config_is_composed_and_resolved_without_a_command() -> None:
+    for name in ("data_dir", "outputs_dir", "length"):
+        OmegaConf.clear_resolver(name)
+    importlib.reload(overrides)
+    assert overrides.composed("train", ["data=voc2012"]).model.num_classes == 21
