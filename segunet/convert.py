@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import read_torch_file, save_torch
+from segunet.base.files import draft_folder_beside, read_torch_file, save_torch
 from segunet.base.terminal import setting
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
@@ -29,7 +29,6 @@ from segunet.models.unet import UNet
 from segunet.training import build
 
 logger = logging.getLogger("segunet.convert")  # __name__ is "__main__" when run as a program
-
 _SAVE_AGAIN = "Save the network's state dict: torch.save(model.state_dict(), path)."
 
 
@@ -41,7 +40,7 @@ def convert(cfg: DictConfig) -> Checkpoint:
     where the original's scripts put them into a letterbox of 512 x 512.
 
     Raises:
-        UserError: whatever the user can fix; nothing is written before the state dict is seen to fit.
+        UserError: whatever the user can fix; then nothing is written.
     """
     source, output = as_path(cfg.source), as_path(cfg.output)
     check_output(output)
@@ -64,8 +63,15 @@ def convert(cfg: DictConfig) -> Checkpoint:
         ) from error
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
-    save_torch(content | {"epoch": 0}, output)
-    return load_checkpoint(output)
+    with draft_folder_beside(output) as folder:
+        draft = folder / output.name
+        save_torch(content | {"epoch": 0}, draft)
+        try:
+            checkpoint = load_checkpoint(draft)
+        except UserError as error:
+            raise UserError(str(error).replace(str(draft), str(source))) from error
+        draft.replace(output)
+    return checkpoint
 
 
 def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:

@@ -1,5 +1,6 @@
 """Conversion through the command itself: other projects' networks, built by them or by their definition."""
 
+import math
 import os
 import resource
 import subprocess
@@ -237,3 +238,15 @@ def test_a_full_disk_is_said_and_leaves_nothing(source: Path, tmp_path: Path) ->
     assert "could not be written" in result.stderr
     assert "Traceback" not in result.stderr
     assert list(output.parent.iterdir()) == []
+
+
+def test_weights_that_are_not_finite_are_refused_by_name_and_leave_nothing(
+    run: Command, source: Path, tmp_path: Path
+) -> None:
+    state = torch.load(source, weights_only=True)
+    next(iter(state.values())).fill_(math.nan)
+    torch.save(state, source)
+    for _ in range(2):
+        result = run(convert, f"source={source}", "from=smp", *NAMES, f"output={tmp_path / 'new' / 'out.ckpt'}")
+        assert result.error.startswith(f"error: {source}"), result.error
+        assert list((tmp_path / "new").iterdir()) == []

@@ -21,15 +21,10 @@ from segunet.base.terminal import console
 from segunet.metrics.scores import HEADLINE
 
 Numbers = dict[str, float | None]
-
 State = Literal["done", "failed", "unfinished"]
-
 JOB_FILE, COMPARISON = "job.json", "comparison.json"
-
 SPREAD = "sample standard deviation over the runs (n - 1)"
-
 _SEED = "seed"  # what a combination's runs differ in
-
 _SHOWN = ("miou", "pixel_accuracy", "mean_accuracy", "fwiou", "seconds")  # in the terminal; the files have all
 
 
@@ -141,8 +136,13 @@ def read_runs(sweep_dir: Path) -> list[Run]:
 def read_scores(run_dir: Path) -> Numbers:
     """Return the single scores (0..1) of a run's metrics.json by name; none where there is no such file."""
     path = run_dir / "metrics.json"
-    metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
+    try:
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{path} is no file of scores: {error}. Remove it; then the sweep's table has no scores of this run."
+        ) from error
 
 
 def varied(runs: Sequence[Run]) -> list[str]:
@@ -257,7 +257,8 @@ def _cell(name: str, value: float | None) -> str:
 
 def _setting(value: str) -> str:
     """Return a setting as it is shown: of a long fraction, four digits."""
-    try:
-        return f"{float(value):.4g}" if len(value) > 8 and not value.isdigit() else escape(value)
+    try:  # with an underscore, Python takes a date for a number
+        is_fraction = len(value) > 8 and not value.isdigit() and "_" not in value
+        return f"{float(value):.4g}" if is_fraction else escape(value)
     except ValueError:
         return escape(value)

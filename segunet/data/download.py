@@ -31,15 +31,14 @@ from torchvision.datasets.utils import check_md5
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from segunet.base.errors import UserError
+from segunet.base.files import locked
 from segunet.images.palette import voc_palette
 
 VOC_URL, VOC_MD5, VOC_ARCHIVE = (str(DATASET_YEAR_DICT["2012"][key]) for key in ("url", "md5", "filename"))
 SBD_URL, SBD_MD5, SBD_ARCHIVE = str(SBDataset.url), str(SBDataset.md5), str(SBDataset.filename)
-
 VOC_FOLDER = Path("VOCdevkit", "VOC2012")
 VOC_LISTS = Path("ImageSets", "Segmentation")
 SBD_FOLDER = Path("benchmark_RELEASE", "dataset")
-
 TIMEOUT = 30.0  # seconds without a byte
 RETRY_AFTER = (1.0, 4.0, 16.0)  # seconds to wait after the first, second, third dropped transfer
 DROPPED = (HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
@@ -55,12 +54,12 @@ def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path
     voc_dir = root / VOC_FOLDER
     if _has_lists(voc_dir / VOC_LISTS):
         return voc_dir
-    if voc_dir.exists():
-        raise UserError(
-            f"VOC2012 cannot be put in {voc_dir}: that folder exists, without train.txt and val.txt in its "
-            f"{VOC_LISTS}. Complete it, or move it away, and run the same command again."
-        )
-    with _writing(root):
+    with locked(root), _writing(root):
+        if voc_dir.exists():
+            raise UserError(
+                f"VOC2012 cannot be put in {voc_dir}: that folder exists, without train.txt and val.txt in its "
+                f"{VOC_LISTS}. Complete it, or move it away, and run the same command again."
+            )
         fetch(url, root / VOC_ARCHIVE, md5, option="data.voc_url")
         voc_dir.parent.mkdir(exist_ok=True)
         with _unpacked(root / VOC_ARCHIVE, voc_dir.parent, VOC_FOLDER / VOC_LISTS) as folder:
@@ -84,7 +83,7 @@ def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
     if not _has_lists(voc_dir / VOC_LISTS):
         raise UserError(f"SBD is added to VOC2012, but {voc_dir / VOC_LISTS} lacks train.txt or val.txt.")
     archive = voc_dir.parent / SBD_ARCHIVE
-    with _writing(voc_dir.parent):
+    with locked(voc_dir.parent), _writing(voc_dir.parent):
         fetch(url, archive, md5, option="data.sbd_url")
         with _unpacked(archive, voc_dir.parent, SBD_FOLDER) as folder:
             _merge(folder / SBD_FOLDER, voc_dir)

@@ -23,91 +23,19 @@ from segunet.formats.pt2 import read_program
 from segunet.formats.seal import check_seal
 
 METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
-
 INPUT, OUTPUT = "images", "logits"
-
 EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
 # Of ONNX, what computes a tensor from others; no control flow, nothing that makes a tensor from a shape alone.
 _OPERATORS = frozenset(
-    [
-        "Abs",
-        "Add",
-        "And",
-        "ArgMax",
-        "AveragePool",
-        "BatchNormalization",
-        "Cast",
-        "Ceil",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "ConvTranspose",
-        "DepthToSpace",
-        "Div",
-        "Einsum",
-        "Elu",
-        "Equal",
-        "Erf",
-        "Exp",
-        "Flatten",
-        "Floor",
-        "Gather",
-        "Gelu",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "Greater",
-        "GreaterOrEqual",
-        "GroupNormalization",
-        "HardSigmoid",
-        "HardSwish",
-        "Identity",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "LeakyRelu",
-        "Less",
-        "LessOrEqual",
-        "Log",
-        "LogSoftmax",
-        "MatMul",
-        "Max",
-        "MaxPool",
-        "Min",
-        "Mod",
-        "Mul",
-        "Neg",
-        "Not",
-        "Or",
-        "PRelu",
-        "Pad",
-        "Pow",
-        "Reciprocal",
-        "ReduceMax",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Round",
-        "Shape",
-        "Sigmoid",
-        "Sign",
-        "Slice",
-        "Softmax",
-        "Softplus",
-        "SpaceToDepth",
-        "Split",
-        "Sqrt",
-        "Squeeze",
-        "Sub",
-        "Sum",
-        "Tanh",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ]
+    """
+    Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose
+    DepthToSpace Div Einsum Elu Equal Erf Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool
+    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu
+    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Slice Softmax
+    Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905 - a list would take a line for each
 )
 
 
@@ -167,6 +95,9 @@ def read_exported(path: Path) -> tuple[nn.Module, Any]:
     """
     if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
+    weights = path.with_suffix(".bin")
+    if path.suffix == ".xml" and not is_file(weights):
+        raise UserError(f"{path} has its weights in {weights.name} beside it, which is not there. Copy both files.")
     try:
         if path.suffix != ".pt2":  # an archive, whose records have checksums
             check_seal(path)
@@ -228,8 +159,6 @@ def _read_program(path: Path) -> tuple[nn.Module, str | None]:
 
 
 def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
-    if not (weights := path.with_suffix(".bin")).is_file():
-        raise UserError(f"{path} has its weights in {weights.name} beside it, which is not there. Copy both files.")
     if b"<net" not in path.read_bytes()[:200]:
         raise UserError(f"{path} is no network of OpenVINO. {EXPORT_AGAIN}")
     core = import_openvino().Core()

@@ -18,16 +18,14 @@ from segunet.base.validation import Byte, Pixels, explained
 from segunet.images.reading import Range
 
 Text = Annotated[str, Field(max_length=10_000)]
-
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
 ClassName = Annotated[
     str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
 ]  # nothing that steers a terminal
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
-
 Count = Annotated[int, Field(ge=0, le=2**62)]
-
+PixelCount = Annotated[int, Field(ge=0, le=2**45)]  # 65,536 of them still fit into an int64
 _MOST_VALUES = 2**20  # of a card; the confusion of 256 classes has 2**16, and each image that was scored has one
 
 # What cards of segunet 0.1.0 held of the data config besides; a training alone needs it, or the card says it elsewhere.
@@ -62,14 +60,15 @@ class DataCard(_Plain):
         if not isinstance(values, Mapping):
             return values
         transform = values.get("transform")
-        flip = {"flip": bool(transform["flip"])} if isinstance(transform, Mapping) and "flip" in transform else {}
+        share = transform.get("flip") if isinstance(transform, Mapping) else None
+        flip = {"flip": share > 0} if isinstance(share, int | float) else {}
         return {name: value for name, value in values.items() if name not in _DROPPED} | flip
 
 
 class ScoresCard(_Plain):
     """A validation's counts: arguments of ``scores_from_confusion``."""
 
-    confusion: Annotated[list[list[Count]], Field(max_length=256)]
+    confusion: Annotated[list[list[PixelCount]], Field(max_length=256)]
     images: Count
     image_miou: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
 
@@ -155,6 +154,13 @@ class CheckpointCard(Card):
     channels_last: bool
     scores: ScoresCard | None = None
     lists: ListsCard | None = None
+
+    @model_validator(mode="after")
+    def _scores_fit(self) -> Self:
+        sides = {len(self.class_names)}
+        if self.scores and {len(self.scores.confusion), *map(len, self.scores.confusion)} != sides:
+            raise ValueError("scores.confusion must have a row and a column for each class")
+        return self
 
 
 class ExportedCard(Card):

@@ -24,11 +24,10 @@ from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
 from segunet.inference.logits import TTA
 from segunet.models import NETWORKS
+from segunet.models.encoder import ResNetEncoder
 
 logger = logging.getLogger(__name__)
-
 FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
-
 _ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
 
 _DTYPES = {
@@ -151,6 +150,8 @@ def build_network(config: Mapping[str, Any]) -> Any:
         )
     cls = NETWORKS.get(target) or get_class(target)
     arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
+    if cls is ResNetEncoder:
+        arguments["weights"] = None  # a checkpoint brings its own: nothing is downloaded or read
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
         raise UserError(f"{target} takes no {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
     return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
@@ -164,11 +165,11 @@ def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) 
     """Build the network and give it its weights; no memory is taken before they are seen to fit."""
     try:
         with torch.device("meta"):
-            net = build_network(_without_weights(card.model))
+            net = build_network(card.model)
         _check_fit(weights, net.state_dict())
         net.load_state_dict(weights, assign=True)
         if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):  # a trusted class's own buffers
-            net = build_network(_without_weights(card.model))
+            net = build_network(card.model)
             net.load_state_dict(weights)
     except UserError as error:
         raise UserError(
@@ -179,14 +180,6 @@ def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) 
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: its network cannot be built: {reason}. {_ADVICE}") from error
     return net  # type: ignore[no-any-return]
-
-
-def _without_weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config without the encoder's starting weights: a checkpoint brings its own."""
-    encoder = model.get("encoder")
-    if not isinstance(encoder, dict) or "weights" not in encoder:
-        return dict(model)
-    return {**model, "encoder": {**encoder, "weights": None}}
 
 
 def weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segunet.base.errors import UserError
 from segunet.base.terminal import console
 from segunet.cli.comparison import Job, combine, failures, read_runs, show_comparison, write_comparison, write_job
 
@@ -108,3 +109,18 @@ def test_failures_are_named_by_their_cause(sweep: Path) -> None:
     add_run(sweep, "model=d", state="failed", error="no such weights")
     assert failures(read_runs(sweep)).splitlines() == ["error: 2 of 8 runs failed.", "run 5, 7: no such weights"]
     assert failures([]) == ""
+
+
+def test_a_damaged_file_of_scores_is_named(sweep: Path) -> None:
+    for content in ("{", "[1]", "null"):
+        (sweep / "0" / "metrics.json").write_text(content)
+        with pytest.raises(UserError, match=f"{sweep / '0' / 'metrics.json'} is no file of scores"):
+            read_runs(sweep)
+
+
+def test_a_date_is_shown_as_it_is_and_a_long_fraction_by_four_digits(tmp_path: Path) -> None:
+    for value in ("2024_01_15", "0.123456789"):
+        add_run(tmp_path, f"name={value}", miou=0.5, state="done", seconds=1.0)
+    text = "".join(shown(tmp_path))
+    assert "2024_01_15" in text
+    assert "0.1235" in text

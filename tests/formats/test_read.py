@@ -69,7 +69,7 @@ def test_a_damaged_file_is_named(exports: Exports, tmp_path: Path, name: str, da
 
 def test_openvino_s_weights_must_lie_beside_it_and_be_whole(exports: Exports, tmp_path: Path) -> None:
     path = Path(shutil.copy(exports.files["openvino"], tmp_path))
-    with pytest.raises(UserError, match=r"best\.bin"):
+    with pytest.raises(UserError, match=r"in best\.bin beside it, which is not there\. Copy both"):
         load_checkpoint(path)
     cut(Path(shutil.copy(exports.files["openvino"].with_suffix(".bin"), tmp_path)))
     with pytest.raises(UserError, match=str(path)):

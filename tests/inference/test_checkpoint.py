@@ -73,7 +73,12 @@ def test_nothing_in_a_card_is_instantiated(content: Content, tmp_path: Path, mon
         refusal(changed, tmp_path / "evil.ckpt")
         assert [path.name for path in tmp_path.iterdir()] == ["evil.ckpt"], place
     # What first cards held besides is of no use to a checkpoint, and not built.
-    put(content["segunet"], "data", "transform", {"_target_": "pathlib.Path.touch", "scale": (EVIL,)})
+    put(
+        content["segunet"],
+        "data",
+        "transform",
+        {"_target_": "pathlib.Path.touch", "scale": (EVIL,), "flip": torch.ones(2)},
+    )
     put(content["segunet"], "data", "class_names", (EVIL,))
     torch.save(content, tmp_path / "evil.ckpt")
     load_checkpoint(tmp_path / "evil.ckpt")
@@ -96,6 +101,9 @@ def test_a_damaged_card_is_one_paragraph(content: Content, tmp_path: Path) -> No
         ("class_names", ["a", "b", "\x1b[2J"]),
         ("class_names", [str(number) for number in range(300_000)]),
         ("inference_size", 10**9),
+        ("scores", "confusion", [[1], [2, 3]]),
+        ("scores", "confusion", [[1, 2]]),
+        ("scores", "confusion", [[2**62] * 3] * 3),
         ("inference_size", math.nan),
         ("channels_last", 1),
         ("data", None),
@@ -176,9 +184,14 @@ def test_torch_s_older_format_is_refused_as_it_has_no_checksums(content: Content
 def test_a_checkpoint_starts_no_download(content: Content, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = list[object]()
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *given, **_: asked.append(given))
-    put(content["segunet"], "model", "encoder", "weights", "imagenet")
+    encoder = put(content["segunet"], "model", "encoder", "weights", "imagenet")
     torch.save(content, tmp_path / "best.ckpt")
-    load_checkpoint(tmp_path / "best.ckpt")
+    model = load_checkpoint(tmp_path / "best.ckpt").model
+    assert model is not None
+    build_network(model)
+    build_network(encoder)
+    with pytest.raises(TypeError):
+        build_network(model | {"decoder": encoder})
     assert asked == []
 
 
