@@ -24,7 +24,6 @@ from segunet.data.voc import find_voc_folder
 from segunet.training import build
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
-
 RESULTS = ("check.json", "overlays.png")  # what is written to a run's folder
 _WAITING = 64  # examples that wait to be taken up, or to be read
 

@@ -28,10 +28,7 @@ from segunet.training.progress import ScoringProgress
 from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
-
 RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # what is written to a run's folder
-
-
 _LESS_MEMORY = "Lower data.num_workers or data.val_batch_size."
 
 

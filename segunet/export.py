@@ -54,7 +54,7 @@ def export(cfg: DictConfig) -> Path:
     checkpoint = load_checkpoint(source)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
     datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
-    datamodule.num_workers = 0  # nothing else shall run while the networks are timed
+    datamodule.num_workers = 0  # nothing else may run while the networks are timed
     with whole_files(output) as draft:
         write(checkpoint, chosen, draft)
         exported, _ = read_exported(draft)

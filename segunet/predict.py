@@ -28,9 +28,7 @@ from segunet.images.video import Frame, VideoWriter, read_frames, read_info, vid
 from segunet.inference.predictor import Predictor, load
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
-
 Mask = NDArray[np.uint8]
-
 RESULTS = ("masks", "overlays")  # what is written below the output folder
 _THREADS, _WAITING = 2, 2  # for reading, and again for writing; images that wait are held in memory
 _LARGE = 20_000_000  # pixels; no image is read, or written, before such a one has been

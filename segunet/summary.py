@@ -29,7 +29,6 @@ from segunet.cost.tables import show_layers, show_measurements
 from segunet.inference.precision import default_precision, fabric_from_settings
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
-
 _ELSEWHERE = ("model", "data")  # where the network comes from without checkpoint= and source=
 
 

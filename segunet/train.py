@@ -29,6 +29,7 @@ from segunet.cli.run_dir import (
     started_from_outside,
 )
 from segunet.data.datamodule import VOCDataModule
+from segunet.data.voc import find_voc_folder
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
@@ -39,7 +40,6 @@ from segunet.training.saved_config import naming, resume_changes, resumed_config
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
-
 RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder besides config and checkpoints
 WRITTEN = (CONFIG, "job.json", "checkpoints", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
@@ -136,6 +136,8 @@ def built(start: Start) -> Parts:
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else None)
+        if resumed and resumed.finished:
+            trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps what the run was given
     if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):
         raise UserError(
             "callbacks.freeze_encoder_epochs needs a model with an encoder; this one has none. Set it to 0."
@@ -164,13 +166,17 @@ def fit(start: Start, parts: Parts) -> None:
 def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
     """Prepare the data and look through it, in the first process, and read the lists, in each.
 
-    A resumed run writes nothing anew that is there.
+    A resumed run writes no data: its config may be from anywhere.
 
     Raises:
         UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
     """
-    if is_main_process():
-        (datamodule.prepare_scoring if resumed else datamodule.prepare_data)()
+    if is_main_process() and resumed:
+        if not datamodule.download:  # asked for by the command line: a run's config alone cannot
+            find_voc_folder(datamodule.root)
+        datamodule.prepare_scoring()
+    elif is_main_process():
+        datamodule.prepare_data()
     try:
         datamodule.setup("fit")
         if is_main_process():
@@ -211,7 +217,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     names = {pair.name for pair in datamodule.train_pairs}
     if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:
         logger.warning(
-            "%d name(s) on both lists (%s): the scores on them say nothing. python -m segunet.check_data tells more.",
+            "%d name(s) on both lists (%s): the scores on them are too high. Details: python -m segunet.check_data.",
             len(both),
             abbreviated(both),
         )

@@ -41,7 +41,7 @@ def written(tmp_path: Path) -> dict[str, Any]:
 def test_a_sound_folder_is_called_so(run: Command, options: list[str], voc_folder: Path, tmp_path: Path) -> None:
     result = run(check_data, *options)
     assert result.status == 0, result.error
-    assert "nothing was found amiss" in result.output
+    assert "no problems were found" in result.output
     assert f"{voc_folder}: 6 + 4 examples read" in result.output
     content = written(tmp_path)
     assert (content["errors"], content["warnings"], content["notes"], content["findings"]) == (0, 0, 0, [])

@@ -14,11 +14,12 @@ def test_an_installed_wheel_trains_a_step(voc_folder: Path, tmp_path: Path) -> N
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(PROJECT)]
     subprocess.run(build, check=True, capture_output=True)
     wheel = next(tmp_path.glob("segunet-*.whl"))
-    venv.create(tmp_path / "venv", with_pip=True)
+    venv.create(tmp_path / "venv")
     python = str(tmp_path / "venv" / "bin" / "python")
     # torch and the others come from this environment; segunet itself does not: the checkout is not on the path.
     site = next((tmp_path / "venv" / "lib").glob("python*")) / "site-packages"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", str(wheel)], check=True)
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True)
     theirs = [path for path in sys.path if path.endswith("site-packages")]
     (site / "dependencies.pth").write_text("\n".join(theirs) + "\n")
     elsewhere = tmp_path / "elsewhere"

@@ -8,7 +8,6 @@ from itertools import repeat
 from typing import TypeVar
 
 Item = TypeVar("Item")
-
 Result = TypeVar("Result")
 
 

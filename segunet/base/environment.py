@@ -13,9 +13,7 @@ import torch
 from segunet.base.version import __version__
 
 _MEMINFO = Path("/proc/meminfo")
-
 _SHARED_MEMORY = Path("/dev/shm")
-
 _PACKAGES = ("torchvision", "pytorch-lightning", "hydra-core", "albumentations", "numpy")
 
 

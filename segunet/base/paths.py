@@ -3,16 +3,11 @@
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-
 _CHECKOUT = _PACKAGE.parent
-
 _IS_CHECKOUT = (_CHECKOUT / "conf" / "train.yaml").is_file()
 
 # A wheel carries conf/ inside the package; its data and runs belong to the folder the user works in.
 CONF_DIR = _CHECKOUT / "conf" if _IS_CHECKOUT else _PACKAGE / "conf"
-
 _HOME = _CHECKOUT if _IS_CHECKOUT else Path.cwd()
-
 DATA_DIR = _HOME / "data"
-
 OUTPUTS_DIR = _HOME / "outputs"

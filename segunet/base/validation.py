@@ -35,9 +35,7 @@ def _rising(bounds: Sequence[float]) -> Sequence[float]:
 
 Number = TypeVar("Number")
 Bounds = Annotated[Sequence[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
-
 Class = TypeVar("Class", bound=type)
-
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 2

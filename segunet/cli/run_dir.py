@@ -22,7 +22,6 @@ from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import setting
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
-
 CONFIG = "config.yaml"  # in a run's folder
 
 

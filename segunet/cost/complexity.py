@@ -4,12 +4,14 @@ All of it is had on torch's meta device, where tensors have a shape and no memor
 (``scaled_dot_product_attention``) is two matrix products and counts as such; on a CPU it would not count.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from segunet.base.nested import tensors_in
 
 _REST = "(the rest)"
 
@@ -103,17 +105,9 @@ def _recorder(outputs: dict[str, list[list[int]]], name: str) -> Callable[[nn.Mo
     """Return a forward hook that notes the shapes of what a module returns."""
 
     def note(_module: nn.Module, _args: Any, output: Any) -> None:
-        outputs[name] = [list(tensor.shape) for tensor in _tensors(output)]
+        outputs[name] = [list(tensor.shape) for tensor in tensors_in(output)]
 
     return note
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, list | tuple | Mapping):
-        for each in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(each)
 
 
 def _numbers(tensors: set[Any]) -> int:

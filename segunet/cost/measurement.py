@@ -27,6 +27,7 @@ from torch import nn
 
 from segunet.base.environment import memory, proc_bytes
 from segunet.base.errors import UserError
+from segunet.base.failures import first_line
 from segunet.base.terminal import setup_logging
 from segunet.cost.complexity import Inputs
 from segunet.losses.segmentation import SegmentationLoss
@@ -89,7 +90,7 @@ def measure(workload: Workload) -> Measurement:
             return fresh.submit(_measure_here, workload).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "The process that measured was ended by the system, most likely for want of memory. Give a smaller "
+                "The process that measured was ended by the system, most likely because memory ran out. Give a smaller "
                 "size or batch_size, or measure=false for what can be counted without running the network."
             ) from error
 
@@ -109,7 +110,7 @@ def _measure_here(workload: Workload) -> Measurement:
         step = _step(fabric, workload, net, inputs)
         seconds = [_time(step, fabric.device) for _ in range(ROUNDS + 2)]
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
     return Measurement(statistics.median(seconds[2:]), seconds[0], peak_memory(fabric.device) - level)
 

@@ -29,7 +29,6 @@ from segunet.images.palette import voc_palette
 from segunet.images.reading import Range, read_size, warn_of_few_levels
 
 logger = logging.getLogger(__name__)
-
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
 
 

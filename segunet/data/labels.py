@@ -24,7 +24,6 @@ from segunet.data.voc import Pair
 from segunet.images.reading import read_size
 
 logger = logging.getLogger(__name__)
-
 CACHE = OUTPUTS_DIR / ".labels"  # beside the runs: one small file a list
 _LARGEST = 100_000  # bytes of such a file
 _WAITING = 64  # masks that are read ahead

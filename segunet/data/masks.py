@@ -13,7 +13,6 @@ from segunet.base.errors import UserError
 from segunet.images.reading import Range, opened, turn_of
 
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
-
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 
 

@@ -27,11 +27,8 @@ logger = logging.getLogger(__name__)
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
 OWN_HUE = 0.5
 OWN_TEXTURE = 0.75
-
 _OVERSAMPLING = 3  # drawn so many times larger, then averaged
 _MOST_OBJECTS = 2
-
-
 _OWN = {"JPEGImages", "SegmentationClass", "ImageSets", "sample.json"}  # what lies in the sample's folder
 
 

@@ -16,7 +16,6 @@ from segunet.base.files import is_file, stays_below
 from segunet.images.integrity import IMAGE_SUFFIXES
 
 SBD_SPLIT = "trainaug"
-
 IMAGE_FOLDER = "JPEGImages"
 
 

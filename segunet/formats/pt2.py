@@ -22,11 +22,8 @@ from segunet.base.errors import UserError
 from segunet.base.files import check_archive
 
 EXTRA_FILE = "segunet.json"  # what segunet.export adds
-
 _PROGRAM, _EXTRA = "models/model.json", f"extra/{EXTRA_FILE}"
-
 _TENSORS = ("data/weights/model_weights_config.json", "data/constants/model_constants_config.json")
-
 _INPUTS = "data/sample_inputs/model.pt"
 
 _RECORDS = re.compile(

@@ -11,7 +11,6 @@ from pathlib import Path
 from segunet.base.errors import UserError
 
 UNSEALED = "0" * 64  # the card's checksum until the file is sealed
-
 _DIGITS = re.compile(rb"checksum.{1,24}?([0-9a-f]{64})", re.DOTALL)
 
 

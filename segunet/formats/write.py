@@ -18,7 +18,6 @@ from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
 from segunet.formats.seal import UNSEALED, seal
 
 _EXAMPLE = (2, 3, 72, 104)  # padded in both directions, as any other size may be
-
 _SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
 
 
@@ -50,7 +49,7 @@ def traced(net: nn.Module) -> ExportedProgram:
     # In channels_last the trace would ask how the memory of a map lies, and take one pixel for a case of its own.
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     sizes = ({axis: Dim(name, min=1) for axis, name in _SIZES.items()},)
-    # Sizes of 1 shall not be a case of their own, as they are by default; torch.onnx traces in this way too.
+    # By default sizes of 1 would be a case of their own; torch.onnx traces in this way too.
     settings = torch.fx.experimental._config
     with torch.no_grad(), settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(net, (images,), dynamic_shapes=sizes)

@@ -14,7 +14,6 @@ from segunet.base.validation import checked
 from segunet.models.weights import load_encoder_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
-
 Maps = Annotated[int, Field(ge=2, le=5)]
 
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from segunet.base.errors import UserError, abbreviated
 
 StateDict = dict[str, Tensor]
-
 CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys below which training scripts save a state dict
 _WRAPPED = re.compile(r"((?:(?:module|model|net|_orig_mod)\.)*)(.*)")  # by DataParallel, Lightning, torch.compile
 

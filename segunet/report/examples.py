@@ -3,13 +3,16 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from segunet.data.datamodule import VOCDataModule
-from segunet.data.dataset import EvalDataset
+from segunet.data.dataset import Batch, EvalDataset
 from segunet.images.drawing import ImageArray, at_size_of, differences, overlay
 from segunet.images.resizing import resize_long_side
 from segunet.inference.logits import naming
@@ -80,22 +83,30 @@ def examples(
 
     def example(name: str) -> Example:
         batch = dataset[index_of[name]]
-        truth = batch.masks.numpy()  # (H, W)
+        height, width = batch.masks.shape
         with naming([name]):
-            images = batch.images[None].to(device)
-            prediction = inference.predict(net, images, truth.shape)[0].cpu().numpy()
-        image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
-        panels = {
-            "image": image,
-            "truth": overlay(image, truth, palette),
-            "prediction": overlay(image, prediction, palette),
-            "differences": differences(image, truth, prediction, datamodule.form.ignore_index),
-        }
-        return Example(name, image_miou[name], {what: small(panel) for what, panel in panels.items()})
+            predictions = inference.predict(net, batch.images[None].to(device), (height, width))
+        drawn = panels(batch, predictions[0].cpu().numpy(), palette, datamodule.form.ignore_index)
+        return Example(name, image_miou[name], drawn)
 
     there = {name: miou for name, miou in image_miou.items() if name in index_of}
     with torch.inference_mode(), trainer.precision_plugin.forward_context():
         return {kind: [example(name) for name in names] for kind, names in chosen(there).items()}
+
+
+def panels(
+    batch: Batch, prediction: NDArray[np.integer[Any]], palette: ImageArray, ignore_index: int
+) -> dict[str, ImageArray]:
+    """Return what is shown of an example, images (3, h, w) and masks (H, W), and its prediction (H, W)."""
+    truth = batch.masks.numpy()
+    image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
+    drawn = {
+        "image": image,
+        "truth": overlay(image, truth, palette),
+        "prediction": overlay(image, prediction, palette),
+        "differences": differences(image, truth, prediction, ignore_index),
+    }
+    return {what: small(panel) for what, panel in drawn.items()}
 
 
 def small(panel: ImageArray) -> ImageArray:

@@ -10,7 +10,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.compat.proto.event_pb2 import Event
 
 Points = list[tuple[float, float]]
-
 _IMAGE = 2**14  # bytes; an event with scalars has some dozens
 
 

@@ -21,7 +21,6 @@ from segunet.report.history import Points
 from segunet.report.scores import headline, per_class, per_class_headings
 
 PAGE = "report.html"  # in a run's folder
-
 _TINY = 128  # up to here each of them is seen
 _CONFUSED = 10  # pairs
 _DASH = "\N{EN DASH}"

@@ -22,9 +22,7 @@ from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import show_report, write_report
 
 logger = logging.getLogger(__name__)
-
 BEST = "checkpoints/best.ckpt"
-
 BEST_MIOU = "best/miou"  # in TensorBoard
 
 _ADVICE = (
@@ -48,7 +46,8 @@ def conclude(
     if not best.is_file():
         last = run_dir / "checkpoints" / "last.ckpt"
         logger.info(
-            "there is no best checkpoint (no validation took place, or it was removed); the weights are in %s", last
+            "there is no best checkpoint (no validation took place, or it was removed); %s",
+            f"the weights are in {last}" if last.is_file() else "nothing was trained",
         )
         return
     content = read_checkpoint(best, _ADVICE)

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -12,20 +12,19 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
 from segunet.base.errors import UserError
 from segunet.base.files import check_within
-from segunet.base.validation import AtLeast0, Count, Positive, check, explained
+from segunet.base.validation import Above0, AtLeast0, Count, Positive, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
-from segunet.training.callbacks import EMA, FreezeEncoder, ImageStrips
+from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, max_steps_of
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
@@ -33,10 +32,17 @@ from segunet.training.segmentation import SegmentationTask
 logger = logging.getLogger(__name__)
 
 
-# The least values of what Lightning does not check itself, or checks only when the training begins.
-_WHOLE_NUMBERS = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1}
-
-_WHOLE_NUMBERS_OR_NULL = {"num_sanity_val_steps": -1, "log_every_n_steps": 0, "check_val_every_n_epoch": 1}
+# What Lightning does not check itself, or checks only when the training begins, or what cannot be resumed.
+_TRAINER = {
+    "max_epochs": Positive,
+    "max_steps": Positive | Literal[-1],
+    "accumulate_grad_batches": Positive,
+    "limit_train_batches": Above0 | None,
+    "num_sanity_val_steps": Annotated[int, Field(ge=-1)] | None,
+    "log_every_n_steps": Count | None,
+    "check_val_every_n_epoch": Positive | None,
+    "gradient_clip_val": AtLeast0 | None,
+}
 
 
 def check_settings(cfg: DictConfig) -> None:
@@ -44,12 +50,14 @@ def check_settings(cfg: DictConfig) -> None:
     check("seed", cfg.seed, Count)
     for name in ("channels_last", "compile"):
         check(name, cfg[name], bool)
-    for name, least in (_WHOLE_NUMBERS | _WHOLE_NUMBERS_OR_NULL).items():
-        value = cfg.trainer.get(name)
-        if value is not None or name in _WHOLE_NUMBERS:
-            check(f"trainer.{name}", value, Annotated[int, Field(ge=least)])
+    for name, kind in _TRAINER.items():
+        check(f"trainer.{name}", cfg.trainer.get(name), kind)
+    if cfg.trainer.get("val_check_interval") not in (None, 1.0):
+        raise UserError(
+            "trainer.val_check_interval: a run is validated and saved after whole epochs, to be resumed there. "
+            "Leave it out; with trainer.limit_train_batches=0.5 an epoch has half of the images."
+        )
     check_tile_alone(cfg.tile, cfg.inference_size)
-    check("trainer.gradient_clip_val", cfg.trainer.get("gradient_clip_val"), AtLeast0 | None)
 
 
 def net_from_config(model: DictConfig) -> nn.Module:
@@ -109,6 +117,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         class_names=datamodule.class_names,
         card=card(cfg, datamodule),
         inference=Inference(tile=cfg.tile),
+        max_steps=max_steps_of(cfg.trainer),
     )
 
 
@@ -158,7 +167,10 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
     for name in ("images", "freeze_encoder_epochs"):
         check(f"callbacks.{name}", options[name], Count)
     strips = ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
-    callbacks: list[Callback] = [RunProgress(), strips]
+    max_steps = max_steps_of(cfg.trainer)
+    callbacks: list[Callback] = [RunProgress(max_steps), strips]
+    if max_steps is not None:
+        callbacks.append(MaxSteps(max_steps))
     if options.freeze_encoder_epochs > 0:
         callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
     if options.ema_decay is not None:
@@ -166,7 +178,7 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
         patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
-        callbacks.append(EarlyStopping("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False))
+        callbacks.append(EarlyStopping(patience))
     best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
     return [*callbacks, best, LastCheckpoint(checkpoints)]
 
@@ -205,6 +217,7 @@ def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **options: Any) -> Trainer:
     given = dict(cfg.trainer)
+    given.pop("max_steps", None)  # MaxSteps
     if given["precision"] == "auto":
         given["precision"] = default_precision(given["accelerator"])
     try:

@@ -1,10 +1,13 @@
 """What happens around the steps of a run: images, written predictions, freezing, averaging."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -14,11 +17,12 @@ from segunet.base.errors import UserError
 from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
-from segunet.training.progress import logger
+from segunet.training.checkpoints import is_single_number
 from segunet.training.scoring import ScoringTask
 
-_LONG_SIDE = 1024  # pixels of what a strip shows of an image, at the most
+logger = logging.getLogger(__name__)
 
+_LONG_SIDE = 1024  # pixels of what a strip shows of an image, at the most
 STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
 
 
@@ -142,6 +146,43 @@ class FreezeEncoder(Callback):
         for parameter in self.trainable:
             parameter.requires_grad_(unfrozen)
         self.encoder.train(unfrozen)
+
+
+class EarlyStopping(pl.callbacks.EarlyStopping):
+    """Stop after so many validations without a better mIoU; a resumed run may be given another patience."""
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up how long the run has waited, and for more than which score.
+
+        Raises:
+            ValueError: the score is none.
+        """
+        if not is_single_number(state_dict["best_score"]):
+            raise ValueError("early stopping knows no best score")
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+
+def max_steps_of(trainer: DictConfig) -> int | None:
+    """Return after how many steps a run with the config ``trainer`` ends; None: its epochs alone end it."""
+    return None if trainer.max_steps == -1 else int(trainer.max_steps)
+
+
+class MaxSteps(Callback):
+    """End the run after so many optimizer steps, with a validation.
+
+    Lightning's own ``max_steps`` makes a run that is resumed skip an epoch.
+    """
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Ask for the end."""
+        if trainer.global_step >= self.steps:
+            trainer.should_stop = True
 
 
 class EMA(WeightAveraging):

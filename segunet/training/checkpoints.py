@@ -1,6 +1,7 @@
 """Checkpoints of a run: which, when, and written whole or not at all."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.optim import Optimizer
 
 from segunet.base.errors import UserError
 from segunet.base.files import save_torch
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
-from segunet.training.progress import logger
+
+logger = logging.getLogger(__name__)
 
 STATE_ADVICE = (
     "A run can be resumed from its last.ckpt alone: restore that file from a copy, or start a new run with the "
@@ -43,7 +46,7 @@ class RunCheckpoint(ModelCheckpoint):
             return
         try:
             read_card(path, "")
-            if not isinstance(score, Tensor) or score.numel() != 1:
+            if not is_single_number(score):
                 raise UserError(f"last.ckpt does not know the score of {path}.")
         except UserError as error:
             logger.warning("%s The checkpoint of the next validation is taken for the best.", str(error).strip())
@@ -51,6 +54,11 @@ class RunCheckpoint(ModelCheckpoint):
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = str(path)
         self.best_k_models = {str(path): score}
+
+
+def is_single_number(value: Any) -> bool:
+    """Return whether a value from a checkpoint can be a score."""
+    return isinstance(value, Tensor) and value.numel() == 1
 
 
 @contextmanager
@@ -79,7 +87,8 @@ class LastCheckpoint(RunCheckpoint):
         self.validating = self.training = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Know that what was saved, if anything, is taken up."""
+        """See that what was saved, if anything, is taken up, and fits."""
+        check_moments(trainer.optimizers)
         self.training = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -95,6 +104,18 @@ class LastCheckpoint(RunCheckpoint):
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
                 counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def check_moments(optimizers: Sequence[Optimizer]) -> None:
+    """Raise a ValueError where what an optimizer knows of a parameter has another shape, which torch does not look at.
+
+    Single numbers, such as a count of steps, fit any parameter.
+    """
+    for optimizer in optimizers:
+        for parameter, state in optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                    raise ValueError(f"{name} of shape {[*value.shape]} for a parameter of {[*parameter.shape]}")
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -1,6 +1,7 @@
 """What a run shows of its progress: a bar on a terminal, a line an epoch everywhere."""
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,15 @@ logger = logging.getLogger(__name__)
 class RunProgress(Callback):
     """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_steps: int | None = None) -> None:
+        self.max_steps = max_steps
         self.bar = progress_bar(TextColumn("{task.fields[speed]}"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, where the run stands."""
-        total = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        steps = min(trainer.estimated_stepping_batches, self.max_steps or math.inf)
         done = trainer.current_epoch * int(trainer.num_training_batches)
-        self.task = self.bar.add_task("", total=total, completed=done, speed="")
+        self.task = self.bar.add_task("", total=steps * trainer.accumulate_grad_batches, completed=done, speed="")
         self.bar.start()
 
         self._reset()

@@ -4,31 +4,34 @@ Its folder may come from anywhere, and may be damaged: everything in it is parse
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from segunet.base.errors import UserError
+from segunet.base.nested import leaves, tensors_in
+from segunet.base.validation import STRICT, Count, explained, shown
 from segunet.cli.run_dir import CONFIG, as_path
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.report.page import PAGE
+from segunet.report.training import BEST
+from segunet.training.callbacks import max_steps_of
 from segunet.training.checkpoints import STATE_ADVICE
-from segunet.training.saved_config import ADVICE, leaves, shown
+from segunet.training.saved_config import ADVICE
 
 logger = logging.getLogger(__name__)
-
 LAST = "checkpoints/last.ckpt"
-
 _TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # what the training goes on with
+_COUNTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Count | bool], config=STRICT)  # of Lightning's loops
 
 
-class Progress(NamedTuple):
+class Progress(BaseModel, strict=True, frozen=True):
     """How far a checkpoint's training got.
 
     Attributes:
@@ -40,12 +43,12 @@ class Progress(NamedTuple):
         waited: validations since the best one, as early stopping counts them.
     """
 
-    epochs: int
-    steps: int
-    batches: int
+    epochs: Count
+    steps: Count
+    batches: Count
     whole: bool
     validated: bool
-    waited: int
+    waited: Count
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,13 @@ class Resumed:
         checkpoint: the file.
         card: what it says of itself.
         progress: how far it got.
+        finished: nothing is left to train or to validate, the report alone is missing.
     """
 
     checkpoint: Path
     card: CheckpointCard
     progress: Progress
+    finished: bool
 
 
 def found_run(resume: Any) -> Path:
@@ -81,8 +86,6 @@ def found_run(resume: Any) -> Path:
 def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
     """Read what the run in ``run_dir`` goes on from, and see that there is something left to do.
 
-    Where all epochs are done and only the results are missing, no epoch is added: ``cfg.trainer.max_epochs`` is set so.
-
     Raises:
         UserError: a damaged checkpoint, one of another network, or a run that is finished.
     """
@@ -92,8 +95,7 @@ def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
     progress = progress_in(content, path)
     check_finite(content, path)
     check_same_network(cfg.model, card.model, run_dir / CONFIG)
-    check_unfinished(cfg, run_dir, progress)
-    return Resumed(path, card, progress)
+    return Resumed(path, card, progress, is_finished(cfg, run_dir, progress))
 
 
 def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
@@ -103,23 +105,29 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
         UserError: it does not say so, as nothing but ``last.ckpt`` and ``best.ckpt`` of a training does.
     """
     try:
-        loops, epochs = content["loops"]["fit_loop"], content["epoch"] + 1
-        batches = loops["epoch_loop.batch_progress"]
+        beside = {name: content[name] for name in ("epoch", "global_step")}
+        counts = _COUNTS.validate_python(leaves(content["loops"]["fit_loop"]) | beside)
         waits = [
             state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")
         ]
         progress = Progress(
-            epochs=epochs,
-            steps=content["global_step"],
-            batches=batches["current"]["completed"],
-            whole=batches["is_last_batch"],
-            validated=loops["epoch_progress"]["current"]["processed"] == epochs,
+            epochs=counts["epoch_progress.current.ready"],
+            steps=counts["epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed"],
+            batches=counts["epoch_loop.batch_progress.current.completed"],
+            whole=counts["epoch_loop.batch_progress.is_last_batch"],
+            validated=counts["epoch_progress.current.processed"] == counts["epoch_progress.current.ready"],
             waited=max(waits, default=0),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+        said = counts["epoch"] + 1, counts["global_step"]
+    except ValidationError as error:
+        raise UserError(f"{path} does not say how far its training got: {explained(error)} {STATE_ADVICE}") from error
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} does not say how far its training got. {STATE_ADVICE}") from error
-    if not all(isinstance(value, int) and value >= 0 for value in progress):
-        raise UserError(f"{path} does not say in whole numbers how far its training got: {progress}. {STATE_ADVICE}")
+    if said != (progress.epochs, progress.steps):
+        raise UserError(
+            f"{path} contradicts itself: {said[0]} epochs and {said[1]} steps, but its loops have done "
+            f"{progress.epochs} and {progress.steps}. {STATE_ADVICE}"
+        )
     return progress
 
 
@@ -127,7 +135,7 @@ def check_finite(content: Mapping[str, Any], path: Path) -> None:
     """Raise a UserError where weights, or what the optimizer knows of them, hold NaN or infinity."""
     for name in _TRAINED:
         try:
-            finite = all(bool(each.isfinite().all()) for each in _tensors(content.get(name)))
+            finite = all(bool(each.isfinite().all()) for each in tensors_in(content.get(name)))
         except (RuntimeError, TypeError) as error:  # also of tensors without values, and of endless nesting
             raise UserError(f"{path}: its {name} is not what a training saves. {STATE_ADVICE}") from error
         if not finite:
@@ -136,14 +144,6 @@ def check_finite(content: Mapping[str, Any], path: Path) -> None:
                 f"trainer.gradient_clip_val=1 or trainer.precision=32-true may help), or the file is damaged. "
                 + STATE_ADVICE
             )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping | list | tuple):
-        for each in value.values() if isinstance(value, Mapping) else value:
-            yield from _tensors(each)
 
 
 def check_same_network(model: DictConfig, saved: Mapping[str, Any], path: Path) -> None:
@@ -157,31 +157,47 @@ def check_same_network(model: DictConfig, saved: Mapping[str, Any], path: Path) 
             )
 
 
-def check_unfinished(cfg: DictConfig, run_dir: Path, progress: Progress) -> None:
-    """Raise a UserError for a run that is finished; say so where its last epoch is not whole, or only results lack."""
-    patience, done = cfg.callbacks.early_stopping_patience, progress.epochs
+def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
+    """Return whether a run has ended and its report alone is missing.
+
+    Raises:
+        UserError: not even its report is missing.
+    """
+    ended, longer = how_it_ended(cfg, progress)
+    if ended and progress.validated:
+        if has_results(run_dir):
+            raise UserError(f"resume={run_dir}: that run {ended}. To train it for longer, add {longer}.")
+        logger.info("the run %s; what is missing is the report", ended)
+        return True
     if not progress.whole:
         logger.warning(
             "trainer.max_steps cut epoch %d of %s short after %d batches. The run goes on with the next epoch; what is "
             "missing of that one is not trained.",
-            done,
+            progress.epochs,
             run_dir,
             progress.batches,
         )
-    stopped_early = patience is not None and progress.waited >= patience
-    if not progress.validated or (cfg.trainer.max_epochs > done and not stopped_early):
-        return
-    if has_results(run_dir):
-        how = f"was stopped early after {done}" if stopped_early else f"has done all of its {done}"
-        longer = "callbacks.early_stopping_patience=null" if stopped_early else "trainer.max_epochs=N with N above it"
-        raise UserError(f"resume={run_dir}: that run {how} epochs. To train it for longer, add {longer}.")
-    logger.info("all of its %d epochs are done; what is missing is the report", done)
-    cfg.trainer.max_epochs = done
+    return False
+
+
+def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
+    """Return what ended a run, and the setting with which it goes on; two empty texts if it has not ended."""
+    patience, trainer = cfg.callbacks.early_stopping_patience, cfg.trainer
+    if patience is not None and progress.waited >= patience:
+        how = f"was stopped early after {progress.epochs} epochs"
+        return how, f"callbacks.early_stopping_patience=null, or above {progress.waited}"
+    if progress.epochs >= trainer.max_epochs:
+        return f"has done all of its {progress.epochs} epochs", "trainer.max_epochs=N with N above it"
+    if (max_steps := max_steps_of(trainer)) is not None and progress.steps >= max_steps:
+        return f"has done all of its {progress.steps} steps", "trainer.max_steps=N with N above it, or -1"
+    return "", ""
 
 
 def has_results(run_dir: Path) -> bool:
-    """Return whether the report, which is written last, is there and is of the newest checkpoint."""
+    """Return whether the report, which is written last, is of the newest checkpoint, or there is nothing to report."""
     page, last = run_dir / PAGE, run_dir / LAST
+    if not (run_dir / BEST).is_file():
+        return True
     return page.is_file() and page.stat().st_mtime >= last.stat().st_mtime
 
 

@@ -24,30 +24,22 @@ from pytorch_lightning import Trainer
 from yaml import YAMLError
 
 from segunet.base.errors import UserError
+from segunet.base.nested import leaves
 from segunet.base.paths import CONF_DIR
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
+from segunet.base.validation import shown
 from segunet.cli.overrides import composed
 from segunet.cli.run_dir import CONFIG
 
 logger = logging.getLogger(__name__)
-
-
 _LARGEST_FILE = 2**20  # bytes; a config has about 3,000
-
 _DEEPEST = 8
-
 _LARGEST_NUMBER = 2**32
-
 _LARGEST_SIZE = 100_000  # of a side in pixels, and of 16-bit values; constructors bound their networks
-
 _SIZES = ("model.", "data.", "inference_size")
-
 _LONGEST_LIST = 2**12
-
 _LONGEST_TEXT = 2**12
-
 _OF_ANY_KIND = ("trainer.devices", "trainer.deterministic")
-
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
 # What classes and settings were called that segunet 0.1.0 wrote into configs.
@@ -58,8 +50,7 @@ _MOVED = {
     "segunet.lr_schedule.": "segunet.training.lr_schedule.",
 }
 _NOTHING = object()
-
-_FIXED = ("model.", "optimizer.")  # what a resumed run cannot have otherwise
+_FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # in a resumed run
 
 # What was seen to be raised for a file that is no YAML, or YAML that is no config.
 _UNREADABLE = (OSError, ValueError, TypeError, RecursionError, YAMLError, OmegaConfBaseException)
@@ -199,9 +190,9 @@ def resumed_config(run_dir: Path) -> DictConfig:
         old, new = OmegaConf.select(cfg, key, default=_NOTHING), OmegaConf.from_dotlist([f"value={text}"]).value
         if old is _NOTHING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
-                f"resume={run_dir}: {override!r} cannot be changed in a resumed run, whose network and optimizer come "
-                "from its checkpoint. Change another single value of its config (such as trainer.max_epochs=60), or "
-                f"start a new run. See {path}."
+                f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
+                "optimizer and ignore_index. Change another single value of its config (such as "
+                f"trainer.max_epochs=60), or start a new run. See {path}."
             )
         OmegaConf.update(cfg, key, new)
     return cfg
@@ -308,17 +299,3 @@ def _parameters(target: type | None) -> set[str]:
     """Return the names that a class takes, but not those that it passes on as they are."""
     parameters = inspect.signature(target).parameters.values() if target else ()
     return {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
-
-
-def leaves(config: Any, name: str = "") -> dict[str, Any]:
-    """Return the values that are no mappings, by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= leaves(value, f"{name}{key}.") if isinstance(value, Mapping) else {f"{name}{key}": value}
-    return found
-
-
-def shown(value: Any) -> str:
-    """Return a value's text, cut short."""
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:60]} ..."

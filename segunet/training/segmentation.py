@@ -34,6 +34,7 @@ class SegmentationTask(ScoringTask):
         class_names: K names, for the log.
         card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
         inference: of the validation; in tiles it has no loss.
+        max_steps: optimizer steps after which the run ends, if its epochs do not end it before; None: they do.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SegmentationTask(ScoringTask):
         class_names: Sequence[str],
         card: dict[str, Any],
         inference: Inference,
+        max_steps: int | None = None,
     ) -> None:
         super().__init__(net, len(class_names), loss.ignore_index, inference)
         self.loss = loss
@@ -52,6 +54,7 @@ class SegmentationTask(ScoringTask):
         self.lr_schedule = lr_schedule
         self.class_names = class_names
         self.card = card
+        self.max_steps = max_steps
         self.absent_named = False
         self.val_losses = MetricCollection({name: MeanMetric() for name in LossParts._fields})
 
@@ -121,7 +124,7 @@ class SegmentationTask(ScoringTask):
         """Make the optimizer; the schedule runs over what ``max_epochs`` and ``max_steps`` leave of the run."""
         optimizer = self.optimizer(self.net)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
-        total_steps = self.trainer.estimated_stepping_batches
+        total_steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
         steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         self.total_epochs = total_steps / steps_per_epoch
         return optimizer

@@ -85,16 +85,15 @@ def test_a_training_step_holds_every_map_and_the_optimizer_s_state() -> None:
 def test_what_is_to_be_compiled_is_compiled() -> None:
     loss = SegmentationLoss(CrossEntropy(), ignore_index=255)
     training = loss, OptimizerFactory(torch.optim.AdamW, lr=1e-3)
-    forward = Workload(OnlyCompiled, images, CPU)
-    for workload in (forward, replace(forward, num_classes=CHANNELS, training=training)):
-        measurement = measure(replace(workload, compile=True))
-        assert measurement.warmup_seconds > measurement.seconds
-        with pytest.raises(UserError, match="not compiled"):
-            measure(workload)
+    workload = Workload(OnlyCompiled, images, CPU, num_classes=CHANNELS, training=training)
+    measurement = measure(replace(workload, compile=True))
+    assert measurement.warmup_seconds > measurement.seconds
+    with pytest.raises(UserError, match="not compiled"):
+        measure(workload)
 
 
 def test_a_process_that_the_system_ends_is_said() -> None:
-    with pytest.raises(UserError, match="want of memory"):
+    with pytest.raises(UserError, match="because memory ran out"):
         measure(Workload(Sigmoids, a_bad_end, CPU))
 
 

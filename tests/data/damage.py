@@ -11,7 +11,6 @@ from segunet.images.palette import voc_palette
 from tests.conftest import VOC_SIZES
 
 Damage = Callable[[Path], object]
-
 IMAGE, MASK = Path("JPEGImages/val_1.jpg"), Path("SegmentationClass/val_1.png")
 TRAIN_LIST, VAL_LIST = Path("ImageSets/Segmentation/train.txt"), Path("ImageSets/Segmentation/val.txt")
 SIZE = VOC_SIZES["val"][1]  # (64, 80), so that a turned image is another size

@@ -26,7 +26,6 @@ from segunet.metrics.scores import Scores, scores_from_confusion
 NUM_CLASSES = len(_SHAPES) + 1
 FORM = MaskFormat(NUM_CLASSES, IGNORE_INDEX, voc_palette())
 SIZE = RECIPE["size"]
-
 Split = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # images (N, S, S, 3), masks (N, S, S)
 
 

@@ -17,7 +17,7 @@ from segunet.cli.overrides import composed
 from segunet.inference.checkpoint import read_checkpoint
 from segunet.training import build
 from segunet.training.checkpoints import RunCheckpoint
-from segunet.training.resume import check_same_network
+from segunet.training.resume import check_finite, check_same_network, progress_in
 from segunet.training.saved_config import ConfigParser, naming
 from tests.commands import Command
 
@@ -185,10 +185,10 @@ def test_code_that_a_foreign_config_names_is_not_run(run: Command, run_dir: Path
     OmegaConf.save(config, run_dir / "config.yaml")
     result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
     assert result.status == 1
-    assert f"{run_dir / 'config.yaml'}: data.transform._target_ is os.system" in result.error
+    assert f"{run_dir / 'config.yaml'}: data.transform._target_ is 'os.system'" in result.error
     config.data.transform = "none"
     OmegaConf.save(config, run_dir / "config.yaml")
-    assert "data.transform is none" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
+    assert "data.transform is 'none'" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
     assert not (tmp_path / "ran").exists()
 
 
@@ -216,6 +216,8 @@ def test_a_state_that_no_training_saved_is_one_paragraph(run: Command, run_dir: 
     last = run_dir / "checkpoints" / "last.ckpt"
     content = torch.load(last, weights_only=True)
     mean = content["state_dict"]["net.mean"]
+    other_shape = copy.deepcopy(content["optimizer_states"])
+    other_shape[0]["state"][0]["exp_avg"] = torch.zeros(5)
     last.unlink()
     damages: list[tuple[Place, Any]] = [
         (("epoch",), "1"),
@@ -227,6 +229,7 @@ def test_a_state_that_no_training_saved_is_one_paragraph(run: Command, run_dir: 
         (("state_dict", "net.mean"), mean[0]),
         (("optimizer_states",), "all"),
         (("loops", "fit_loop", "epoch_loop.state_dict"), "all"),
+        (("optimizer_states",), other_shape),
     ]
     for place, value in damages:
         torch.save(with_value(content, place, value), last)
@@ -235,6 +238,43 @@ def test_a_state_that_no_training_saved_is_one_paragraph(run: Command, run_dir: 
         assert result.error.startswith(f"error: {last}"), (place, result.error)
     last.write_bytes(b"cut short")
     assert "restore that file" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
+
+
+def test_counts_that_no_training_has_are_refused(trained: Path) -> None:
+    path = trained / "checkpoints" / "last.ckpt"
+    content = read_checkpoint(path)
+    assert progress_in(content, path).epochs == 2
+    ready = ("loops", "fit_loop", "epoch_progress", "current", "ready")
+    for place in (("epoch",), ("global_step",), ready):
+        for value in (10**9, 10**12, -5, 1.5, None, "1", math.nan, [1], torch.zeros(3)):
+            with pytest.raises(UserError, match=r"last\.ckpt"):
+                progress_in(with_value(content, place, value), path)
+
+
+def test_containers_that_are_nested_into_each_other_take_no_time() -> None:
+    nested: list[Any] = [torch.tensor(math.nan)]
+    for _ in range(60):
+        nested = [nested, nested]
+    with pytest.raises(UserError, match="state_dict holds NaN"):
+        check_finite({"state_dict": nested}, Path("last.ckpt"))
+
+
+def test_loops_that_are_nested_deeply_are_refused(trained: Path) -> None:
+    path, loops = trained / "checkpoints" / "last.ckpt", dict[str, Any]()
+    for _ in range(3000):
+        loops = {"deeper": loops}
+    with pytest.raises(UserError, match="does not say how far its training got"):
+        progress_in(read_checkpoint(path) | {"loops": {"fit_loop": loops}}, path)
+
+
+def test_a_resumed_run_writes_no_data_set_that_its_config_names(run: Command, run_dir: Path, tmp_path: Path) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.data._target_ = "segunet.data.datamodule.SampleDataModule"
+    config.data.root = str(tmp_path / "elsewhere")
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert f"data.root is {tmp_path / 'elsewhere'}, which does not exist" in result.error
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(

@@ -17,11 +17,8 @@ from segunet.images.drawing import ImageArray, legend_of_shares, overlay, stack
 from segunet.images.reading import read_image
 
 _COLUMNS = 6
-
 _WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's image, between tiles, and of a line of text; pixels
-
 _WITHOUT_IMAGE = ("missing", "unreadable")
-
 _FONT = ImageFont.load_default(size=13)
 
 

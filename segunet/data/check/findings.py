@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 from segunet.images.integrity import IMAGE_SUFFIXES
 
 Severity = Literal["error", "warning", "note"]
-
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 
@@ -73,7 +72,7 @@ KINDS = {
     "leak": Kind(
         "error",
         "images on both lists",
-        "Take them off one of the lists: a score on images that were learnt says nothing.",
+        "Take them off one of the lists: scores on images that were trained on are too high.",
     ),
     "repeated_image": Kind(
         "warning", "images that are on their list by another name too", "Keep one of them, if that was not meant."

@@ -18,7 +18,6 @@ from segunet.data.check.survey import Split, Survey
 from segunet.data.masks import enet_weights
 
 _SHOWN = 3  # files of a kind; the others are in check.json
-
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -90,7 +89,7 @@ def show_findings(survey: Survey) -> None:
         more = f"... and {len(found) - _SHOWN} more. " if len(found) > _SHOWN else ""
         _print(Text(f"{'':16}{more}{advice}", "dim"))
     if not survey.findings:
-        _print(Text("nothing was found amiss"))
+        _print(Text("no problems were found"))
 
 
 def show_images(survey: Survey) -> None:
