@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, the terminal, the machine."""
+"""Shared utilities: errors, files, the terminal, the environment."""
