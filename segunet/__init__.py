@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # importing albumentations would ask PyPI for a newer one
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise importing albumentations queries PyPI for updates
 
 from segunet.base.errors import UserError
 from segunet.base.version import __version__

@@ -1,4 +1,4 @@
-"""Find what is wrong with a data set: ``python -m segunet.check_data [data=NAME] [key=value] ...``."""
+"""Find problems in a data set: ``python -m segunet.check_data [data=NAME] [key=value] ...``."""
 
 import logging
 import shlex
@@ -24,21 +24,21 @@ from segunet.data.voc import find_voc_folder
 from segunet.training import build
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
-RESULTS = ("check.json", "overlays.png")  # what is written to a run's folder
-_WAITING = 64  # examples that wait to be taken up, or to be read
+RESULTS = ("check.json", "overlays.png")  # written to a run's folder
+_WAITING = 64  # examples to read ahead
 
 
 class CheckSettings(Settings):
-    """Of the command."""
+    """Plain settings of the command."""
 
     images: Count
 
 
 def check_data(cfg: DictConfig) -> Survey:
-    """Examine both lists of ``cfg.data``, tell what was found, and write it.
+    """Examine both lists of ``cfg.data``, and print and write the findings.
 
     Raises:
-        UserError: a folder or a list that cannot be read at all; at the end, if there are errors.
+        UserError: a folder or list that cannot be read; at the end, if there are errors.
     """
     CheckSettings.of(cfg)
     datamodule = build.datamodule_from_config(cfg)
@@ -60,14 +60,14 @@ def check_data(cfg: DictConfig) -> Survey:
 
 
 def new_survey(datamodule: VOCDataModule) -> Survey:
-    """Read the lists, and nothing else yet."""
+    """Read the lists, but no examples yet."""
     folder = find_voc_folder(datamodule.root)
     splits = [read_split(folder, role, getattr(datamodule, f"{role}_split")) for role in ("train", "val")]
     return Survey(folder, splits, datamodule.form, datamodule.class_names)
 
 
 def read_examples(survey: Survey, num_workers: int) -> None:
-    """Examine every example of both lists, as many at a time as there are workers."""
+    """Examine every example of both lists, in ``num_workers`` threads."""
     examples = [(split, pair) for split in survey.splits for pair in split.pairs]
     began = time.monotonic()
     with progress_bar() as bar:
@@ -83,15 +83,15 @@ def read_examples(survey: Survey, num_workers: int) -> None:
 
 
 def check_batch_size(survey: Survey, datamodule: VOCDataModule) -> None:
-    """Note a training list that is too short for the batch size."""
+    """Report a training list that is shorter than a batch."""
     train = survey.splits[0]
     if len(train.pairs) < datamodule.batch_size:
-        detail = f"has {len(train.pairs)} names, and data.batch_size is {datamodule.batch_size}"
+        detail = f"has {len(train.pairs)} names, but data.batch_size is {datamodule.batch_size}"
         survey.findings.append(Finding("faulty_list", train.path, detail, train.role))
 
 
 def conclude(survey: Survey, run_dir: Path) -> None:
-    """Say what to do next.
+    """Log the next steps.
 
     Raises:
         UserError: there are errors.
@@ -101,11 +101,11 @@ def conclude(survey: Survey, run_dir: Path) -> None:
         kinds = [(KINDS[kind], len(found)) for kind, found in survey.by_kind().items()]
         found = ", ".join(f"{kind.title} ({count})" for kind, count in kinds if kind.severity == "error")
         raise UserError(
-            f"{survey.folder} has errors: {found}. The first of each are above, all of them in "
+            f"{survey.folder} has errors: {found}. The first of each are listed above, all of them in "
             f"{run_dir / 'check.json'}. Fix them, then check again: " + command_on_same_data("check_data")
         )
     if (sheet := run_dir / "overlays.png").exists():
-        logger.info("look at:   %s", shlex.quote(str(sheet)))
+        logger.info("overlays:  %s", shlex.quote(str(sheet)))
     logger.info("train:     %s", command_on_same_data("train"))
 
 

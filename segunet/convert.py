@@ -1,4 +1,4 @@
-"""Bring your own checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
+"""Convert a checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
 
 import logging
 from pathlib import Path
@@ -33,14 +33,14 @@ _SAVE_AGAIN = "Save the network's state dict: torch.save(model.state_dict(), pat
 
 
 def convert(cfg: DictConfig) -> Checkpoint:
-    """Write the state dict ``cfg.source`` as the segunet checkpoint ``cfg.output`` and load that.
+    """Convert the state dict ``cfg.source`` to the segunet checkpoint ``cfg.output``, and load it.
 
-    The checkpoint's logits are the original network's for images whose sides are multiples of 32; other images
-    are padded to that with the mean colour. Images enter at their own size (or at ``cfg.inference_size``), also
-    where the original's scripts put them into a letterbox of 512 x 512.
+    The logits equal the original network's for images whose sides are multiples of 32; other images are padded to
+    that with the mean colour. Images enter at their own size (or at ``cfg.inference_size``), even if the original's
+    scripts use a letterbox of 512 x 512.
 
     Raises:
-        UserError: whatever the user can fix; then nothing is written.
+        UserError: anything the user can fix; nothing is written then.
     """
     source, output = as_path(cfg.source), as_path(cfg.output)
     check_output(output)
@@ -50,10 +50,10 @@ def convert(cfg: DictConfig) -> Checkpoint:
     state = fit_classes(state, origin, datamodule.class_names, source)
     fit_model(cfg.model, state, origin)
     card = build.card(cfg, datamodule)
-    card["data"]["flip"] = None  # nobody knows how it was trained
+    card["data"]["flip"] = None  # unknown
     net = build.net_from_config(OmegaConf.create(card["model"]))
     if not isinstance(net, UNet):
-        raise UserError("The network is chosen by from=article or from=smp: leave model=... out.")
+        raise UserError("The network is determined by from=article or from=smp: leave model=... out.")
     try:
         weights = to_segunet(state, origin, net.state_dict(), net.encoder.channels[-2::-1])
     except UserError as error:
@@ -75,7 +75,7 @@ def convert(cfg: DictConfig) -> Checkpoint:
 
 
 def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:
-    """Give the ``model`` config the depth and the widths that ``state`` has, as far as these can be told."""
+    """Set depth and widths in the ``model`` config to those of ``state``, as far as they can be determined."""
     if (depth := resnet_depth(state)) in get_args(Depth):
         model.encoder.depth = depth
     if len(widths := decoder_widths(state, origin)) == 5:
@@ -83,18 +83,18 @@ def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:
 
 
 def check_output(output: Path) -> None:
-    """Raise a UserError unless ``output`` is the name of a checkpoint that is not there yet."""
+    """Raise a UserError unless ``output`` is the name of a new checkpoint."""
     if output.suffix != ".ckpt":
-        raise UserError(f"output={output}: a checkpoint's name ends in .ckpt, such as {output.with_suffix('.ckpt')}.")
+        raise UserError(f"output={output}: the name must end in .ckpt, such as {output.with_suffix('.ckpt')}.")
     if output.exists():
-        raise UserError(f"output={output} is there already. Give another name, or remove it first.")
+        raise UserError(f"output={output} exists. Give another name, or remove it first.")
 
 
 def read_state_dict(path: Path, name: str) -> StateDict:
-    """Read a state dict with the names of ``ORIGINS[name]``, a wrapper's prefix stripped.
+    """Read a state dict with the names of ``ORIGINS[name]``, without a wrapper's prefix.
 
     Raises:
-        UserError: no file, no state dict, another project's names, or several networks.
+        UserError: no file, not a state dict, another project's names, or several networks.
     """
     if not path.is_file():
         raise UserError(
@@ -102,29 +102,29 @@ def read_state_dict(path: Path, name: str) -> StateDict:
         )
     content = read_torch_file(path, _SAVE_AGAIN)
     if isinstance(content, dict) and "segunet" in content:
-        raise UserError(f"{path} is a segunet checkpoint as it is: give it as checkpoint={path} to the other commands.")
+        raise UserError(f"{path} is a segunet checkpoint already: give it as checkpoint={path} to the other commands.")
     try:
         state = state_dict_in(content)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     wrappers = wrappers_in(state, ORIGINS[name])
     if len(wrappers) != 1:
-        raise UserError(f"{path}: {_what_else(state, wrappers, name)}")
+        raise UserError(f"{path}: {_mismatch(state, wrappers, name)}")
     return network_of(state, wrappers.pop(), ORIGINS[name])
 
 
-def _what_else(state: StateDict, wrappers: set[str], name: str) -> str:
-    """Say why the names of ``state`` are not those of one network of ``ORIGINS[name]``."""
+def _mismatch(state: StateDict, wrappers: set[str], name: str) -> str:
+    """Return why the names of ``state`` are not those of one network of ``ORIGINS[name]``."""
     if wrappers:
         several = ", ".join(repr(wrapper) for wrapper in sorted(wrappers))
-        return f"it holds several networks, with {several} before their names. {_SAVE_AGAIN}"
+        return f"it holds several networks, with the prefixes {several}. {_SAVE_AGAIN}"
     others = [other for other, origin in ORIGINS.items() if wrappers_in(state, origin)]
-    advice = f"They look like those of from={others[0]}." if others else f"Known are {', '.join(ORIGINS)}."
+    advice = f"They look like those of from={others[0]}." if others else f"Known origins are {', '.join(ORIGINS)}."
     return f"its names ({abbreviated(list(state), most=3)}) are not those of from={name}. {advice}"
 
 
 def network_of(state: StateDict, wrapper: str, origin: Origin) -> StateDict:
-    """Return the network's tensors, without ``wrapper`` before their names; log what was stripped and ignored."""
+    """Return the network's tensors, without the ``wrapper`` prefix; log stripped and ignored names."""
     ignored = [name for name in state if not name.startswith(wrapper) or name.startswith(wrapper + origin.ignored)]
     if wrapper:
         logger.info("stripped prefix: %r", wrapper)
@@ -134,26 +134,26 @@ def network_of(state: StateDict, wrapper: str, origin: Origin) -> StateDict:
 
 
 def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source: Path) -> StateDict:
-    """Return ``state`` with a logit for each class; a single logit, x of a sigmoid, becomes the two of a softmax.
+    """Return ``state`` with a logit per class; a single sigmoid logit becomes two softmax logits.
 
     Raises:
-        UserError: there are more or fewer logits than classes.
+        UserError: the numbers of logits and classes differ.
     """
-    head = state.get(origin.name_of("head.bias"), torch.zeros(len(class_names)))  # its absence is seen later
+    head = state.get(origin.name_of("head.bias"), torch.zeros(len(class_names)))  # a missing head is reported later
     if (logits := head.numel()) == 1 and len(class_names) == 2:
-        logger.info("one logit, of a sigmoid: %s gets a logit of 0 beside it", class_names[0])
+        logger.info("single sigmoid logit: adding a logit of 0 for %s", class_names[0])
         return with_background(state, origin)
     if logits != len(class_names):
         raise UserError(
-            f"{source}: its network has {logits} logit(s) a pixel, the data config names {len(class_names)} classes "
-            f"({abbreviated(class_names, most=3)}). Name the network's own, in its order: data=custom "
-            "'data.class_names=[...]'; a single logit, of a sigmoid, has two: background and the object."
+            f"{source}: its network has {logits} logit(s) per pixel, the data config has {len(class_names)} classes "
+            f"({abbreviated(class_names, most=3)}). Give the network's classes in order: data=custom "
+            "'data.class_names=[...]'; a single sigmoid logit has two: background and the object."
         )
     return state
 
 
 def conclude(cfg: DictConfig, checkpoint: Checkpoint) -> None:
-    """Say what was written and how to go on."""
+    """Log what was written and the next steps."""
     names, output = checkpoint.class_names, setting("checkpoint", cfg.output)
     logger.info(
         "written to %s: %s's network with a ResNet-%d encoder, %s parameters, %d classes (%s)",

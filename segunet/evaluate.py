@@ -28,7 +28,7 @@ from segunet.training.progress import ScoringProgress
 from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger("segunet.evaluate")  # __name__ is "__main__" when run as a program
-RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # what is written to a run's folder
+RESULTS = (*FILES, PAGE, STRIPS, "predictions")  # written to a run's folder
 _LESS_MEMORY = "Lower data.num_workers or data.val_batch_size."
 
 
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     """Score ``cfg.checkpoint`` as ``cfg`` says, every image at its own size, and write the report.
 
     Raises:
-        UserError: whatever the user can fix; nothing is written before checkpoint and data are seen to be sound.
+        UserError: anything the user can fix; nothing is written before checkpoint and data are checked.
     """
     started = time.monotonic()
     check_settings(cfg)
@@ -70,7 +70,7 @@ def evaluate(cfg: DictConfig) -> Scores:
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise a UserError for values that no evaluation can have, and that nothing built from them checks."""
+    """Raise a UserError for invalid values that no constructor checks."""
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
     check("images", cfg.images, Count)
@@ -87,7 +87,7 @@ def report_of(
     task: ScoringTask,
     seconds: float,
 ) -> Report:
-    """Gather what the page tells of an evaluation."""
+    """Return the report of an evaluation."""
     scores = task.scores
     assert scores is not None
     augmentation = "" if cfg.tta == "none" else f", with test-time augmentation ({cfg.tta})"

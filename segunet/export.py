@@ -27,14 +27,14 @@ logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run 
 
 
 class Tolerance(Settings):
-    """How much an exported network may differ."""
+    """How much an exported network may differ from the original."""
 
     logits: Share
     agreement: Share
 
 
 class ExportSettings(Settings):
-    """Of the command."""
+    """Plain settings of the command."""
 
     images: Positive
     seed: Count
@@ -45,8 +45,8 @@ def export(cfg: DictConfig) -> Path:
     """Write ``cfg.checkpoint`` in ``cfg.format`` and return the file's path.
 
     Raises:
-        UserError: whatever the user can fix; the exported network differs from the original. Then the file is not
-            written, and an older one is as it was.
+        UserError: anything the user can fix, or the exported network differs from the original. No file is then
+            written, and an existing one is unchanged.
     """
     ExportSettings.of(cfg)
     source, chosen = chosen_source(cfg), chosen_format(cfg)
@@ -54,7 +54,7 @@ def export(cfg: DictConfig) -> Path:
     checkpoint = load_checkpoint(source)
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
     datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
-    datamodule.num_workers = 0  # nothing else may run while the networks are timed
+    datamodule.num_workers = 0  # nothing else may run during the timing
     with whole_files(output) as draft:
         write(checkpoint, chosen, draft)
         exported, _ = read_exported(draft)
@@ -68,15 +68,14 @@ def chosen_source(cfg: DictConfig) -> Path:
     """Return the checkpoint's path.
 
     Raises:
-        UserError: none was given, or an exported file.
+        UserError: no checkpoint given, or an exported file.
     """
     if cfg.checkpoint is None:
         raise UserError("Which checkpoint? Give checkpoint=PATH, such as a run's checkpoints/best.ckpt.")
     path = as_path(cfg.checkpoint)
     if path.suffix in READERS:
         raise UserError(
-            f"checkpoint={path} is the name of a network that is exported already. Give the .ckpt file that "
-            "segunet.train wrote."
+            f"checkpoint={path} is an exported network already. Give the .ckpt file that segunet.train wrote."
         )
     return path
 
@@ -85,7 +84,7 @@ def chosen_format(cfg: DictConfig) -> Format:
     """Return the format of ``cfg.format``.
 
     Raises:
-        UserError: there is none of that name, or a package that it needs is not installed.
+        UserError: an unknown format, or a package that it needs is not installed.
     """
     if cfg.format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {cfg.format!r}.")
@@ -94,11 +93,11 @@ def chosen_format(cfg: DictConfig) -> Format:
 
 
 def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
-    """Return where to write: ``cfg.output``, or beside the checkpoint.
+    """Return the output path: ``cfg.output``, or beside the checkpoint.
 
     Raises:
-        UserError: the name does not fit the format, or is that of a folder or of something that segunet.export has
-            not written.
+        UserError: the suffix does not match the format, or the path is a folder or a file that segunet.export did
+            not write.
     """
     path = source.with_suffix(chosen.suffix) if cfg.output is None else as_path(cfg.output)
     if path.suffix != chosen.suffix or path.is_dir():
@@ -109,7 +108,7 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and weights.exists() and not path.exists():
         raise UserError(
-            f"{weights} is there without {path.name}, and would be overwritten by this network's weights. Move it, or "
+            f"{weights} exists without {path.name}, and would be overwritten by this network's weights. Move it, or "
             "give another name as output=PATH."
         )
     if path.exists():
@@ -118,23 +117,23 @@ def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
 
 
 def check_exported(path: Path) -> None:
-    """Raise a UserError unless segunet.export has written ``path``, so that it may be replaced."""
+    """Raise a UserError unless segunet.export wrote ``path``, so that it may be replaced."""
     try:
         read_exported(path)
     except UserError as error:
         raise UserError(
-            f"{path} is there, and would be overwritten, but: {error} Or give another name as output=PATH."
+            f"{path} exists and would be overwritten, but: {error} Or give another name as output=PATH."
         ) from error
 
 
 @contextmanager
 def whole_files(path: Path) -> Iterator[Path]:
-    """Give the path of a draft; it, and what was written beside it, gets to ``path`` only if the block ends well.
+    """Yield a temporary path; it and the files beside it are moved to ``path`` only if the block succeeds.
 
-    What a killed process left of its draft is removed.
+    Temporary files of killed processes are removed.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     path = Path(os.path.realpath(path))
     try:
@@ -147,17 +146,17 @@ def whole_files(path: Path) -> Iterator[Path]:
                 with each.open("rb") as file:
                     os.fsync(file.fileno())
             if others:
-                path.unlink(missing_ok=True)  # it never stands beside another's weights, even for a moment
+                path.unlink(missing_ok=True)  # never leave it beside the weights of another network
             for each in [*others, draft]:
                 each.replace(path.parent / each.name)
     except OSError as error:
         raise UserError(
-            f"{path} could not be written: {error.strerror or error}. Make room or give another place (output=PATH)."
+            f"{path} could not be written: {error.strerror or error}. Free some space or give another output=PATH."
         ) from error
 
 
 def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
-    """Write the network and what describes it.
+    """Write the network and its card.
 
     Raises:
         UserError: the format cannot express the network.
@@ -170,18 +169,18 @@ def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
         "inference_size": checkpoint.inference_size,
         "ignore_index": checkpoint.data.ignore_index,
         "data": checkpoint.data.model_dump(),
-        "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W; nothing is to be subtracted or divided",
+        "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
         "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K",
     }
     try:
         chosen.write(traced(checkpoint.net), card, path)
     except (UserError, OSError):
         raise
-    except Exception as error:  # each exporter has kinds of its own
+    except Exception as error:  # each exporter has its own errors
         reason = " ".join(str(error).split())[:500].rstrip(".")
         raise UserError(
             f"The network could not be written as {path.suffix} for images of any size: {type(error).__name__}: "
-            f"{reason}. Make room if the disk is full, else try another format ({', '.join(FORMATS)})."
+            f"{reason}. Free some space if the disk is full, else try another format ({', '.join(FORMATS)})."
         ) from error
 
 
@@ -201,7 +200,7 @@ def show(comparison: Comparison, name: str) -> None:
 
 
 def conclude(output: Path) -> None:
-    """Say what was written and how to go on."""
+    """Log what was written and the next steps."""
     files = [output, *([output.with_suffix(".bin")] if output.suffix == ".xml" else [])]
     sizes = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
     checkpoint = setting("checkpoint", output)

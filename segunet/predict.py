@@ -29,15 +29,15 @@ from segunet.inference.predictor import Predictor, load
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 Mask = NDArray[np.uint8]
-RESULTS = ("masks", "overlays")  # what is written below the output folder
-_THREADS, _WAITING = 2, 2  # for reading, and again for writing; images that wait are held in memory
-_LARGE = 20_000_000  # pixels; no image is read, or written, before such a one has been
-_MOST_OF_JPEG = 65_500  # pixels a side
+RESULTS = ("masks", "overlays")  # written below the output folder
+_THREADS, _WAITING = 2, 2  # for reading, and the same for writing; waiting images are held in memory
+_LARGE = 20_000_000  # pixels; larger images are read and written one at a time
+_MAX_JPEG_SIDE = 65_500  # pixels per side
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Prediction(NamedTuple):
-    """An image uint8 (H, W, 3), its classes uint8 (H, W), and the path that it was read from."""
+    """An image uint8 (H, W, 3), its classes uint8 (H, W), and its path."""
 
     path: Path
     image: ImageArray
@@ -48,7 +48,7 @@ def predict(cfg: DictConfig) -> Path:
     """Predict ``cfg.input`` as ``cfg`` says and return the output folder.
 
     Raises:
-        UserError: whatever the user can fix; at the end, if some inputs could not be predicted.
+        UserError: anything the user can fix; at the end, if some inputs could not be predicted.
     """
     for name in ("checkpoint", "input"):
         if cfg[name] in (None, ""):
@@ -76,37 +76,37 @@ def predict(cfg: DictConfig) -> Path:
 
 
 class Clock:
-    """Measures how long something takes from now on, and how much of that the network does."""
+    """Measure elapsed time, and the share spent in the network."""
 
     def __init__(self) -> None:
         self.began, self.busy = time.monotonic(), 0.0
 
     @contextmanager
     def network(self) -> Iterator[None]:
-        """Count the time that is spent inside."""
+        """Count the time spent inside."""
         began = time.monotonic()
         yield
         self.busy += time.monotonic() - began
 
     def log(self, done: int, kind: str, head: str = "") -> None:
-        """Tell how many of a ``kind`` of thing were done."""
+        """Log the number ``done`` of a ``kind`` ("image" or "frame") and the speed."""
         seconds = time.monotonic() - self.began
         speed = f"{done / seconds:.3g} {kind}s/s; {100 * self.busy / seconds:.0f} % of it in the network"
         logger.info("%s%d %s(s) in %.1f s (%s)", head, done, kind, seconds, speed)
 
 
 class Work:
-    """Predicts while threads read what comes next and write what is done.
+    """Predict while threads read the next inputs and write the results.
 
-    An input that fails is named, and the others go on; a full disk ends it all.
+    An input that fails is reported and the others continue; a full disk ends the command.
 
     Attributes: ``failed``, the paths of the inputs that failed.
 
     Args:
-        model: predicts.
-        names: of the files to write, for each input's path.
+        model: the predictor.
+        names: output name by input path.
         output: folder to write to.
-        advance: is told how much was done, an input being 1.
+        advance: called with the progress made, 1 per input.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Work:
         self.failed: list[Path] = []
 
     def predict_images(self, paths: Iterable[Path]) -> None:
-        """Write masks/<name>.png and overlays/<name>.jpg of each image."""
+        """Write masks/<name>.png and overlays/<name>.jpg for each image."""
         clock = Clock()
         with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
@@ -125,7 +125,7 @@ class Work:
                 clock.log(done, "image")
 
     def predict_video(self, path: Path) -> None:
-        """Write overlays/<name>.mp4: each frame under its prediction's colours, above a legend of its classes."""
+        """Write overlays/<name>.mp4: each frame overlaid with its prediction, above a legend of its classes."""
         clock, done = Clock(), 0
         try:
             check_within(self.output, [f"overlays/{self.names[path]}.mp4"])
@@ -182,9 +182,9 @@ class Work:
             yield frame, mask
 
     def _drawing(self, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
-        """Return what writes a frame's overlay, above a legend of the classes in it."""
+        """Return a function that writes a frame's overlay, above a legend of its classes."""
         palette = self.model.palette
-        # Frames that follow each other mostly hold the same classes.
+        # Consecutive frames mostly have the same classes.
         below = lru_cache(maxsize=64)(partial(frame_legend, self.model.class_names, palette))
 
         def draw(masked: tuple[Frame, Mask]) -> None:
@@ -196,7 +196,7 @@ class Work:
         return draw
 
     def _note(self, path: Path, error: UserError) -> None:
-        """Name an input that failed; raise its error if the others would fail of the same."""
+        """Report an input that failed; raise its error if the others would fail too."""
         if getattr(error.__cause__, "errno", None) in _FULL_DISK:
             raise error
         text = error.paragraph
@@ -208,12 +208,12 @@ def _is_large(path: Path) -> bool:
     try:
         return math.prod(read_size(path)) > _LARGE
     except UserError:
-        return False  # is told when it is read
+        return False  # reported when it is read
 
 
 def _save_overlay(image: ImageArray, target: Path) -> None:
-    """Write ``target``.jpg, or .png where JPEG cannot hold it."""
-    if max(image.shape) >= _MOST_OF_JPEG:
+    """Write ``target``.jpg, or .png if it is too large for JPEG."""
+    if max(image.shape) >= _MAX_JPEG_SIDE:
         save_png(image, target.with_name(f"{target.name}.png"))
         return
     with whole_file(target.with_name(f"{target.name}.jpg")) as file:

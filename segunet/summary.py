@@ -1,4 +1,4 @@
-"""What a network costs: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
+"""Show the cost of a network: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ from segunet.cost.tables import show_layers, show_measurements
 from segunet.inference.precision import default_precision, fabric_from_settings
 
 logger = logging.getLogger("segunet.summary")  # __name__ is "__main__" when run as a program
-_ELSEWHERE = ("model", "data")  # where the network comes from without checkpoint= and source=
+_NETWORK_GROUPS = ("model", "data")  # groups that define the network without checkpoint= and source=
 
 
 def _auto_or_flag(value: object) -> object:
@@ -39,7 +39,7 @@ def _auto_or_flag(value: object) -> object:
 
 
 class SummarySettings(Settings):
-    """Of the command."""
+    """Plain settings of the command."""
 
     measure: Annotated[Any, AfterValidator(_auto_or_flag)]
     compile: bool
@@ -50,10 +50,10 @@ class SummarySettings(Settings):
 
 
 def summarize(cfg: DictConfig) -> dict[str, Any]:
-    """Show what the network that ``cfg`` names costs; return it in plain containers, which ``cfg.output`` gets, too.
+    """Show the cost of the network that ``cfg`` names; return it in plain containers, also written to ``cfg.output``.
 
     Raises:
-        UserError: whatever the user can fix.
+        UserError: anything the user can fix.
     """
     check_settings(cfg)
     check_one_network(cfg)
@@ -85,17 +85,17 @@ def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for invalid values."""
     SummarySettings.of(cfg)
     if "_target_" not in cfg.data:
-        raise UserError("Which data set? The network has its classes. Give data=sample, data=voc2012 or data=custom.")
+        raise UserError("Which data set? It sets the number of classes. Give data=sample, data=voc2012 or data=custom.")
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
-        raise UserError("loss.pixelwise.class_weights=auto needs training masks, and none are read here: leave it out.")
+        raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
     if cfg.output is not None:
         check_output(as_path(cfg.output))
 
 
 def check_output(path: Path) -> None:
-    """Raise a UserError unless ``path`` is the name of a new JSON file, or of one that this command wrote."""
+    """Raise a UserError unless ``path`` is a new JSON file, or one that this command wrote."""
     if path.suffix != ".json":
-        raise UserError(f"output={path}: wanted the name of a .json file to write.")
+        raise UserError(f"output={path}: wanted the name of a .json file.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -103,18 +103,18 @@ def check_output(path: Path) -> None:
     except (OSError, ValueError):
         content = None
     if not isinstance(content, dict) or not content.keys() >= {"network", "layers"}:
-        raise UserError(f"output={path} is there already, and segunet.summary has not written it. Give another name.")
+        raise UserError(f"output={path} exists, and segunet.summary did not write it. Give another name.")
 
 
 def check_one_network(cfg: DictConfig) -> None:
-    """Raise a UserError where the command line names more than one network."""
+    """Raise a UserError if the command line names more than one network."""
     given = [f"{name}={cfg[name]}" for name in ("checkpoint", "source") if cfg[name] is not None]
     if given:
         task = HydraConfig.get().overrides.task
-        given += [each for each in task if each.lstrip("+~").partition("=")[0].split(".")[0] in _ELSEWHERE]
+        given += [each for each in task if each.lstrip("+~").partition("=")[0].split(".")[0] in _NETWORK_GROUPS]
     if len(given) > 1:
         raise UserError(
-            f"{' and '.join(given)} do not go together: a checkpoint, like a source, brings its own network and "
+            f"{' and '.join(given)} cannot be combined: a checkpoint or source has its own network and "
             "classes. Give one of model=NAME (with data=NAME), checkpoint=PATH and source=NAME."
         )
 
@@ -123,14 +123,14 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
     """Measure, and yield each measurement in plain containers.
 
     Args:
-        cfg: of the command.
-        subject: to measure.
-        net: of the subject, on the meta device.
-        inputs: of the net, on the meta device.
+        cfg: config of the command.
+        subject: the network to measure.
+        net: the subject's network, on the meta device.
+        inputs: inputs of the net, on the meta device.
     """
-    accelerator, precision = _how(cfg)
+    accelerator, precision = _device_settings(cfg)
     make_fabric = partial(fabric_from_settings, accelerator, precision)
-    numbers = 2 if subject.segments else 1  # at the least: each weight, and its gradient
+    numbers = 2 if subject.segments else 1  # at least the weights, and their gradients
     width = 2 if precision in ("bf16-true", "16-true") else 4
     check_memory(numbers * width * sum(each.numel() for each in net.parameters()), make_fabric().device)
     forward = Workload(subject.make_net, subject.make_inputs, make_fabric, channels_last=cfg.channels_last)
@@ -149,12 +149,12 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
             yield {"what": name, "compile": compiled, **how, **asdict(measurement)}
 
 
-def _how(cfg: DictConfig) -> tuple[str, str]:
+def _device_settings(cfg: DictConfig) -> tuple[str, str]:
     """Return the accelerator and the precision to measure with, "auto" resolved."""
     accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.accelerator == "auto" else cfg.accelerator
     precision = default_precision(accelerator) if cfg.precision == "auto" else str(cfg.precision)
     if accelerator == "cpu" and precision.startswith("16"):
-        raise UserError(f"precision={precision} needs a CUDA GPU; the CPU takes 32-true, bf16-mixed and bf16-true.")
+        raise UserError(f"precision={precision} needs a CUDA GPU; the CPU supports 32-true, bf16-mixed and bf16-true.")
     return accelerator, precision
 
 

@@ -40,24 +40,24 @@ from segunet.training.saved_config import naming, resume_changes, resumed_config
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
-RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # what is written to a run's folder besides config and checkpoints
+RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # written besides config and checkpoints
 WRITTEN = (CONFIG, "job.json", "checkpoints", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 _LESS_MEMORY = (
-    "Lower data.batch_size (trainer.accumulate_grad_batches makes up for it) or data.transform.crop_size, or set "
-    "trainer.precision=bf16-mixed; if it was main memory rather than a GPU's, lower data.num_workers. Then resume."
+    "Lower data.batch_size (trainer.accumulate_grad_batches compensates for it) or data.transform.crop_size, or set "
+    "trainer.precision=bf16-mixed; if main memory ran out, not the GPU's, lower data.num_workers. Then resume."
 )
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training starts.
+    """Where training starts.
 
     Attributes:
-        cfg: its config.
-        run_dir: its folder.
-        resumed: what it goes on from; None for a new run.
-        began: when the command did, in seconds of the monotonic clock.
+        cfg: config of the run.
+        run_dir: folder of the run.
+        resumed: state to resume from; None for a new run.
+        began: start time of the command, in seconds of the monotonic clock.
     """
 
     cfg: DictConfig
@@ -67,7 +67,7 @@ class Start:
 
 
 class Parts(NamedTuple):
-    """What a training is made of."""
+    """The objects that a training needs."""
 
     datamodule: VOCDataModule
     task: SegmentationTask
@@ -78,7 +78,7 @@ def train(cfg: DictConfig) -> Path:
     """Train as ``cfg`` says and return the run's folder.
 
     Raises:
-        UserError: whatever the user can fix; nothing is written before data and config are seen to be sound.
+        UserError: anything the user can fix; nothing is written before data and config are checked.
     """
     if cfg.resume:
         run_dir = found_run(cfg.resume)
@@ -97,13 +97,13 @@ def train(cfg: DictConfig) -> Path:
 
 
 def new_run(cfg: DictConfig) -> Start:
-    """Return the start of a run of its own."""
+    """Return the start of a new run."""
     build.check_settings(cfg)
     return Start(cfg, planned_run_dir(cfg, "train", (*RESULTS, "checkpoints")))
 
 
 def resumed_run(run_dir: Path) -> Start:
-    """Return the start of a run that goes on from its last checkpoint."""
+    """Return the start of a run that resumes from its last checkpoint."""
     check_places(run_dir, (*WRITTEN, *RESULTS))
     check_job(run_dir)
     cfg = resumed_config(run_dir)
@@ -113,18 +113,18 @@ def resumed_run(run_dir: Path) -> Start:
 
 
 def own(run_dir: Path) -> AbstractContextManager[None]:
-    """Keep other runs out of the folder; the first process does so for all."""
+    """Lock the folder against other runs; the first process does so for all."""
     return locked(run_dir) if is_main_process() else nullcontext()
 
 
 def check_new(run_dir: Path) -> None:
-    """Raise a UserError where another process has trained in the folder while this one waited for it."""
+    """Raise a UserError if another process has trained in the folder while this one waited for it."""
     if is_main_process() and (run_dir / "checkpoints").exists():
-        raise UserError(f"{run_dir} holds a training run by now. Give another run_dir, or resume that one.")
+        raise UserError(f"{run_dir} now holds another training run. Give another run_dir, or resume that one.")
 
 
 def built(start: Start) -> Parts:
-    """Build what is trained, and see that data and settings are sound; nothing is written."""
+    """Build the objects, and check data and settings; nothing is written."""
     cfg, run_dir, resumed = start.cfg, start.run_dir, start.resumed
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     with naming(run_dir / CONFIG if resumed else None):
@@ -137,7 +137,7 @@ def built(start: Start) -> Parts:
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else None)
         if resumed and resumed.finished:
-            trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps what the run was given
+            trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps the original value
     if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):
         raise UserError(
             "callbacks.freeze_encoder_epochs needs a model with an encoder; this one has none. Set it to 0."
@@ -164,15 +164,15 @@ def fit(start: Start, parts: Parts) -> None:
 
 
 def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
-    """Prepare the data and look through it, in the first process, and read the lists, in each.
+    """Prepare and check the data in the first process, and read the lists in each.
 
-    A resumed run writes no data: its config may be from anywhere.
+    A resumed run does not write data, as its config is untrusted.
 
     Raises:
-        UserError: what is wrong with the data; to a process that did not wait for the first one, what to do.
+        UserError: invalid data; a process that did not wait for the first one also gets advice.
     """
     if is_main_process() and resumed:
-        if not datamodule.download:  # asked for by the command line: a run's config alone cannot
+        if not datamodule.download:  # only the command line can set it, not a run's config
             find_voc_folder(datamodule.root)
         datamodule.prepare_scoring()
     elif is_main_process():
@@ -186,23 +186,23 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
         if not started_from_outside():
             raise
         raise UserError(
-            f"{error} Of processes started together (torchrun, srun) only the first one writes or downloads data, and "
+            f"{error} Of processes started together (torchrun, srun), only the first one writes or downloads data, and "
             "the others do not wait for it. Prepare the data with one process, then start them again: "
             + command_on_same_data("check_data")
         ) from error
 
 
 def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:
-    """Show the config's single values in TensorBoard's HPARAMS page, beside the best mIoU."""
+    """Log the config to TensorBoard's HPARAMS page, with the best mIoU."""
     if isinstance(trainer.logger, TensorBoardLogger):
         values = OmegaConf.to_container(cfg, resolve=True)
         trainer.logger.log_hyperparams({"config": values}, {BEST_MIOU: 0.0})
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
-    """Say what is about to be trained on what, by which recipe."""
+    """Log the recipe, the data and the device of the training."""
     if (recipe := chosen("experiment")) is not None:
-        unless = " (taken unless the command line names data or experiment)" if recipe == "sample" else ""
+        unless = " (the default if neither data nor experiment is given)" if recipe == "sample" else ""
         logger.info("recipe: experiment=%s%s", recipe, unless)
     logger.info(
         "training on %d images of %s (%d classes), validating on %d; %s, %s; run folder %s",
@@ -217,7 +217,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     names = {pair.name for pair in datamodule.train_pairs}
     if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:
         logger.warning(
-            "%d name(s) on both lists (%s): the scores on them are too high. Details: python -m segunet.check_data.",
+            "%d name(s) on both lists (%s): their scores will be too high. Details: python -m segunet.check_data.",
             len(both),
             abbreviated(both),
         )

@@ -141,7 +141,7 @@ def test_a_converted_checkpoint_is_evaluated_as_any_other(
     assert result.status == 0, result.error
     assert "mIoU" in result.output
     again = run(convert, f"source={tmp_path}/smp.ckpt", "from=smp", f"output={tmp_path}/again.ckpt")
-    assert "is a segunet checkpoint as it is" in again.error
+    assert "is a segunet checkpoint already" in again.error
 
 
 class Attack:
@@ -175,7 +175,7 @@ def test_unreadable_files_are_refused_by_name_and_nothing_in_them_runs(
     ("overrides", "wanted"),
     [
         (["from=article", *NAMES], "They look like those of from=smp"),
-        (["from=smp"], "has 3 logit(s) a pixel, the data config names 21 classes (background"),
+        (["from=smp"], "has 3 logit(s) per pixel, the data config has 21 classes (background"),
         (["from=smp", *NAMES, "model=article"], "unexpected (decoder.blocks.0.conv1.1.weight"),
         (["from=smp", *NAMES, "model.std=[1,1]"], "model.std must have at least 3 items, not 2, got [1, 1]"),
         (["from=unknown"], "Give one of article, smp."),
@@ -199,8 +199,8 @@ def test_another_network_is_explained_by_its_own_names(run: Command, smp18: nn.M
         "1 unexpected (encoder.extra)": state | {"encoder.extra": torch.zeros(1)},
         "encoder.conv1.weight is (64, 1, 7, 7), wanted (64, 3, 7, 7)": state
         | {"encoder.conv1.weight": torch.zeros(64, 1, 7, 7)},
-        "several networks, with '', 'net.'": state | {"net.encoder.conv1.weight": torch.zeros(1)},
-        "Known are article, smp": {"layer.weight": torch.zeros(1)},
+        "several networks, with the prefixes '', 'net.'": state | {"net.encoder.conv1.weight": torch.zeros(1)},
+        "Known origins are article, smp": {"layer.weight": torch.zeros(1)},
     }
     for wanted, content in cases.items():
         torch.save(content, tmp_path / "other.pth")
@@ -213,7 +213,7 @@ def test_another_network_is_explained_by_its_own_names(run: Command, smp18: nn.M
 
 def test_an_output_is_a_new_ckpt(run: Command, source: Path, tmp_path: Path) -> None:
     (tmp_path / "old.ckpt").write_text("mine")
-    for name, wanted in (("old.ckpt", "is there already"), ("new.pth", "ends in .ckpt")):
+    for name, wanted in (("old.ckpt", "old.ckpt exists"), ("new.pth", "must end in .ckpt")):
         result = run(convert, f"source={source}", "from=smp", *NAMES, f"output={tmp_path / name}")
         assert result.status == 1
         assert wanted in result.error

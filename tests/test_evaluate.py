@@ -138,7 +138,7 @@ def test_a_checkpoint_cannot_name_code_to_run(run: Command, trained: Path, tmp_p
     for module, options in ((evaluate, ()), (predict, [f"input={image}"]), (export, ()), (summary, ())):
         result = run(module, f"checkpoint={tmp_path / 'evil.ckpt'}", *options)
         assert result.status == 1, module
-        assert "does not describe its network" in result.error, module
+        assert "has an invalid description of its network" in result.error, module
     assert not (tmp_path / "ran").exists()
 
 
@@ -200,7 +200,7 @@ def test_somebody_s_own_files_are_left_alone(run: Command, trained: Path, tmp_pa
     options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"run_dir={tmp_path}"]
     result = run(evaluate, *options, "save_predictions=true")
     assert result.status == 1
-    assert "predictions in it, which segunet.evaluate has not written" in result.error
+    assert "contains predictions, which segunet.evaluate did not write" in result.error
     assert [each.read_text() for each in tmp_path.rglob("*") if each.is_file()] == ["precious"]
 
 

@@ -133,7 +133,7 @@ def test_a_file_of_something_else_is_left_alone(run: Command, checkpoint: Path, 
     checkpoint.with_suffix(suffix).write_text("precious")
     result = run(export, f"checkpoint={checkpoint}", f"format={name}")
     assert result.status == 1
-    assert f"net{suffix} is there, and would be overwritten" in result.error
+    assert f"net{suffix} exists and would be overwritten" in result.error
     assert checkpoint.with_suffix(suffix).read_text() == "precious"
 
 
@@ -141,7 +141,7 @@ def test_weights_of_something_else_are_left_alone(run: Command, checkpoint: Path
     checkpoint.with_suffix(".bin").write_text("precious")
     result = run(export, f"checkpoint={checkpoint}", "format=openvino")
     assert result.status == 1
-    assert "net.bin is there without net.xml" in result.error
+    assert "net.bin exists without net.xml" in result.error
     assert checkpoint.with_suffix(".bin").read_text() == "precious"
 
 
@@ -162,7 +162,7 @@ def test_two_exports_to_one_place_do_not_meet_and_a_killed_one_s_draft_goes(tmp_
 def test_the_tolerance_is_of_the_largest_logit(difference: float, agreement: float, same: bool) -> None:
     scores = scores_from_confusion([[1]], images=1)
     comparison = Comparison(difference, 10.0, agreement, (scores, scores), (1.0, 1.0))
-    with contextlib.nullcontext() if same else pytest.raises(UserError, match="not the original"):
+    with contextlib.nullcontext() if same else pytest.raises(UserError, match="differs from the original"):
         check_same(comparison, logits=1e-3, agreement=0.999)
 
 
@@ -182,7 +182,7 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         "format=tflite": "onnx, torch_export, openvino",
         "checkpoint=null": "checkpoint=PATH",
         "checkpoint=/nowhere.ckpt": "/nowhere.ckpt",
-        "checkpoint=net.onnx": "exported already",
+        "checkpoint=net.onnx": "an exported network already",
         "output=net.pt2": "such as net.onnx",
         "output=/dev/null/net.onnx": "could not be written",
         "images=0": "images must be greater than or equal to 1, got 0",

@@ -269,7 +269,7 @@ def test_a_video_that_fails_at_any_stage_is_named_once_and_leaves_nothing_behind
         ("tile=true", "tile must be"),
         ("overlap=null", "overlap must be"),
         ("checkpoint=2024", "2024"),
-        (f"input={'long' * 100}", "cannot be looked up"),
+        (f"input={'long' * 100}", "cannot be read"),
         ("overlap=1", "overlap must be"),
         ("tta=rotate", "tta must be one of none, flip"),
         ("inference_size=-1", "inference_size must be"),
@@ -312,7 +312,7 @@ def test_a_whole_image_beyond_the_memory_is_refused_and_done_in_tiles(
     assert "tile=512" in result.output
     result = run(predict, *options, "tile=10000", f"output={tmp_path / 'one'}")  # the same, by another name
     assert result.status == 1
-    assert "Give smaller tiles than 10000" in flat(result.output)
+    assert "Use smaller tiles than 10000" in flat(result.output)
     assert run(predict, *options, "tile=32", f"output={tmp_path / 'tiles'}").status == 0
 
 
@@ -364,7 +364,7 @@ def test_somebody_s_own_files_are_not_overwritten_and_earlier_results_are(
     options = [checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg"]
     result = run(predict, *options, f"output={tmp_path / 'mine'}")
     assert result.status == 1
-    assert "masks in it, which segunet.predict has not written" in result.error
+    assert "contains masks, which segunet.predict did not write" in result.error
     assert truth.read_bytes() == b"truth"
     (tmp_path / "settings").mkdir()
     (tmp_path / "settings" / "config.yaml").write_text("mine: 1")
@@ -389,7 +389,7 @@ def test_the_folder_of_the_inputs_can_be_that_of_the_results(
 def test_an_overlay_too_large_for_jpeg_is_a_png(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_MOST_OF_JPEG", 60)
+    monkeypatch.setattr(predict, "_MAX_JPEG_SIDE", 60)
     assert run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg", f"output={tmp_path}/out").status == 0
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["val_0.png"]
 

@@ -102,14 +102,14 @@ def test_a_checkpoint_s_network_is_shown(run: Command, voc_folder: Path, tmp_pat
     for other in ("source=sd15", "model=article", "data=sample"):
         refused = run(summary, given, other)
         assert refused.status == 1
-        assert f"{given} and {other} do not go together" in refused.error
+        assert f"{given} and {other} cannot be combined" in refused.error
     plain = tmp_path / "plain.pth"
     torch.save({"weight": torch.zeros(2)}, plain)
     for bad in (plain, tmp_path / "missing.ckpt", tmp_path / "net.onnx"):
         refused = run(summary, f"checkpoint={bad}")
         assert refused.status == 1
         assert str(bad) in refused.error
-    assert "an exported network shows no layers" in refused.error
+    assert "an exported network does not expose its layers" in refused.error
 
 
 def test_stable_diffusion_s_unet_is_shown(run: Command) -> None:
@@ -158,7 +158,7 @@ def test_somebody_s_own_file_is_left_alone_and_an_earlier_summary_is_replaced(ru
     path.write_text('{"precious": 1}')
     result = run(summary, *TINY_MODEL, *TABLE, f"output={path}")
     assert result.status == 1
-    assert f"output={path} is there already" in result.error
+    assert f"output={path} exists" in result.error
     assert read(path) == {"precious": 1}
     path.unlink()
     for size in (64, 96):

@@ -198,7 +198,7 @@ def test_an_interrupted_run_says_how_to_go_on(
     before = signal.getsignal(signal.SIGTERM)
     result = run(train, *tiny, f"run_dir={tmp_path / 'run'}")
     assert result.status == 128 + number
-    assert f"stopped in epoch 2; go on: python -m segunet.train resume={tmp_path / 'run'}" in result.output
+    assert f"stopped in epoch 2; resume: python -m segunet.train resume={tmp_path / 'run'}" in result.output
     assert (handlers == [signal.SIG_DFL]) == (number == signal.SIGTERM)  # a second SIGTERM kills
     assert signal.getsignal(signal.SIGTERM) == before
 
@@ -313,7 +313,7 @@ def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> 
 
 def test_a_run_that_has_ended_says_how_it_would_go_on(run: Command, tiny: list[str], tmp_path: Path) -> None:
     for options, ended in (
-        (["trainer.max_steps=3"], "has done all of its 3 steps. To train it for longer, add trainer.max_steps=N"),
+        (["trainer.max_steps=3"], "has done all of its 3 steps. To train it longer, add trainer.max_steps=N"),
         (["trainer.max_epochs=1", "trainer.limit_val_batches=0"], "has done all of its 1 epochs"),
     ):
         folder = tmp_path / options[-1].partition("=")[2]
@@ -362,7 +362,7 @@ def test_bad_input_is_one_paragraph_and_leaves_no_folder(run: Command, tiny: lis
     for override, message in {
         "data.root=/nowhere/at/all": "/nowhere/at/all",
         "data.batch_size=abc": "data.batch_size must be a valid integer, got 'abc'.",
-        "data.class_names=[background,disc]": "no class: 2 (",
+        "data.class_names=[background,disc]": "not classes: 2 (",
         "model.encoder.weights=/nowhere.pth": "/nowhere.pth",
         "loss.pixelwise.class_weights=[1,2]": "loss.pixelwise.class_weights",
         "trainer.max_epochs=abc": "trainer.max_epochs",
@@ -486,7 +486,7 @@ def test_a_disk_that_is_full_for_tensorboard_ends_the_run_with_a_paragraph(tiny:
     command.append("trainer.check_val_every_n_epoch=9")
     result = subprocess.run(command, preexec_fn=limit_file_size, capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert "Make room" in result.stderr
+    assert "Free some space" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -524,7 +524,7 @@ def test_a_validation_in_tiles_gives_the_scores_of_an_evaluation_in_tiles(
     }
     assert scores["run"] == scores["tiles"] != scores["whole"] == scores["one_tile"]
     both = run(train, *tiny, "tile=40", "inference_size=64").error
-    assert "tile=40 and inference_size=64 do not go together" in both
+    assert "tile=40 and inference_size=64 cannot be combined" in both
 
 
 def test_out_of_memory_says_what_to_lower(

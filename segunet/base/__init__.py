@@ -1,1 +1,1 @@
-"""What everything stands on: errors, files, the terminal, the machine."""
+"""What all folders build on: errors, files, the terminal, the environment."""

@@ -1,4 +1,4 @@
-"""Work done ahead in threads, for what waits for files or leaves Python's lock: decoding, encoding."""
+"""Prefetching in threads, for work that waits for files or releases the GIL: decoding, encoding."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -18,17 +18,17 @@ def map_ahead(
     waiting: int,
     alone: Callable[[Item], bool] = lambda _: False,
 ) -> Generator[Result, None, None]:
-    """Yield ``function(item)`` of each item in order, computed by threads before it is asked for.
+    """Yield ``function(item)`` for each item in order, computed ahead by threads.
 
-    Items are drawn in the caller's thread, as they are needed; an error is raised where its result would stand.
-    When it is closed, what has begun is finished and the rest is not begun.
+    Items are drawn in the caller's thread, as they are needed; an error is raised in place of its result.
+    On close, running calls are finished and pending ones cancelled.
 
     Args:
         function: may run in several threads at once.
-        items: drawn from until ``waiting`` results are under way or done.
-        threads: how many.
-        waiting: most results that are held at a time.
-        alone: tells of an item whether its result must have been taken before the next item is drawn.
+        items: drawn until ``waiting`` results are running or done.
+        threads: number of threads.
+        waiting: maximum number of results held at a time.
+        alone: returns whether an item's result must be taken before the next item is drawn.
     """
     results: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(threads)
@@ -46,11 +46,11 @@ def map_ahead(
 
 
 def draw_ahead(items: Iterator[Item], waiting: int) -> Generator[Item, None, None]:
-    """Yield items, none of which is None, drawn by a thread before they are asked for.
+    """Yield items, none of which is None, drawn ahead by a thread.
 
     Args:
-        items: not drawn from any more once this is closed.
-        waiting: most items that are held at a time.
+        items: no longer drawn from once this generator is closed.
+        waiting: maximum number of items held at a time.
     """
     with closing(map_ahead(lambda _: next(items, None), repeat(None), 1, waiting)) as drawn:
         for item in drawn:

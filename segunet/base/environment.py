@@ -1,4 +1,4 @@
-"""What a run was made with: versions of the software, names of the hardware, the memory there is."""
+"""The environment of a run: software versions, hardware names, available memory."""
 
 import os
 import platform
@@ -19,12 +19,12 @@ _PACKAGES = ("torchvision", "pytorch-lightning", "hydra-core", "albumentations",
 
 @dataclass(frozen=True)
 class ControlGroup:
-    """Where the kernel tells of a container's memory.
+    """Where the kernel reports a container's memory.
 
     Attributes:
-        folder: of the three files.
-        limit, usage: names of files with a number of bytes; "max" or a number beyond all memory: no limit.
-        droppable: the line of memory.stat with the bytes of file copies that were not used lately.
+        folder: folder of the three files.
+        limit, usage: names of files with a number of bytes; "max" or a number beyond all memory means no limit.
+        droppable: the line of memory.stat with the bytes of cached file pages not used recently.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class ControlGroup:
     droppable: str
 
     def room(self) -> int | None:
-        """Return how many bytes the container may still take; None: as many as there are."""
+        """Return how many bytes the container may still use; None for no limit."""
         try:
             limit = (self.folder / self.limit).read_text().strip()
             usage = int((self.folder / self.usage).read_text())
@@ -44,7 +44,7 @@ class ControlGroup:
         return max(int(limit) - usage + int(droppable), 0) if limit.isdigit() else None
 
 
-# Of the container that this process may be in: cgroup v2, and v1.
+# The container that this process may run in: cgroup v2 and v1.
 _CONTAINERS = (
     ControlGroup(Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     ControlGroup(
@@ -54,7 +54,7 @@ _CONTAINERS = (
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of segunet, Python and what they stand on, by name; CUDA's where there is a GPU."""
+    """Return the versions of segunet, Python and their dependencies by name; CUDA's if there is a GPU."""
     found = {"segunet": __version__, "Python": platform.python_version(), "torch": str(torch.__version__)}
     found |= {package: version(package) for package in _PACKAGES}
     if torch.cuda.is_available():
@@ -63,7 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, str]:
-    """Return the system, the processor, the cores that this process may use, and the CUDA GPUs if there are any."""
+    """Return the system, the processor, the cores that this process may use, and any CUDA GPUs."""
     found = {"system": platform.platform(terse=True), "processor": _processor(), "cores": str(cores())}
     if torch.cuda.is_available():
         names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
@@ -72,10 +72,10 @@ def hardware() -> dict[str, str]:
 
 
 def memory() -> int:
-    """Return the bytes of memory that a process can have: what is free or, where that is not known, what there is.
+    """Return the bytes of memory available to a process: the free memory or, if unknown, the total.
 
-    What its container may still take counts where that is less: the limit without what is in use, apart from the
-    copies of files that the kernel drops when it needs the room.
+    A lower container limit applies: the limit minus the memory in use, not counting cached file pages, which the
+    kernel drops when it needs the space.
     """
     if _MEMINFO.is_file():
         free = proc_bytes(_MEMINFO, "MemAvailable")
@@ -85,7 +85,7 @@ def memory() -> int:
 
 
 def shared_memory() -> int | None:
-    """Return the free bytes of the memory in which loader processes hand over their batches; None: no bound known."""
+    """Return the free bytes of the shared memory that loader processes pass batches in; None if unknown."""
     return shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else None
 
 
@@ -95,13 +95,13 @@ def cores() -> int:
 
 
 def proc_bytes(file: Path, name: str) -> int:
-    """Return the bytes that a ``Name:   123 kB`` line of a file in /proc tells; the kernel means 1,024 bytes."""
+    """Return the bytes that a ``Name:   123 kB`` line of a file in /proc states; kB means 1,024 bytes."""
     words = file.read_text().split()
     return 1024 * int(words[words.index(f"{name}:") + 1])
 
 
 def _processor() -> str:
-    """Return the processor's name as Linux says it, or as Python does elsewhere."""
+    """Return the processor's name as Linux reports it, elsewhere as Python does."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

@@ -1,13 +1,13 @@
-"""The one exception that is shown to the user as a paragraph instead of a traceback, and what its texts share."""
+"""The exception that is shown to the user as a message instead of a traceback, and helpers for its text."""
 
 from collections.abc import Sequence
 
 
 class UserError(Exception):
-    """Something the user can fix: the message says what was wanted, what was found, which file, and what to do.
+    """An error that the user can fix: the message says what was wanted, what it got, which file, and what to do.
 
     Attributes:
-        what: the message without ``advice``, where that was given apart.
+        what: the message without ``advice``, if given separately.
     """
 
     def __init__(self, what: str, advice: str = "") -> None:
@@ -21,6 +21,6 @@ class UserError(Exception):
 
 
 def abbreviated(names: Sequence[str], most: int = 4) -> str:
-    """Return the first of ``names`` and how many more there are."""
+    """Return the first ``most`` names and how many more there are."""
     more = f" ... and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: imported when one of these is used."""
+"""Optional packages, imported only by the commands that need them."""
 
 import importlib
 from typing import Any
@@ -10,7 +10,7 @@ def import_extra(module: str, extra: str) -> Any:
     """Import ``module``, which the extra ``segunet[extra]`` installs.
 
     Raises:
-        UserError: it is not installed; says how to.
+        UserError: it is not installed; says how to install it.
     """
     try:
         return importlib.import_module(module)

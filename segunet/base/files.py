@@ -1,4 +1,4 @@
-"""Write a file whole or not at all; read a PyTorch file without running what is in it."""
+"""Write files atomically; read PyTorch files without running code in them."""
 
 import csv
 import errno
@@ -28,15 +28,15 @@ from segunet.base.errors import UserError
 
 
 def stays_below(name: str) -> bool:
-    """Return whether a relative path, with / between its parts, can only lead to what is below its folder."""
+    """Return whether a relative path, with / between its parts, stays below its folder."""
     return not {"", ".", ".."} & set(name.split("/")) and not set("\\\0") & set(name)
 
 
 def folders_below(top: Path) -> Iterator[Path]:
-    """Give ``top`` and every folder below it once, also those that are links, in order of their names."""
+    """Yield ``top`` and every folder below it once, including links, sorted by name."""
     seen: set[str] = set()
     for where, below, _ in os.walk(top, followlinks=True):
-        if (real := os.path.realpath(where)) in seen:  # a link back up, or two to one folder
+        if (real := os.path.realpath(where)) in seen:  # a link back up, or a second link to a folder
             below.clear()
             continue
         seen.add(real)
@@ -45,25 +45,25 @@ def folders_below(top: Path) -> Iterator[Path]:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether a file is there; False also where its folder is closed to us or its name is too long."""
+    """Return whether a file exists; also False if its folder is not readable or its name is too long."""
     try:
         return path.is_file()
     except OSError:
         return False
 
 
-DRAFTS = ".segunet-*"  # unfinished files and folders; whoever writes one holds a lock on it
+DRAFTS = ".segunet-*"  # unfinished files and folders; their writer holds a lock on them
 _LOCK = ".lock"  # in a run's folder
-_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # EBADF: of NFS, for what is open for reading
-_PATIENCE = 6.0  # seconds; the loader processes of a killed run live for up to 5 s, and have its lock
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # EBADF: NFS, for files open for reading
+_LOCK_TIMEOUT = 6.0  # seconds; loader processes of a killed run live for up to 5 s and hold its lock
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Make a run's ``folder`` this process's own; the system takes the lock away when the process ends.
+    """Lock a run's ``folder`` for this process; the system releases the lock when the process ends.
 
     Raises:
-        UserError: another process has it, or it cannot be written.
+        UserError: another process holds the lock, or the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,22 +71,22 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror}. Give another folder.") from error
     with file:
-        ends = time.monotonic() + _PATIENCE
+        ends = time.monotonic() + _LOCK_TIMEOUT
         while _lock(file.fileno()) is False:
             if time.monotonic() > ends:
                 raise UserError(
-                    f"Another process is writing to {folder}. Wait until it has ended, or give another folder."
+                    f"Another process is writing to {folder}. Wait until it has finished, or give another folder."
                 )
             time.sleep(0.1)
         try:
             yield
         finally:
             with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)  # for loader processes that have the file open too
+                fcntl.flock(file, fcntl.LOCK_UN)  # loader processes have the file open too
 
 
 def _lock(file: int) -> bool | None:
-    """Lock an open file, or folder; False if another has it locked, None where the file system cannot tell."""
+    """Lock an open file or folder; False if another process holds the lock, None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -100,7 +100,7 @@ def _lock(file: int) -> bool | None:
 
 @contextmanager
 def draft_folder_beside(path: Path) -> Iterator[Path]:
-    """Give a new folder in the folder of ``path``, one of :data:`DRAFTS`, and remove it in the end."""
+    """Yield a new temporary folder beside ``path``, one of :data:`DRAFTS`, and remove it at the end."""
     folder = draft_beside(path)
     folder.mkdir(parents=True)
     lock = os.open(folder, os.O_RDONLY)
@@ -113,18 +113,18 @@ def draft_folder_beside(path: Path) -> Iterator[Path]:
 
 
 def draft_beside(path: Path) -> Path:
-    """Return a new name in the folder of ``path``, one of :data:`DRAFTS`."""
+    """Return a new temporary name beside ``path``, one of :data:`DRAFTS`."""
     return path.with_name(DRAFTS.replace("*", uuid4().hex))
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open ``path`` for writing bytes; it appears, or replaces the older one, only when all is on disk.
+    """Open ``path`` for writing bytes; it appears, or replaces the old file, only when all is on disk.
 
-    A symbolic link stays one: the file that it leads to is replaced.
+    A symbolic link is kept: its target is replaced.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; the older file is as it was.
+        UserError: the disk is full or the folder is not writable; the old file is unchanged.
     """
     try:
         target = Path(os.path.realpath(path))
@@ -143,15 +143,12 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     except OSError as error:
         raise UserError(
             f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
-            "Make room or give another folder, then go on."
+            "Free some space or give another folder, then try again."
         ) from error
 
 
 def check_within(folder: Path, names: Iterable[str]) -> None:
-    """Raise a UserError where one of ``names`` below ``folder`` would be written through a link that leads out of it.
-
-    A name with ".." in it does so, too.
-    """
+    """Raise a UserError if one of ``names`` below ``folder`` leads out of it, by a link or a ".." in the name."""
     home = os.path.realpath(folder)
     for name in names:
         target = os.path.realpath(folder / name)
@@ -163,18 +160,18 @@ def check_within(folder: Path, names: Iterable[str]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all; a file's name in it that is no text gets question marks."""
+    """Write ``text`` as UTF-8, atomically; characters that cannot be encoded become question marks."""
     with whole_file(path) as file:
         file.write(text.encode(errors="replace"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write plain containers of finite numbers and texts as JSON, whole or not at all."""
+    """Write plain containers of finite numbers and strings as JSON, atomically."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; a name that any of them has is a column, None an empty cell."""
+    """Write rows as CSV, atomically, with a column for each name that occurs; None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
@@ -183,24 +180,24 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def save_torch(content: Any, path: Path) -> None:
-    """Write ``content`` with ``torch.save``, whole or not at all."""
+    """Write ``content`` with ``torch.save``, atomically."""
     with whole_file(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # what torch's writer makes of a file that cannot grow
+        except RuntimeError as error:  # torch's writer raises this for a full disk
             raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
 
 
 def save_png(image: NDArray[np.uint8], path: Path) -> None:
-    """Write an image uint8 (H, W, 3), whole or not at all."""
+    """Write an image uint8 (H, W, 3) as PNG, atomically."""
     with whole_file(path) as file:
         Image.fromarray(image).save(file, format="PNG")
 
 
 def remove_abandoned(drafts: Iterable[Path]) -> None:
-    """Remove those of the :data:`DRAFTS` that nobody has locked: their process was killed before they were done."""
+    """Remove unlocked :data:`DRAFTS`: the process that wrote them was killed."""
     for draft in drafts:
-        if draft.is_symlink() or not _is_free(draft):
+        if draft.is_symlink() or not _is_unlocked(draft):
             continue
         if draft.is_dir():
             shutil.rmtree(draft, ignore_errors=True)
@@ -208,7 +205,7 @@ def remove_abandoned(drafts: Iterable[Path]) -> None:
             draft.unlink(missing_ok=True)
 
 
-def _is_free(draft: Path) -> bool:
+def _is_unlocked(draft: Path) -> bool:
     try:
         lock = os.open(draft, os.O_RDONLY)
     except OSError:
@@ -219,7 +216,7 @@ def _is_free(draft: Path) -> bool:
         os.close(lock)
 
 
-# What torch.load and zipfile were seen to raise for files that are cut short, damaged, or of another kind.
+# Errors of torch.load and zipfile for files that are truncated, damaged or of another format.
 _UNREADABLE = (
     *(pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error),
     *(ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError),
@@ -227,14 +224,14 @@ _UNREADABLE = (
 
 
 def read_torch_file(path: Path, advice: str) -> Any:
-    """Return what ``torch.save`` wrote, tensors and plain containers only, on the CPU.
+    """Load a file of ``torch.save``, tensors and plain containers only, on the CPU.
 
     Raises:
-        UserError: not such a file; ends with ``advice``.
+        UserError: not such a file; the message ends with ``advice``.
     """
     try:
         with path.open("rb") as file:
-            if zipfile.is_zipfile(file):  # torch's older format is none, and has no checksums
+            if zipfile.is_zipfile(file):  # torch's old format is not a zip archive and has no checksums
                 check_archive(file)
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -246,10 +243,10 @@ def read_torch_file(path: Path, advice: str) -> Any:
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Compare the records of what ``torch.save`` wrote with their checksums, which torch itself does not.
+    """Verify the checksums of the records in a ``torch.save`` archive; torch itself does not.
 
     Raises:
-        zipfile.BadZipFile: a record is damaged, or compressed, so that its size in memory is not bounded.
+        zipfile.BadZipFile: a record is damaged, or compressed, so its size in memory is not bounded.
     """
     with zipfile.ZipFile(file) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
@@ -259,8 +256,8 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Return what torch says of a file with code in it, or of one cut short; its other messages say nothing."""
+    """Return torch's message for a file that contains code or is truncated; its other messages are not helpful."""
     if code := re.search(r"Unsupported (global|class): [^\n]*?(?= was not an allowed|\. |\.?\n|$)", str(error), re.I):
         return code[0]
     cut_short = re.match("PytorchStreamReader[^.]*", str(error))
-    return cut_short[0] if cut_short else "it is damaged, or of another format"
+    return cut_short[0] if cut_short else "it is damaged or of another format"

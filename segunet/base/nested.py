@@ -1,4 +1,4 @@
-"""What is in nested containers."""
+"""Walk nested containers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def leaves(config: Any, name: str = "") -> dict[str, Any]:
-    """Return the values that are no mappings, by dotted name."""
+    """Return the values that are not mappings, by dotted name."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         found |= leaves(value, f"{name}{key}.") if isinstance(value, Mapping) else {f"{name}{key}": value}
@@ -15,7 +15,7 @@ def leaves(config: Any, name: str = "") -> dict[str, Any]:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in mappings, lists and tuples, in order; a container that is there twice gives its own once."""
+    """Yield the tensors in mappings, lists and tuples, in order; a repeated container is visited once."""
     waiting, seen = [value], set[int]()
     while waiting:
         each = waiting.pop()

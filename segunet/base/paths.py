@@ -6,7 +6,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _CHECKOUT = _PACKAGE.parent
 _IS_CHECKOUT = (_CHECKOUT / "conf" / "train.yaml").is_file()
 
-# A wheel carries conf/ inside the package; its data and runs belong to the folder the user works in.
+# A wheel has conf/ inside the package; its data and runs go to the working directory.
 CONF_DIR = _CHECKOUT / "conf" if _IS_CHECKOUT else _PACKAGE / "conf"
 _HOME = _CHECKOUT if _IS_CHECKOUT else Path.cwd()
 DATA_DIR = _HOME / "data"

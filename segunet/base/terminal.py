@@ -1,4 +1,4 @@
-"""What is said to the user: one console, its progress bar, and log lines that go to it and to the run's log file."""
+"""Output for the user: the console, its progress bar, and log messages to the console and the run's log file."""
 
 import logging
 import re
@@ -11,20 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 console = Console()
 
-_NOT_FOR_USERS = (
-    # Loader processes are the user's choice (data.num_workers).
+_IGNORED_WARNINGS = (
+    # The number of loader processes is the user's choice (data.num_workers).
     ".*does not have many workers.*",
     # Frozen stages (model.encoder.frozen_stages) are in eval mode on purpose.
     ".*module.s. in eval mode.*",
-    # A resumed run goes on in its own folder.
+    # A resumed run continues in its own folder.
     ".*exists and is not empty.*",
-    # Lightning 2.6 calls an older name of torch's pytree.
+    # Lightning 2.6 uses a deprecated name of torch's pytree.
     ".*isinstance.treespec, LeafSpec.*is deprecated.*",
 )
 
 
 def progress_bar(*columns: TextColumn) -> Progress:
-    """Return a bar for a terminal; elsewhere it prints nothing."""
+    """Return a progress bar; without a terminal it prints nothing."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -38,27 +38,27 @@ def progress_bar(*columns: TextColumn) -> Progress:
 
 
 def setting(name: str, value: object) -> str:
-    """Return ``name=value`` as it is to be typed: quoted for Hydra and for the shell where they need it."""
+    """Return ``name=value`` as it can be typed: quoted for Hydra and the shell if needed."""
     text = str(value)
     if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         return f"{name}={text}"
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)  # Hydra: a backslash counts as one only before a quote
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)  # Hydra treats a backslash as an escape only before a quote
     return shlex.quote(f'{name}="{escaped}"')
 
 
 class _ConsoleHandler(logging.Handler):
-    """Print a record's message as it is, above a progress bar if there is one."""
+    """Print a record's message, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record).encode(errors="replace").decode()  # not every name of a file is UTF-8
+        text = self.format(record).encode(errors="replace").decode()  # not every file name is UTF-8
         console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
 def setup_logging(quiet: bool = False) -> None:
-    """Show segunet's messages; of the libraries, only what warns, and nothing that a user cannot act on.
+    """Show segunet's messages and the libraries' warnings, except those that a user cannot act on.
 
     Args:
-        quiet: only segunet's warnings; for all but the first process of a distributed run.
+        quiet: show only warnings of segunet; for all but the first process of a distributed run.
     """
     root = logging.getLogger("segunet")
     if not root.handlers:
@@ -72,18 +72,18 @@ def setup_logging(quiet: bool = False) -> None:
         "pytorch_lightning.utilities.rank_zero",
     ):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOT_FOR_USERS:
+    for message in _IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
 
 
 def log_to_file(path: Path) -> None:
-    """Append segunet's messages to ``path`` as well, and no longer to an earlier run's file."""
+    """Also append segunet's messages to ``path``, and no longer to the file of an earlier run."""
     close_log_files()
     logging.getLogger("segunet").addHandler(logging.FileHandler(path, encoding="utf-8"))
 
 
 def close_log_files() -> None:
-    """Write no more to the files of :func:`log_to_file`."""
+    """Close the log files that :func:`log_to_file` opened."""
     root = logging.getLogger("segunet")
     for handler in list(root.handlers):
         if isinstance(handler, logging.FileHandler):

@@ -1,16 +1,16 @@
-"""Which code a file may name: none, but for the packages that the user trusts."""
+"""Which code a file may name: only that of packages that the user trusts."""
 
 import os
 
 from hydra.utils import get_class
 
-TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"  # the environment variable that lists them, with commas between
+TRUSTED_VARIABLE = "SEGUNET_TRUSTED_PACKAGES"  # environment variable with a comma-separated list
 
 
 def is_class_of_trusted_package(target: str) -> bool:
     """Return whether ``target`` is the dotted name of a class that a trusted package defines itself.
 
-    The package is imported, no other is.
+    Only that package is imported.
     """
     package = target.split(".")[0]
     if not package or package not in os.environ.get(TRUSTED_VARIABLE, "").split(","):

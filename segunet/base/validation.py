@@ -1,4 +1,4 @@
-"""Values checked against their types by pydantic; what does not fit is a UserError that names the setting."""
+"""Check values against their types with pydantic; an invalid one raises a UserError that names the setting."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,45 +12,45 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 
 from segunet.base.errors import UserError
 
-STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)  # 1 is no flag, true and "1" are no numbers
+STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)  # 1 is not a flag; true and "1" are not numbers
 
-# Finite numbers; bounded, so that no file or command line asks for more memory than a network can use.
+# Finite numbers, bounded so that no file or command line can request absurd amounts of memory.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 AtLeast0 = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0, le=2**32 - 1)]  # as large as a seed of NumPy
+Count = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's seeds
 Positive = Annotated[int, Field(ge=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Channels = Annotated[int, Field(ge=1, le=8192)]
-Pixels = Annotated[int, Field(ge=1, le=100_000)]  # of a side
-Text = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]  # YAML takes some names for numbers
+Pixels = Annotated[int, Field(ge=1, le=100_000)]  # length of a side
+Text = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]  # YAML reads some names as numbers
 
 
-def _rising(bounds: Sequence[float]) -> Sequence[float]:
+def _check_increasing(bounds: Sequence[float]) -> Sequence[float]:
     if bounds[0] > bounds[1]:
         raise ValueError("must be [least, most]")
     return bounds
 
 
 Number = TypeVar("Number")
-Bounds = Annotated[Sequence[Number], Field(min_length=2, max_length=2), AfterValidator(_rising)]
+Bounds = Annotated[Sequence[Number], Field(min_length=2, max_length=2), AfterValidator(_check_increasing)]
 Class = TypeVar("Class", bound=type)
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
 _SHORT.maxlevel = 2
-_MOST_PARTS = 4  # of the name of what is nested deeply
+_MAX_NAME_PARTS = 4  # of a deeply nested setting's name
 
 
 def checked(prefix: str, **names: str) -> Callable[[Class], Class]:
     """Make a class check its constructor's arguments against their annotations.
 
     Args:
-        prefix: name of the settings that are its arguments, such as ``model.encoder``.
-        names: of the arguments that are settings elsewhere, their whole names.
+        prefix: name of the config node with its arguments, such as ``model.encoder``.
+        names: full setting names of the arguments that are set elsewhere.
 
     Raises (the constructor):
-        UserError: an argument is missing, unknown, or does not fit.
+        UserError: an argument is missing, unknown or invalid.
     """
 
     def decorate(cls: Class) -> Class:
@@ -72,10 +72,10 @@ def checked(prefix: str, **names: str) -> Callable[[Class], Class]:
 
 
 def check(name: str, value: object, kind: Any) -> Any:
-    """Return ``value``, having seen that the setting ``name`` is of ``kind``, an annotation such as ``Pixels | None``.
+    """Check the setting ``name`` against ``kind``, an annotation such as ``Pixels | None``, and return its value.
 
     Raises:
-        UserError: it does not fit.
+        UserError: the value is invalid.
     """
     try:
         return TypeAdapter(kind, config=STRICT).validate_python(value)
@@ -84,16 +84,16 @@ def check(name: str, value: object, kind: Any) -> Any:
 
 
 class Settings(BaseModel):
-    """The plain settings of a command, by their names in its config, whose other settings are not looked at."""
+    """A command's plain settings, by their names in its config; its other settings are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Self:
-        """Take the settings from ``cfg``.
+        """Read the settings from ``cfg``.
 
         Raises:
-            UserError: one is missing or does not fit.
+            UserError: one is missing or invalid.
         """
         values = {name: cfg[name] for name in cls.model_fields if name in cfg}
         plain = {
@@ -106,10 +106,10 @@ class Settings(BaseModel):
 
 
 def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str] | None = None) -> str:
-    """Return what pydantic found first: the setting's name after ``prefix``, what it must be, and what it got."""
+    """Describe pydantic's first error: the setting's name after ``prefix``, what it must be, and what it got."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
-    parts = first["loc"][:_MOST_PARTS]
+    parts = first["loc"][:_MAX_NAME_PARTS]
     if elsewhere := (names or {}).get(str(next(iter(parts), ""))):
         prefix, parts = elsewhere, parts[1:]
     name = prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in parts)
@@ -125,5 +125,5 @@ def shown(value: Any) -> str:
 
 
 def one_line(text: str, most: int = 80) -> str:
-    """Return a text from a file without what moves a terminal's cursor, and no longer than ``most``."""
+    """Return a text from a file without control characters, at most ``most`` characters long."""
     return "".join(each if each.isprintable() else "?" for each in text[:most])

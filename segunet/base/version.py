@@ -1,3 +1,3 @@
-"""The version of segunet, once for all."""
+"""The version of segunet."""
 
 __version__ = "0.1.0"

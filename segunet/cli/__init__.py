@@ -1,1 +1,1 @@
-"""Around a command: its settings, its help, its run's folder, sweeps."""
+"""Infrastructure of the commands: settings, help, run folders, sweeps."""

@@ -1,4 +1,4 @@
-"""What the commands share: Hydra around the main function, errors as a paragraph, the run's folder."""
+"""Shared by all commands: Hydra around the main function, and errors as short messages."""
 
 import logging
 import os
@@ -29,10 +29,10 @@ OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
-    """Make a function of a config a command line program, configured by ``conf/<config_name>.yaml``.
+    """Turn a function of a config into a command line program, configured by ``conf/<config_name>.yaml``.
 
-    A UserError ends it with exit status 1 and the error's paragraph; HYDRA_FULL_ERROR=1 shows the traceback. In a
-    sweep (-m) it ends that run alone. What the function returns is what a sweep can maximise.
+    A UserError ends it with exit status 1 and its message; HYDRA_FULL_ERROR=1 shows the traceback. In a sweep (-m)
+    only that run ends. A sweep can maximize the function's return value.
     """
 
     def decorate(function: Callable[[DictConfig], float | None]) -> Callable[[], None]:
@@ -51,7 +51,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                 if full_errors():
                     raise
                 sys.exit(f"error: {error}")
-            threading.excepthook = _in_a_thread
+            threading.excepthook = _thread_excepthook
             with _stopped_by_sigterm():
                 program()
 
@@ -62,12 +62,12 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
 
 @contextmanager
 def _errors_as_paragraphs() -> Iterator[None]:
-    """End the process with the exit status, and the paragraph, for what goes wrong; in a sweep the run alone."""
+    """On an error, exit with a status and a message; in a sweep, end only the run."""
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except SystemExit as stop:  # Lightning makes 1 of a Ctrl-C
+    except SystemExit as stop:  # Lightning exits with 1 on Ctrl-C
         sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
     except Exception as error:
         paragraph = _paragraph(error)
@@ -80,7 +80,7 @@ def _errors_as_paragraphs() -> Iterator[None]:
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end what is going on, with exit status 143: Lightning would make 0 of it; a second one kills."""
+    """Exit with status 143 on SIGTERM, where Lightning would exit with 0; a second SIGTERM kills."""
 
     def stop(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
@@ -94,24 +94,24 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _in_a_thread(failure: threading.ExceptHookArgs) -> None:
-    """Leave what the machine did to a library's thread, such as TensorBoard's, to the main one, which is told too."""
+def _thread_excepthook(failure: threading.ExceptHookArgs) -> None:
+    """Ignore system failures in a library's thread, such as TensorBoard's: the main thread gets them too."""
     if full_errors() or failure.exc_value is None or explained(failure.exc_value) is None:
         threading.__excepthook__(failure)
 
 
 def full_errors() -> bool:
-    """Return whether errors are to be shown with their traceback."""
+    """Return whether to show errors with their traceback."""
     return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def _paragraph(error: BaseException) -> str:
-    """Return what to tell the user of ``error``: a UserError's own text, what a setting lacks, what the machine lacks.
+    """Return the message for an error that a user can fix: a UserError, a wrong setting, a system failure.
 
-    Empty for an error that nobody but a programmer can fix.
+    Empty for any other error.
     """
     if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key} has no value of its own: give it on the command line as {error.full_key}=VALUE."
+        return f"{error.full_key} has no default: give it on the command line as {error.full_key}=VALUE."
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, UserError):

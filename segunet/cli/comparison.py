@@ -1,7 +1,7 @@
-"""The runs of a sweep side by side: each combination of settings, with mean and spread over its seeds.
+"""Compare the runs of a sweep: each combination of settings, with mean and spread over its seeds.
 
-A run's folder holds ``job.json`` (what the sweep knows of it) and, once it is done, ``metrics.json``; the comparison
-is made from these files alone, so it does not matter which process a run took place in.
+A run's folder holds ``job.json`` (the sweep's record) and, once it is done, ``metrics.json``. The comparison uses only
+these files, so runs may take place in any process.
 """
 
 import json
@@ -24,19 +24,19 @@ Numbers = dict[str, float | None]
 State = Literal["done", "failed", "unfinished"]
 JOB_FILE, COMPARISON = "job.json", "comparison.json"
 SPREAD = "sample standard deviation over the runs (n - 1)"
-_SEED = "seed"  # what a combination's runs differ in
+_SEED = "seed"  # the setting that a combination's runs differ in
 _SHOWN = ("miou", "pixel_accuracy", "mean_accuracy", "fwiou", "seconds")  # in the terminal; the files have all
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a sweep knows of one of its runs.
+    """A sweep's record of one of its runs.
 
     Attributes:
-        number: its place in the sweep.
-        overrides: what the command line gave it, each as ``name=value``.
-        state: unfinished from its start to its end.
-        seconds: how long it took; None unless done.
+        number: its position in the sweep.
+        overrides: its command-line overrides, each as ``name=value``.
+        state: "unfinished" until it ends.
+        seconds: duration; None unless done.
         error: why it failed, if it did.
     """
 
@@ -49,7 +49,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a sweep: its folder below the sweep's, its job, and its scores (0..1) and seconds by name if done."""
+    """A run of a sweep: its folder relative to the sweep's, its job, and its scores (0..1) and seconds if done."""
 
     folder: str
     job: Job
@@ -57,19 +57,19 @@ class Run:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the command line gave it, by name."""
+        """Its command-line overrides by name."""
         parts = (override.lstrip("+").partition("=") for override in self.job.overrides)
         return {name: value for name, _, value in parts}
 
 
 @dataclass(frozen=True)
 class Combination:
-    """The runs that differ in nothing but their seed.
+    """The runs that differ only in their seed.
 
     Attributes:
-        settings: what sets them apart from the sweep's other runs.
-        runs: how many of them are done.
-        numbers: mean of each number over these; None where undefined.
+        settings: the settings that distinguish them from the sweep's other runs.
+        runs: number of runs done.
+        numbers: mean of each number over these runs; None if undefined.
         spread: sample standard deviation (n - 1) of each number; None for a single run.
     """
 
@@ -88,13 +88,13 @@ def write_job(job: Job, folder: Path) -> None:
 
 
 def check_job(folder: Path) -> None:
-    """Raise a UserError where a run of a sweep has a damaged file: it could not be listed in the end."""
+    """Raise a UserError if the job file of a sweep's run is damaged, as the run could not be listed."""
     if (folder / JOB_FILE).is_file():
         read_job(folder)
 
 
 def read_job(folder: Path) -> Job:
-    """Read what the sweep knows of the run in ``folder``.
+    """Read the job of the run in ``folder``.
 
     Raises:
         UserError: the file is damaged.
@@ -104,16 +104,16 @@ def read_job(folder: Path) -> Job:
         return TypeAdapter(Job).validate_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} is no file of a sweep's run: {error}. Remove it; then the sweep's table lacks this run."
+            f"{path} is not a valid job file: {error}. Remove it; the sweep's table will then omit this run."
         ) from error
 
 
 def record_resumed(run_dir: Path, changes: Sequence[str]) -> None:
-    """List a run that was resumed on its own as done, where it is one of a sweep; its time is not known.
+    """Mark a resumed run as done if it is part of a sweep; its duration is unknown.
 
     Args:
         run_dir: the run's folder.
-        changes: what it was given on top of its settings, each as ``name=value``.
+        changes: overrides given on resume, each as ``name=value``.
     """
     sweep_dir = next((folder for folder in run_dir.parents if (folder / COMPARISON).is_file()), None)
     if sweep_dir and (run_dir / JOB_FILE).is_file():
@@ -124,7 +124,7 @@ def record_resumed(run_dir: Path, changes: Sequence[str]) -> None:
 
 
 def read_runs(sweep_dir: Path) -> list[Run]:
-    """Read the runs below ``sweep_dir``, in the sweep's order."""
+    """Read the runs below ``sweep_dir``, in sweep order."""
     runs = []
     for path in sweep_dir.rglob(JOB_FILE):
         job = read_job(path.parent)
@@ -134,25 +134,25 @@ def read_runs(sweep_dir: Path) -> list[Run]:
 
 
 def read_scores(run_dir: Path) -> Numbers:
-    """Return the single scores (0..1) of a run's metrics.json by name; none where there is no such file."""
+    """Return the single scores (0..1) of a run's metrics.json by name; empty if there is no such file."""
     path = run_dir / "metrics.json"
     try:
         metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return {name: value for name, value in metrics.items() if value is None or isinstance(value, float)}
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{path} is no file of scores: {error}. Remove it; then the sweep's table has no scores of this run."
+            f"{path} is not a valid file of scores: {error}. Remove it; the sweep's table will then lack its scores."
         ) from error
 
 
 def varied(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the settings that not all of the runs have the same value of."""
+    """Return the names of the settings whose values differ between the runs."""
     names = {name: None for run in runs for name in run.settings}
     return [name for name in names if len({run.settings.get(name) for run in runs}) > 1]
 
 
 def combine(runs: Sequence[Run]) -> list[Combination]:
-    """Put the runs together that differ only in their seed; the best mean mIoU first."""
+    """Group the runs that differ only in their seed, best mean mIoU first."""
     names = [name for name in varied(runs) if name != _SEED]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
@@ -161,12 +161,12 @@ def combine(runs: Sequence[Run]) -> list[Combination]:
 
 
 def best_first(rows: Iterable[_Row]) -> list[_Row]:
-    """Sort by mIoU, the highest first, those without one last."""
+    """Sort by mIoU, highest first, rows without one last."""
     return sorted(rows, key=lambda row: -1.0 if (miou := row.numbers.get("miou")) is None else miou, reverse=True)
 
 
 def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
-    """Write comparison.csv (a line a combination), runs.csv (a line a run) and comparison.json (both)."""
+    """Write comparison.csv (one row per combination), runs.csv (one row per run) and comparison.json (both)."""
     names, combinations = varied(runs), combine(runs)
     best = best_first(runs)
     rows = [{**each.settings, "runs": each.runs, **_with_spread(each)} for each in combinations]
@@ -185,7 +185,7 @@ def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:
 
 
 def show_comparison(runs: Sequence[Run]) -> None:
-    """Print the single runs, and the combinations where one of them has several runs."""
+    """Print the runs, and the combinations if any has several runs."""
     names, combinations = varied(runs), combine(runs)
     table = _table(["run", *names], runs)
     for run in best_first(runs):
@@ -206,7 +206,7 @@ def show_comparison(runs: Sequence[Run]) -> None:
 
 
 def failures(runs: Sequence[Run]) -> str:
-    """Return which runs failed and why, nothing where none did."""
+    """Return which runs failed and why; empty if none failed."""
     failed = [run for run in runs if run.job.state == "failed"]
     causes: dict[str | None, list[str]] = {}
     for run in failed:
@@ -237,7 +237,7 @@ def _only(names: Sequence[str], settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def _shown(runs: Sequence[Run]) -> list[str]:
-    """Return the names of the numbers that have a column in the terminal: where some run has them."""
+    """Return the names of the columns in the terminal: those that some run has."""
     return [name for name in _SHOWN if any(name in run.numbers for run in runs)] or ["seconds"]
 
 
@@ -251,13 +251,13 @@ def _table(names: Sequence[str], runs: Sequence[Run]) -> Table:
 
 
 def _cell(name: str, value: float | None) -> str:
-    """Return a number as it is shown."""
+    """Format a number for the table."""
     return "-" if value is None else f"{value:.1f}" if name == "seconds" else f"{value:.4f}"
 
 
 def _setting(value: str) -> str:
-    """Return a setting as it is shown: of a long fraction, four digits."""
-    try:  # with an underscore, Python takes a date for a number
+    """Format a setting for the table: long decimals with four digits."""
+    try:  # float() would accept a date with underscores
         is_fraction = len(value) > 8 and not value.isdigit() and "_" not in value
         return f"{float(value):.4g}" if is_fraction else escape(value)
     except ValueError:

@@ -1,6 +1,6 @@
-"""What ``--help`` shows: every setting as it stands, below what is said of it.
+"""The ``--help`` text: every setting with its current value, below its explanation.
 
-That is the comment in its file in conf/ or, where there is none, the docstring of the class that takes it.
+The explanation is the comment in its file in conf/ or, if there is none, the docstring of the class that takes it.
 """
 
 import inspect
@@ -17,36 +17,36 @@ from segunet.base.paths import CONF_DIR
 
 _ARGUMENT = re.compile(
     r"^    (\w+(?:, \w+)*): (.+(?:\n      .+)*)", re.MULTILINE
-)  # of a docstring, with its further lines
+)  # in a docstring, with continuation lines
 
 
 def settings_help(_root_: DictConfig) -> str:
     """Return the settings of a composed config as YAML with comments, for Hydra's help template.
 
     Args:
-        _root_: the config, with Hydra's own node; an OmegaConf resolver gets it by this name.
+        _root_: the config, including Hydra's node; the name that OmegaConf requires in a resolver.
     """
     settings = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     comments = dict(_documented(settings))
     for group, name in {"": str(_root_.hydra.job.config_name), **_groups(_root_)}.items():
         comments |= comments_of(group, name)
-    return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # not the template's
+    return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # escaped for the template
 
 
 def choices_help(_root_: DictConfig) -> str:
-    """Return the groups of a composed config with all their choices, the chosen one marked by a star."""
+    """Return the groups of a composed config with all their choices; a star marks the selected one."""
     lines = []
     for group, chosen in _groups(_root_).items():
         names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
         lines.append(f"  {group}={'|'.join(f'{name}*' if name == chosen else name for name in names)}")
-    return "\n".join(["Groups and their choices (* is chosen):\n", *lines]) if lines else "There are no groups."
+    return "\n".join(["Groups and their choices (* is selected):\n", *lines]) if lines else "There are no groups."
 
 
 def comments_of(group: str, name: str) -> dict[str, list[str]]:
-    """Return the comment lines above each setting of ``conf/<group>/<name>.yaml`` and of the files it builds on.
+    """Return the comment lines above each setting of ``conf/<group>/<name>.yaml`` and of its base files.
 
-    What the file begins with is on the whole: its first paragraph is the comment of ``group``. A file that is not in
-    conf/, but in a folder of the user's, has none.
+    The comment at the top of the file describes the whole: its first paragraph is the comment of ``group``. A file
+    outside conf/ has no comments.
     """
     path = CONF_DIR / group / f"{name}.yaml"
     if not path.is_file():
@@ -66,7 +66,7 @@ def comments_of(group: str, name: str) -> dict[str, list[str]]:
 
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield the settings that go to a class of segunet, each with what the class's docstring says of it."""
+    """Yield the settings of segunet's classes, each with its description in the class's docstring."""
     target = str(cfg.get("_target_", ""))
     classes = get_class(target).__mro__ if target.startswith("segunet.") else ()
     for each in reversed(classes):
@@ -81,7 +81,7 @@ def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str
 
 
 def _commented(text: str, comments: dict[str, list[str]]) -> Iterator[str]:
-    """Yield the lines of a YAML text, each with the comments on it before."""
+    """Yield the lines of a YAML text, each after its comments."""
     begun = {row: setting for setting, row in _settings_of(text)}
     for row, line in enumerate(text.splitlines()):
         indent = line[: len(line) - len(line.lstrip())]
@@ -90,7 +90,7 @@ def _commented(text: str, comments: dict[str, list[str]]) -> Iterator[str]:
 
 
 def _settings_of(text: str, group: str = "") -> Iterator[tuple[str, int]]:
-    """Yield the dotted name of each setting of a YAML text, and the number of the line that it begins, from 0."""
+    """Yield the dotted name of each setting of a YAML text, and its line number, from 0."""
     nodes = [(group, yaml.compose(text))]
     for above, node in nodes:
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -103,6 +103,6 @@ def _is_comment(line: str) -> bool:
 
 
 def _groups(cfg: DictConfig) -> dict[str, str]:
-    """Return what was chosen of each group of conf/ that the command has."""
+    """Return the choice of each group of the command."""
     choices = cfg.hydra.runtime.choices.items()
     return {group: choice for group, choice in choices if "/" not in group}

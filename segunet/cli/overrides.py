@@ -1,4 +1,4 @@
-"""What is typed after a command, looked through before Hydra does: its own messages are for those who know it."""
+"""Check command-line overrides before Hydra does, with messages that do not require knowledge of Hydra."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -17,37 +17,37 @@ from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
 
-_NOT_OURS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
-_REFUSALS = (HydraException, OmegaConfBaseException, ValueError)  # of Hydra, where it composes a config
-_RECIPE = "experiment=sample"  # of segunet.train, where the command line chooses nothing of
-_INSTEAD = ("data", "experiment", "resume")
+_HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
+_HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # raised by Hydra when composing a config
+_RECIPE = "experiment=sample"  # default of segunet.train, unless the command line gives one of
+_REPLACES_RECIPE = ("data", "experiment", "resume")
 
-# What the files in conf/ write as ${name:...}; those of --help are in command.py.
+# The resolvers ${name:...} in conf/; those of --help are in command.py.
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
 
 
 def with_recipe(command: str, argv: list[str]) -> list[str]:
-    """Return ``argv`` with the sample's recipe added where segunet.train is told neither data nor experiment.
+    """Return ``argv`` with the sample's recipe added if segunet.train is given neither data nor experiment.
 
     Raises:
         UserError: a setting that cannot be read.
     """
     given = get_args_parser().parse_args(argv[1:])
-    if command != "train" or any(getattr(given, flag) for flag in _NOT_OURS):
+    if command != "train" or any(getattr(given, flag) for flag in _HYDRA_FLAGS):
         return argv
-    if any(_parsed(text).key_or_group in _INSTEAD for text in given.overrides):
+    if any(_parsed(text).key_or_group in _REPLACES_RECIPE for text in given.overrides):
         return argv
-    # Beside the other settings: the parser takes them in one place alone.
+    # Next to the other settings: the parser requires them to be contiguous.
     end = argv.index(given.overrides[-1]) + 1 if given.overrides else len(argv)
     return [*argv[:end], _RECIPE, *argv[end:]]
 
 
 def check_command_line(command: str) -> None:
-    """Raise a UserError for settings of ``sys.argv`` that cannot be read, or that ``conf/<command>.yaml`` has not."""
+    """Raise a UserError for settings in ``sys.argv`` that are invalid or not in ``conf/<command>.yaml``."""
     given = get_args_parser().parse_args()
-    if any(getattr(given, flag) for flag in _NOT_OURS):
+    if any(getattr(given, flag) for flag in _HYDRA_FLAGS):
         return
     overrides = [_parsed(text) for text in given.overrides]
     if not given.multirun and "hydra.mode=MULTIRUN" not in given.overrides:
@@ -66,23 +66,23 @@ def _parsed(text: str) -> Override:
         name, value = _split(text)
         how = f"Type it as {setting(name, value)}" if value else "Settings are typed as name=value."
         if value.startswith(("[", "{")):
-            how = f"""Type entries with such signs in quotes, as in '{name}=["...",...]'."""
-        raise UserError(f"{text} cannot be read as a setting. {how}") from error
+            how = f"""Quote entries with special characters, as in '{name}=["...",...]'."""
+        raise UserError(f"{text} cannot be parsed as a setting. {how}") from error
 
 
 def _check_single(override: Override) -> None:
-    """Raise a UserError where a setting has several values."""
+    """Raise a UserError if a setting has several values."""
     if override.is_sweep_override():
         name, text = _split(str(override.input_line))
-        advice = f" A list is typed as '{name}=[{text}]'; a single value with such signs as {setting(name, text)}"
+        advice = f" Type a list as '{name}=[{text}]', a single value with these characters as {setting(name, text)}"
         raise UserError(
-            f"{override.input_line} gives several values, as only a sweep (-m) takes them."
+            f"{override.input_line} gives several values, which only a sweep (-m) accepts."
             + ("" if "(" in text else advice)
         )
 
 
 def _first_value(override: Override) -> str | None:
-    """Return the override with the first value that a sweep gives it, of a search's 0; None for glob(...)."""
+    """Return the override with its first value in a sweep, 0 for an interval; None for glob(...)."""
     if not override.is_sweep_override():
         return str(override.input_line)
     if override.is_choice_sweep() or override.is_range_sweep():
@@ -91,7 +91,7 @@ def _first_value(override: Override) -> str | None:
 
 
 def _check_choices(override: Override) -> None:
-    """Raise a UserError where a group is to be what it has no file for."""
+    """Raise a UserError if a group has no such choice."""
     known = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
     for value in override.sweep_string_iterator() if override.is_choice_sweep() else [override.value()]:
         if known and isinstance(value, str) and value not in known:
@@ -100,10 +100,10 @@ def _check_choices(override: Override) -> None:
 
 
 def _check_composition(command: str, overrides: Sequence[Override]) -> None:
-    """Raise a UserError where Hydra refuses a setting."""
+    """Raise a UserError if Hydra rejects a setting."""
     try:
         compose(command, [text for override in overrides if (text := _first_value(override))])
-    except _REFUSALS as error:
+    except _HYDRA_ERRORS as error:
         known = _known_names(command, overrides)
         for override in overrides:
             name = override.get_key_element().lstrip("~")
@@ -113,19 +113,19 @@ def _check_composition(command: str, overrides: Sequence[Override]) -> None:
 
 
 def _unknown(command: str, name: str, known: Sequence[str]) -> str:
-    """Return that the command has no such setting, and which one may have been meant."""
+    """Return the message for an unknown setting, with a suggestion."""
     near = difflib.get_close_matches(name, [each for each in known if not each.startswith("hydra")], n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
 
 
 def _known_names(command: str, overrides: Sequence[Override]) -> list[str]:
-    """Return the names of a command's settings and groups, as they are with what is chosen of the groups."""
+    """Return the names of a command's settings and groups, with the selected group choices."""
     groups = GlobalHydra.instance().config_loader().list_groups("")
     chosen = [text for each in overrides if each.key_or_group in groups and (text := _first_value(each))]
     try:
         cfg = compose(command, chosen, return_hydra_config=True)
-    except _REFUSALS:
+    except _HYDRA_ERRORS:
         cfg = compose(command, return_hydra_config=True)
     return [*_names(cfg), *groups, *cfg.hydra.runtime.choices]
 

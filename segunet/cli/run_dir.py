@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, that nobody else's files are in it, and which process writes it."""
+"""The folder of a run: its location, protection of other files in it, and the process that writes it."""
 
 import os
 import shlex
@@ -21,12 +21,12 @@ from segunet.base.files import check_within, write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import setting
 
-_RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # tells the other processes of a distributed run
+_RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # passes it to the other processes of a distributed run
 CONFIG = "config.yaml"  # in a run's folder
 
 
 def as_path(setting: Any) -> Path:
-    """Return the path that a setting gives, whatever YAML took it for."""
+    """Return a setting as a path, whatever type YAML gave it."""
     return Path(str(setting)).expanduser()
 
 
@@ -36,7 +36,7 @@ def is_main_process() -> bool:
 
 
 def started_from_outside() -> bool:
-    """Return whether this is a further process of torchrun or srun, not one that the main process started."""
+    """Return whether this is a further process of torchrun or srun, not one started by the main process."""
     return not is_main_process() and _RUN_DIR_VARIABLE not in os.environ
 
 
@@ -46,38 +46,38 @@ def in_sweep() -> bool:
 
 
 def chosen(group: str) -> str | None:
-    """Return what the command line, or the command itself, has chosen of a group of conf/; None for nothing."""
+    """Return the selected choice of a group of conf/; None for no choice."""
     return HydraConfig.get().runtime.choices.get(group) if HydraConfig.initialized() else None
 
 
 def check_one_process(trainer: Trainer) -> None:
-    """Raise a UserError where a run of a sweep would start other processes, each of which would start the sweep."""
+    """Raise a UserError if a run of a sweep would start more processes, each of which would start the sweep."""
     if in_sweep() and trainer.world_size > 1:
         raise UserError(
-            f"In a sweep (-m) each run takes one device, not {trainer.world_size}: set trainer.devices=1, or start the "
+            f"In a sweep (-m) each run uses one device, not {trainer.world_size}: set trainer.devices=1, or start the "
             "runs one by one without -m."
         )
 
 
 def planned_run_dir(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
-    """Return where this run will write: ``cfg.run_dir``, or a new folder below outputs/<name>/; makes nothing.
+    """Return the folder of this run, without creating it: ``cfg.run_dir``, or a new one below outputs/<name>/.
 
     A run of a sweep writes to its own folder below the sweep's.
 
     Args:
-        cfg: of the command.
-        name: of the command.
-        results: names that it will write to besides config.yaml, and that somebody's own files may have.
+        cfg: config of the command.
+        name: name of the command.
+        results: names that it will write besides config.yaml, which a user's own files may have too.
 
     Raises:
-        UserError: ``cfg.run_dir`` holds a training run, or files that this command has not written.
+        UserError: ``cfg.run_dir`` holds a training run, or files that this command did not write.
     """
     if not is_main_process() and _RUN_DIR_VARIABLE in os.environ:
         return Path(os.environ[_RUN_DIR_VARIABLE])
     if in_sweep():
         return Path(HydraConfig.get().runtime.output_dir)
     if not cfg.run_dir and not is_main_process():
-        raise UserError("Started as several processes (torchrun, srun), a run needs its folder given: run_dir=PATH.")
+        raise UserError("A run started as several processes (torchrun, srun) needs run_dir=PATH.")
     if not cfg.run_dir:
         folder = OUTPUTS_DIR / name / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{uuid4().hex[:6]}"
         check_writable(folder)
@@ -92,23 +92,25 @@ def _given_folder(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     check_places(folder, (CONFIG, *results))
     if (folder / "checkpoints").exists():
         raise UserError(
-            f"run_dir={cfg.run_dir} holds a training run already. Give another run_dir, or go on with that run: "
+            f"run_dir={cfg.run_dir} already holds a training run. Give another run_dir, or resume that run: "
             f"python -m segunet.train {setting('resume', cfg.run_dir)}"
         )
-    if not _wrote(cfg, folder) and (foreign := [each for each in (CONFIG, *results) if (folder / each).exists()]):
+    if not _wrote_config(cfg, folder) and (
+        foreign := [each for each in (CONFIG, *results) if (folder / each).exists()]
+    ):
         raise UserError(
-            f"{folder} has {foreign[0]} in it, which segunet.{name} has not written and would overwrite. Give another "
+            f"{folder} contains {foreign[0]}, which segunet.{name} did not write and would overwrite. Give another "
             "folder, or a new one."
         )
     return folder
 
 
 def check_places(folder: Path, names: Iterable[str]) -> None:
-    """Raise a UserError where ``folder``, or one of ``names`` in it, cannot be written.
+    """Raise a UserError if ``folder``, or one of ``names`` in it, is not writable.
 
     Args:
-        folder: of a run; need not be there.
-        names: of its files, which have a suffix, and folders, which have none.
+        folder: folder of a run; need not exist.
+        names: names of its files (with a suffix) and folders (without).
     """
     check_writable(folder)
     check_within(folder, names)
@@ -119,7 +121,7 @@ def check_places(folder: Path, names: Iterable[str]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise a UserError unless files can be made in ``folder``, or in what is there of the folders above it."""
+    """Raise a UserError unless files can be created in ``folder``, or in its nearest existing parent."""
     above = next(path for path in (folder, *folder.parents) if path.exists())
     try:
         with TemporaryDirectory(prefix=".segunet-", dir=above):
@@ -128,8 +130,8 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"{folder} cannot be written ({above}: {error.strerror}). Give another folder.") from error
 
 
-def _wrote(cfg: DictConfig, folder: Path) -> bool:
-    """Return whether the folder's config.yaml has the settings of this command."""
+def _wrote_config(cfg: DictConfig, folder: Path) -> bool:
+    """Return whether this command wrote the folder's config.yaml: it has the same settings."""
     try:
         config = OmegaConf.load(folder / CONFIG)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):
@@ -138,10 +140,10 @@ def _wrote(cfg: DictConfig, folder: Path) -> bool:
 
 
 def open_run_dir(cfg: DictConfig, folder: Path) -> None:
-    """Make the run's folder and save the resolved config in it.
+    """Create the run's folder and save the resolved config in it.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder is not writable.
     """
     os.environ[_RUN_DIR_VARIABLE] = str(folder)
     if is_main_process():
@@ -149,6 +151,6 @@ def open_run_dir(cfg: DictConfig, folder: Path) -> None:
 
 
 def command_on_same_data(name: str) -> str:
-    """Return the command ``name`` with this command line's data set, as it can be typed."""
+    """Return the command ``name`` with this command line's data set, ready to type."""
     data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
     return shlex.join(["python", "-m", f"segunet.{name}", *data])

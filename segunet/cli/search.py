@@ -1,4 +1,4 @@
-"""A search for the highest result of a command, by Optuna: what Hydra runs for ``-m hydra/sweeper=search``."""
+"""A search with Optuna for the highest result of a command: Hydra's sweeper for ``-m hydra/sweeper=search``."""
 
 import math
 import sys
@@ -17,16 +17,16 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.base.validation import Count, Positive, checked
 
-_PLUGINS = "hydra_plugins"  # Hydra takes plugins from the modules of this package alone
+_PLUGINS = "hydra_plugins"  # Hydra loads plugins only from this package
 
 
 @checked("hydra.sweeper")
 class Search(Sweeper):
-    """Runs one after the other, each with values that the results of those before make likely to be good.
+    """Sequential runs, with values chosen from the results of earlier ones.
 
     Args:
-        n_trials: how many runs.
-        seed: of the choice of values; None is another one each time.
+        n_trials: number of runs.
+        seed: seed of the choice of values; None for a random one.
 
     Raises:
         UserError: an invalid number, or Optuna is not installed.
@@ -38,12 +38,12 @@ class Search(Sweeper):
         self.n_trials, self.seed = n_trials, seed
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Take what Hydra hands over before the sweep."""
+        """Store what Hydra passes before the sweep."""
         self.hydra_context, self.config = hydra_context, config
         self.launcher = Plugins.instance().instantiate_launcher(hydra_context, task_function, config)
 
     def sweep(self, arguments: list[str]) -> None:
-        """Do the runs; one without a result is one to learn nothing from."""
+        """Run the trials; those without a result are reported to Optuna as failed."""
         assert self.launcher is not None and self.hydra_context is not None  # noqa: PT018 - set up by Hydra
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         overrides = parser.parse_overrides(arguments)
@@ -63,16 +63,16 @@ class Search(Sweeper):
 
 Plugins.instance().register(Search)
 
-sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS))  # it is there where another plugin is installed
+sys.modules.setdefault(_PLUGINS, ModuleType(_PLUGINS))  # exists if another plugin is installed
 
 sys.modules[Search.__module__] = sys.modules[__name__]
 
 
 def check_search(n_trials: int, seed: int | None, overrides: Sequence[Override]) -> None:
-    """Raise a UserError for a search that cannot be."""
+    """Raise a UserError for an invalid search."""
     Search(n_trials, seed)
     if not search_space(overrides):
-        raise UserError("What is to be searched? Give a setting several values, as in loss=ce,ce_dice, or an interval.")
+        raise UserError("Nothing to search. Give a setting several values, as in loss=ce,ce_dice, or an interval.")
 
 
 def search_space(overrides: Sequence[Override]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What happens around the runs of a sweep (-m): none shares a folder, none ends the others, all are compared."""
+"""Sweeps (-m): each run has its own folder, a failed run does not end the others, and all are compared."""
 
 import gc
 import logging
@@ -27,17 +27,17 @@ from segunet.cli.search import Search, check_search
 logger = logging.getLogger(__name__)
 
 _NOT_SHARED = {
-    "run_dir": "its runs have a folder each. To choose the folder that holds these, give hydra.sweep.dir=PATH.",
-    "output": "its runs would all write there. To choose the folder that holds theirs, give hydra.sweep.dir=PATH.",
+    "run_dir": "each run has its own folder. To choose their parent folder, give hydra.sweep.dir=PATH.",
+    "output": "all runs would write there. To choose the parent of their folders, give hydra.sweep.dir=PATH.",
     "resume": "runs are resumed one by one. Leave -m out.",
 }
 
 
 class Sweep(Callback):
-    """Hydra's callback for every command; in a single run it does nothing."""
+    """Hydra's callback for every command; does nothing in a single run."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Refuse what no sweep can do."""
+        """Check the sweep before it starts."""
         setup_logging()
         with exiting():
             check_sweep(config)
@@ -46,13 +46,13 @@ class Sweep(Callback):
         logger.info("sweep folder %s, with the comparison of the runs so far", _folder(config))
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Forget the run before; list this one as unfinished."""
+        """Free the previous run; list this one as unfinished."""
         if config.hydra.mode == RunMode.MULTIRUN:
             with exiting():
                 self._begin(config)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **_: Any) -> None:
-        """List the run as done or failed; to Hydra's sweeper a failed one is a run without a result."""
+        """List the run as done or failed; Hydra's sweeper sees a failed one as a run without a result."""
         if config.hydra.mode == RunMode.MULTIRUN:
             with exiting():
                 self._end(config, job_return)
@@ -79,7 +79,7 @@ class Sweep(Callback):
     def _end(self, config: DictConfig, job_return: JobReturn) -> None:
         seconds = time.monotonic() - self.start
         if job_return.status == JobStatus.FAILED:
-            error = job_return._return_value  # the property would raise it
+            error = job_return._return_value  # the property raises it
             job_return.return_value, job_return.status = None, JobStatus.COMPLETED
             self.job = replace(self.job, state="failed", error=_text(error))
             logger.error("run %d failed: %s", self.job.number, self.job.error, exc_info=_traceback_of(error))
@@ -95,7 +95,7 @@ class Sweep(Callback):
 
 @contextmanager
 def exiting() -> Iterator[None]:
-    """End the process with what goes wrong: Hydra would make a warning of it and go on."""
+    """Exit on an error, where Hydra would only warn and continue."""
     try:
         yield
     except Exception as error:
@@ -103,28 +103,28 @@ def exiting() -> Iterator[None]:
 
 
 def check_sweep(config: DictConfig) -> None:
-    """Raise a UserError for a sweep that cannot be."""
+    """Raise a UserError for an invalid sweep."""
     if not is_main_process():
         raise UserError(
-            "-m does not go with torchrun or srun: a sweep is one process, which does one run after the other."
+            "-m cannot be combined with torchrun or srun: a sweep is one process that runs one run after the other."
         )
     sweeper, overrides = config.hydra.sweeper, OverridesParser.create().parse_overrides(config.hydra.overrides.task)
     for override in overrides:
         if override.key_or_group in _NOT_SHARED:
-            raise UserError(f"{override.input_line} does not go with -m: {_NOT_SHARED[override.key_or_group]}")
+            raise UserError(f"{override.input_line} cannot be combined with -m: {_NOT_SHARED[override.key_or_group]}")
         if override.is_interval_sweep() and sweeper._target_.endswith(".BasicSweeper"):
-            raise UserError(f"{override.input_line}: only a search takes an interval. Add hydra/sweeper=search.")
+            raise UserError(f"{override.input_line}: only a search accepts an interval. Add hydra/sweeper=search.")
     folder = _folder(config)
-    # Hydra's own multirun.yaml may be left of a sweep that never began.
+    # Hydra's multirun.yaml may be left from a sweep that never started.
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
-        raise UserError(f"hydra.sweep.dir={folder} is there already and not an empty folder. Give another one.")
+        raise UserError(f"hydra.sweep.dir={folder} exists and is not an empty folder. Give another one.")
     check_writable(folder)
     if sweeper._target_ == f"{Search.__module__}.{Search.__name__}":
         check_search(sweeper.n_trials, sweeper.seed, overrides)
 
 
 def forget_earlier_runs() -> None:
-    """Free what an earlier run left in this process: its memory, and what torch.compile knows of its network."""
+    """Free what an earlier run left in this process: memory and the caches of torch.compile."""
     torch.compiler.reset()
     gc.collect()
     torch.cuda.empty_cache()
@@ -139,5 +139,5 @@ def _text(error: Exception) -> str:
 
 
 def _traceback_of(error: Exception) -> Exception | None:
-    """Return what shows the traceback: a UserError needs none unless it is asked for."""
+    """Return the error for ``exc_info``; None for a UserError, unless full errors are requested."""
     return error if full_errors() or not isinstance(error, UserError) else None

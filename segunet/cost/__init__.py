@@ -1,1 +1,1 @@
-"""What a network costs: parameters and FLOPs counted, time and memory measured."""
+"""The cost of a network: parameters and FLOPs counted, time and memory measured."""

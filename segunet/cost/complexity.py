@@ -1,7 +1,7 @@
-"""What a network costs on paper: parameters and FLOPs of its layers, bytes of its weights.
+"""The cost of a network, counted: parameters and FLOPs of its layers, bytes of its weights.
 
-All of it is had on torch's meta device, where tensors have a shape and no memory. There, attention
-(``scaled_dot_product_attention``) is two matrix products and counts as such; on a CPU it would not count.
+Everything runs on torch's meta device, where tensors have a shape but no memory. There, attention
+(``scaled_dot_product_attention``) is counted as two matrix products; on a CPU it would not be counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,21 +17,21 @@ _REST = "(the rest)"
 
 
 class Inputs(NamedTuple):
-    """What a network is called with."""
+    """Arguments of a network's forward call."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 class Layer(NamedTuple):
-    """A module and all that is inside of it.
+    """A module with its submodules.
 
     Attributes:
-        name: dotted, as in ``net.named_modules()``; "(the rest)" is what modules above the layers do themselves.
+        name: dotted name as in ``net.named_modules()``; "(the rest)" for computations outside the layers.
         type: its class.
-        outputs: shape of each tensor that it returned when it was last called; none if it never was.
-        parameters: how many numbers; those that an earlier layer has too are counted there.
-        flops: of one call of the network.
+        outputs: shape of each tensor that its last call returned; empty if it was not called.
+        parameters: number of parameters; shared ones are counted in their first layer.
+        flops: FLOPs in one call of the network.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Layer(NamedTuple):
 
 
 def layers_of(net: nn.Module, inputs: Inputs, depth: int) -> list[Layer]:
-    """Return the layers of ``net`` in the order of their calls; every parameter and FLOP is in one of them.
+    """Return the layers of ``net`` in call order; every parameter and FLOP is in one of them.
 
     FLOPs are those of convolutions, matrix products and attention; a multiply and an add are two.
 
     Args:
         net: on the meta device.
         inputs: on the meta device.
-        depth: how many levels of modules are layers of their own; 1 or more. A ``ModuleList`` is never a layer,
-            its members are.
+        depth: number of module levels to list as layers; 1 or more. A ``ModuleList`` is not a layer, its members
+            are.
     """
     modules = dict(_modules(net, depth))
     outputs: dict[str, list[list[int]]] = {}
@@ -77,8 +77,8 @@ def layers_of(net: nn.Module, inputs: Inputs, depth: int) -> list[Layer]:
 def weight_bytes(net: nn.Module) -> dict[str, int]:
     """Return the bytes of all parameters and buffers in float32, in float16 and in int8.
 
-    Integer buffers stay as they are. In int8 the weights of convolutions and matrices (two dimensions and more)
-    take a byte each; biases, norms and buffers stay float32; the few scales are not counted.
+    Integer buffers are unchanged. In int8, weights with two or more dimensions take one byte each; biases, norms
+    and buffers stay float32; scales are not counted.
     """
     parameters, buffers = list(net.parameters()), list(net.buffers())
     floats = _numbers({each for each in (*parameters, *buffers) if each.is_floating_point()})
@@ -92,7 +92,7 @@ def weight_bytes(net: nn.Module) -> dict[str, int]:
 
 
 def _modules(module: nn.Module, depth: int, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the modules ``depth`` levels below ``module``, and those above that have none below."""
+    """Yield the modules ``depth`` levels below ``module``, and leaf modules above that."""
     for name, child in module.named_children():
         is_list = isinstance(child, nn.ModuleList | nn.ModuleDict)
         if is_list or (depth > 1 and any(True for _ in child.children())):
@@ -102,7 +102,7 @@ def _modules(module: nn.Module, depth: int, prefix: str = "") -> Iterator[tuple[
 
 
 def _recorder(outputs: dict[str, list[list[int]]], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    """Return a forward hook that notes the shapes of what a module returns."""
+    """Return a forward hook that records the shapes of a module's outputs."""
 
     def note(_module: nn.Module, _args: Any, output: Any) -> None:
         outputs[name] = [list(tensor.shape) for tensor in tensors_in(output)]

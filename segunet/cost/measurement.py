@@ -1,8 +1,8 @@
-"""What a network costs in fact: time and peak memory of a forward pass, and of a training step.
+"""The cost of a network, measured: time and peak memory of a forward pass and of a training step.
 
-Each measurement has a process of its own, so that no peak hides in an earlier one's. Its level before is taken
-once the libraries are awake, before the network is there: the peak holds weights, gradients, the optimizer's state,
-activations, and what the operators need to work.
+Each measurement runs in a fresh process, so that no peak is hidden by an earlier one. The baseline is taken after
+the libraries are loaded and before the network is built: the peak includes weights, gradients, the optimizer's
+state, activations and the operators' workspace.
 
 On a CUDA GPU the peak is that of torch's tensors (``torch.cuda.max_memory_allocated``). On the CPU it is the
 process's resident memory: on Linux VmHWM of /proc/self/status, as ``ru_maxrss`` there starts at the level of the
@@ -34,23 +34,23 @@ from segunet.losses.segmentation import SegmentationLoss
 from segunet.training.optimizer import OptimizerFactory
 
 ROUNDS = 5
-# A fork of a server that has imported everything and done nothing else; macOS's libraries do not bear a fork.
+# Forks from a server that has only imported everything; macOS's libraries do not support forking.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
 _STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """A forward pass, or a training step (forward, loss, backward, optimizer), and all that a process needs for it.
+    """A forward pass, or a training step (forward, loss, backward, optimizer), with everything a process needs for it.
 
     Attributes:
         make_net: builds the network on the current default device.
-        make_inputs: of the network, on the current default device; the first of them is (N, C, H, W).
-        make_fabric: chooses the device, the CPU or a CUDA GPU, and the precision.
-        channels_last: lay the weights out so.
+        make_inputs: builds its inputs on the current default device; the first is (N, C, H, W).
+        make_fabric: selects the device, the CPU or a CUDA GPU, and the precision.
+        channels_last: use the channels_last memory format.
         compile: torch.compile the network.
-        num_classes: channels of the logits that are trained.
-        training: the loss and what makes the optimizer; None for a forward pass in evaluation mode.
+        num_classes: channels of the logits in training.
+        training: the loss and the optimizer factory; None for a forward pass in evaluation mode.
     """
 
     make_net: Callable[[], nn.Module]
@@ -64,12 +64,12 @@ class Workload:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a workload took.
+    """Cost of a workload.
 
     Attributes:
-        seconds: the median of :data:`ROUNDS` runs, two more having warmed up.
-        warmup_seconds: the first of those two, which compiles if anything is compiled.
-        peak_bytes: see the head of this file.
+        seconds: median of :data:`ROUNDS` runs after two warm-up runs.
+        warmup_seconds: first warm-up run, including compilation.
+        peak_bytes: see the module docstring.
     """
 
     seconds: float
@@ -81,7 +81,7 @@ def measure(workload: Workload) -> Measurement:
     """Measure ``workload`` in a fresh process.
 
     Raises:
-        UserError: it cannot be run: too little memory, no compiler, a size that the network does not take.
+        UserError: it cannot be run: out of memory, no compiler, a size that the network does not accept.
     """
     context = get_context(_START)
     context.set_forkserver_preload([__name__])
@@ -90,8 +90,8 @@ def measure(workload: Workload) -> Measurement:
             return fresh.submit(_measure_here, workload).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "The process that measured was ended by the system, most likely because memory ran out. Give a smaller "
-                "size or batch_size, or measure=false for what can be counted without running the network."
+                "The measuring process was killed by the system, most likely for lack of memory. Give a smaller "
+                "size or batch_size, or measure=false to skip the measurements."
             ) from error
 
 
@@ -99,7 +99,7 @@ def _measure_here(workload: Workload) -> Measurement:
     setup_logging(quiet=True)
     try:
         fabric = workload.make_fabric()
-        _awaken(fabric, workload)
+        _load_libraries(fabric, workload)
         level = peak_memory(fabric.device)
         with fabric.init_module():
             net = workload.make_net()
@@ -115,8 +115,8 @@ def _measure_here(workload: Workload) -> Measurement:
     return Measurement(statistics.median(seconds[2:]), seconds[0], peak_memory(fabric.device) - level)
 
 
-def _awaken(fabric: Fabric, workload: Workload) -> None:
-    """Load the libraries that the workload needs, by a tiny one: their memory is not the network's."""
+def _load_libraries(fabric: Fabric, workload: Workload) -> None:
+    """Load the libraries with a tiny workload, so that their memory is not attributed to the network."""
     with torch.device("meta"):
         workload.make_net()
     tiny = nn.Conv2d(3, workload.num_classes, kernel_size=1)
@@ -160,7 +160,7 @@ def _time(step: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process has had on ``device`` so far (see the head of this file)."""
+    """Return the most bytes that this process has used on ``device`` so far (see the module docstring)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if _STATUS.is_file():
@@ -173,6 +173,6 @@ def check_memory(needed: int, device: torch.device) -> None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
     if needed > free:
         raise UserError(
-            f"Measuring this network takes {needed / 1e9:.1f} GB at the very least, and {free / 1e9:.1f} GB are free "
-            f"on {device}. Give measure=false, for what can be counted without running the network."
+            f"Measuring this network takes at least {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free "
+            f"on {device}. Give measure=false to skip the measurements."
         )

@@ -1,4 +1,4 @@
-"""The U-Nets of Stable Diffusion, built by the diffusers package from their public configurations; no weights."""
+"""The U-Nets of Stable Diffusion, built by the diffusers package from their public configurations, without weights."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.cost.complexity import Inputs
 
-# What differs from diffusers' own defaults, and the few that say the most.
+# Settings that differ from diffusers' defaults, and the most informative ones.
 PUBLISHED: dict[str, dict[str, Any]] = {
     # unet/config.json of stable-diffusion-v1-5/stable-diffusion-v1-5 on the Hugging Face Hub.
     "sd15": {
@@ -45,11 +45,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 CLASS = "UNet2DConditionModel"
-PIXELS = 8  # of the image, along each side, to one of the latents: the auto-encoder's factor
+PIXELS = 8  # image pixels per latent pixel, along each side: the auto-encoder's factor
 _TOKENS = 77  # of CLIP's text encoders
 _TIME_IDS = 6  # SDXL's sizes and crops
-# Conditions by which other U-Nets are steered, and the values for which the inputs are known here.
-_KNOWN = {
+# Conditioning settings, and the values whose inputs are supported here.
+_SUPPORTED = {
     "addition_embed_type": (None, "text_time"),
     "encoder_hid_dim_type": (None, "text_proj"),
     "class_embed_type": (None,),
@@ -58,13 +58,13 @@ _KNOWN = {
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """Return the configuration of ``source``: a key of :data:`PUBLISHED`, or a folder of diffusers.
+    """Return the configuration of ``source``: a key of :data:`PUBLISHED`, or a diffusers folder.
 
     Args:
-        source: the folder of a U-Net (with its config.json) or of a pipeline (with unet/config.json).
+        source: the key, or the folder of a U-Net (with its config.json) or of a pipeline (with unet/config.json).
 
     Raises:
-        UserError: no such folder, no readable JSON, or not of a :data:`CLASS`.
+        UserError: no such folder, invalid JSON, or not the config of a :data:`CLASS`.
     """
     if source in PUBLISHED:
         return PUBLISHED[source]
@@ -72,24 +72,24 @@ def read_config(source: str) -> dict[str, Any]:
     path = next((each for each in (folder / "unet/config.json", folder / "config.json") if each.is_file()), None)
     if path is None:
         raise UserError(
-            f"source={source}: wanted {', '.join(PUBLISHED)}, or a folder of diffusers, which has a config.json (a "
-            f"U-Net's) or a unet/config.json (a pipeline's); {folder.absolute()} has neither."
+            f"source={source}: wanted {', '.join(PUBLISHED)}, or a diffusers folder with config.json (a "
+            f"U-Net's) or unet/config.json (a pipeline's); {folder.absolute()} has neither."
         )
     try:
         config = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON: {error}. Give source= another folder.") from error
+        raise UserError(f"{path} cannot be read as JSON: {error}. Give another folder as source.") from error
     name = config.get("_class_name") if isinstance(config, dict) else None
     if name != CLASS:
-        raise UserError(f"{path}: wanted the configuration of a {CLASS}, its _class_name is {name}.")
+        raise UserError(f"{path}: wanted the configuration of a {CLASS}, got _class_name {name}.")
     return dict(config)
 
 
 def unet_from_config(config: dict[str, Any]) -> nn.Module:
-    """Build the U-Net of ``config`` at random, on the current default device; asks no network.
+    """Build the U-Net of ``config`` with random weights on the current default device, offline.
 
     Raises:
-        UserError: diffusers is missing, or refuses the configuration.
+        UserError: diffusers is missing, or rejects the configuration.
     """
     for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"):
         os.environ.setdefault(name, "1")
@@ -102,24 +102,24 @@ def unet_from_config(config: dict[str, Any]) -> nn.Module:
 
 
 def unet_inputs(config: dict[str, Any], batch_size: int, size: tuple[int, int]) -> Inputs:
-    """Return what the U-Net takes in one denoising step, on the current default device, float32.
+    """Return the inputs of one denoising step, float32, on the current default device.
 
-    Latents (N, C, H / 8, W / 8), a time step, the text's states (N, 77, D); for SDXL also the pooled text and
-    the image's sizes.
+    Latents (N, C, H / 8, W / 8), a time step, the text's hidden states (N, 77, D); for SDXL also the pooled text
+    and the image sizes.
 
     Args:
-        config: complete, as a built net has it.
+        config: complete config of a built net.
         batch_size: N.
         size: H and W of the image, multiples of 8.
 
     Raises:
-        UserError: the U-Net wants other conditions.
+        UserError: the U-Net needs other conditions.
     """
-    unknown = [f"{key}={config[key]}" for key, values in _KNOWN.items() if config[key] not in values]
+    unknown = [f"{key}={config[key]}" for key, values in _SUPPORTED.items() if config[key] not in values]
     if unknown:
-        raise UserError(f"This {CLASS} wants conditions whose inputs segunet does not know: {', '.join(unknown)}.")
+        raise UserError(f"This {CLASS} needs conditions that segunet does not support: {', '.join(unknown)}.")
     width = config["encoder_hid_dim"] or config["cross_attention_dim"]
-    if isinstance(width, list | tuple):  # one a block, all of the same text
+    if isinstance(width, list | tuple):  # one per block, all for the same text
         width = width[0]
     latents = torch.randn(batch_size, config["in_channels"], size[0] // PIXELS, size[1] // PIXELS)
     states = torch.randn(batch_size, _TOKENS, width)
@@ -132,10 +132,10 @@ def unet_inputs(config: dict[str, Any], batch_size: int, size: tuple[int, int]) 
 
 
 def own_size(config: dict[str, Any]) -> tuple[int, int]:
-    """Return height and width of the images that the U-Net of a complete ``config`` was made for.
+    """Return height and width of the images that the U-Net of a complete ``config`` was designed for.
 
     Raises:
-        UserError: it does not say.
+        UserError: the config has no size.
     """
     sample = config["sample_size"]
     if sample is None:

@@ -1,4 +1,4 @@
-"""The network whose cost is in question."""
+"""The network to measure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ _SIZE = 512
 
 @dataclass(frozen=True)
 class Subject:
-    """The network in question.
+    """The network to measure.
 
     Attributes:
-        title: for the user.
-        make_net: builds it at random, on the current default device.
-        make_inputs: what it is called with, on the current default device.
-        segments: its logits are the project's, so that a training step can be measured.
+        title: name for display.
+        make_net: builds it with random weights on the current default device.
+        make_inputs: builds its inputs on the current default device.
+        segments: whether it is a segmentation network, so that a training step can be measured.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Subject:
 
 
 def subject_of(cfg: DictConfig) -> Subject:
-    """Return the network that ``cfg`` names; weights are not loaded, as they change no cost."""
+    """Return the network that ``cfg`` names; weights are not loaded, as they do not affect the cost."""
     if cfg.source is not None:
         return _diffusion_unet(cfg)
     if cfg.checkpoint is None:
@@ -54,10 +54,10 @@ def subject_of(cfg: DictConfig) -> Subject:
 
 
 def _model_of(checkpoint: Path) -> dict[str, Any]:
-    """Return the config of a checkpoint's network; the checkpoint is seen to be sound and trusted."""
+    """Return the config of a checkpoint's network, after checking that the checkpoint is valid and trusted."""
     if checkpoint.suffix in READERS:
         raise UserError(
-            f"checkpoint={checkpoint}: an exported network shows no layers. Give the .ckpt file that it was made from."
+            f"checkpoint={checkpoint}: an exported network does not expose its layers. Give the original .ckpt."
         )
     model = load_checkpoint(checkpoint).model
     assert model is not None
@@ -79,7 +79,7 @@ def size_of(value: Any) -> tuple[int, int] | None:
     """Return height and width of a ``size`` setting; None for null.
 
     Raises:
-        UserError: neither a whole number above 0 nor two of them.
+        UserError: neither a positive integer nor two of them.
     """
     sides = list(value) if isinstance(value, ListConfig) else [value, value]
     if value is None:

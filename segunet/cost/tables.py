@@ -1,4 +1,4 @@
-"""What a network costs, as tables in the terminal."""
+"""The cost of a network, as tables in the terminal."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -34,10 +34,10 @@ def show_layers(layers: Sequence[Layer], content: dict[str, Any]) -> None:
         table.add_row(escape(layer.name), layer.type, output + ", ..." * (len(layer.outputs) > 1), *numbers)
     console.print(table)
     weights = "  ".join(f"{name} {_bytes(number)}" for name, number in content["weight_bytes"].items())
-    _say(f"\nnetwork     {content['network']}, called with {' x '.join(map(str, content['input']))}")
-    _say(f"parameters  {content['parameters']:,}, of which trainable {content['trainable_parameters']:,}")
-    _say(f"FLOPs       {flops / 1e9:.3f} G (convolutions, matrix products, attention; a multiply and an add are two)")
-    _say(f"weights     {weights} (with buffers; int8: norms and biases fp32; 1 GB is 10^9 bytes)")
+    _print(f"\nnetwork     {content['network']}, called with {' x '.join(map(str, content['input']))}")
+    _print(f"parameters  {content['parameters']:,}, of which trainable {content['trainable_parameters']:,}")
+    _print(f"FLOPs       {flops / 1e9:.3f} G (convolutions, matrix products, attention; a multiply and an add are two)")
+    _print(f"weights     {weights} (with buffers; int8: norms and biases fp32; 1 GB is 10^9 bytes)")
 
 
 def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
@@ -57,12 +57,12 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
     console.print("", table, "")
     accelerator, precision = measurements[0]["accelerator"], measurements[0]["precision"]
     memory = "of torch's tensors" if accelerator == "cuda" else "by which a fresh process grew"
-    _say(f"{accelerator}, {precision}: median of {ROUNDS} runs after two; peak memory {memory}, weights included")
+    _print(f"{accelerator}, {precision}: median of {ROUNDS} runs after two; peak memory {memory}, weights included")
 
 
 def _bytes(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -38,24 +38,24 @@ class VOCDataModule(pl.LightningDataModule):
 
     Args:
         root: the folder that holds VOCdevkit, VOCdevkit itself, or the folder with JPEGImages.
-        class_names: name of class 0, 1, ...
-        ignore_index: mask value that is no class.
+        class_names: names of class 0, 1, ...
+        ignore_index: mask value of ignored pixels.
         train_split: list to train on; trainaug takes its masks from SegmentationClassAug.
         val_split: list to validate on.
-        transform: augmentation of the training images; None where nothing is trained.
-        batch_size: images a training batch.
-        val_batch_size: images a validation batch at the most (of equal size each).
-        num_workers: loader processes; None is one a core, at most 8.
+        transform: augmentation of the training images; None if nothing is trained.
+        batch_size: images per training batch.
+        val_batch_size: maximum number of images per validation batch (all of equal size).
+        num_workers: number of loader processes; None is one per core, at most 8.
         palette: RGB of each class, for colour masks and images; None is VOC's.
-        download: fetch VOC2012 (and SBD, for trainaug) into ``root`` where it is not there yet.
-        voc_url, sbd_url: other addresses of the archives; None is torchvision's.
-        voc_md5, sbd_md5: md5 of the archives there, if they were repacked; None is torchvision's.
+        download: download VOC2012 (and SBD, for trainaug) into ``root`` if missing.
+        voc_url, sbd_url: alternative addresses of the archives; None is torchvision's.
+        voc_md5, sbd_md5: md5 of these archives, if they were repacked; None is torchvision's.
         image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
         inference_size: long side at which validation images enter the network; None is their own size.
-        seed: of the order and the augmentation.
+        seed: seed of the order and the augmentation.
 
     Raises:
-        UserError: a value out of range; on setup, whatever is wrong with the folder.
+        UserError: an invalid value; on setup, an invalid folder.
     """
 
     def __init__(
@@ -95,24 +95,24 @@ class VOCDataModule(pl.LightningDataModule):
         }
         self.inference_size = inference_size
         self.seed = seed
-        self.first_epoch = 0  # of a resumed run: how many epochs it has done
-        self.stage: str | None = None  # what the lists were read for
+        self.first_epoch = 0  # number of epochs a resumed run has completed
+        self.stage: str | None = None  # stage that the lists were read for
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
 
     def prepare_data(self) -> None:
-        """Download what is missing, if asked to; in one process only."""
+        """Download missing data if ``download`` is set; called in one process only."""
         if self.download:
             folder = voc_folder_in(self.root) or download_voc2012(self.root, *self.archives["voc"])
             if self.train_split == SBD_SPLIT:
                 download_sbd(folder, *self.archives["sbd"])
 
     def prepare_scoring(self) -> None:
-        """Prepare the data, as :meth:`prepare_data`, where nothing that is there may change."""
+        """Prepare the data like :meth:`prepare_data`, without changing existing data."""
         self.prepare_data()
 
     def setup(self, stage: str) -> None:
-        """Read the lists, once, and see that the files are there; ``stage`` is Lightning's."""
+        """Read the lists once and check that the files exist; ``stage`` is Lightning's."""
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
@@ -124,13 +124,13 @@ class VOCDataModule(pl.LightningDataModule):
         self.stage = stage
 
     def check_labels(self) -> None:
-        """Look through every mask of the lists that were read, in one process only; warn of absent classes.
+        """Check every mask of the lists, in one process only; warn about absent classes.
 
         Raises:
-            UserError: a mask that cannot be used, or a list to learn nothing from.
+            UserError: an invalid mask, or a list that nothing can be learned from.
         """
-        for split, pairs, so in (
-            (self.train_split, self.train_pairs, "cannot be learnt"),
+        for split, pairs, effect in (
+            (self.train_split, self.train_pairs, "cannot be learned"),
             (self.val_split, self.val_pairs, "cannot be scored"),
         ):
             if pairs:
@@ -138,24 +138,24 @@ class VOCDataModule(pl.LightningDataModule):
                 check_learnable(facts, self.form, split)
                 absent = absent_classes(facts, self.form, self.class_names)
                 if absent and self.train_pairs:
-                    logger.warning("no mask of list %s has %s: what is absent %s", split, abbreviated(absent, 8), so)
+                    logger.warning("no mask of list %s has %s: these classes %s", split, abbreviated(absent, 8), effect)
 
     def check_shared_memory(self) -> None:
-        """Raise a UserError where the batches that loader processes hold ready are larger than the shared memory."""
+        """Raise a UserError if the batches prefetched by loader processes exceed the shared memory."""
         room = shared_memory()
         if not self.num_workers or room is None:
             return
-        batch, ready = max(self._batch_bytes()), 2 * self.num_workers  # each process holds two, as torch has it
+        batch, ready = max(self._batch_bytes()), 2 * self.num_workers  # each process prefetches two, torch's default
         if ready * batch > room:
             raise UserError(
-                f"data.num_workers={self.num_workers} loader processes hold up to {ready} batches of "
-                f"{batch / 1e6:.3g} MB ready, {ready * batch / 1e6:.3g} MB in all, but /dev/shm has only "
+                f"data.num_workers={self.num_workers} loader processes prefetch up to {ready} batches of "
+                f"{batch / 1e6:.3g} MB, {ready * batch / 1e6:.3g} MB in all, but /dev/shm has only "
                 f"{room / 1e6:.3g} MB free. Set data.num_workers={room // (2 * batch)}, lower the batch size, or "
                 "enlarge /dev/shm (docker run --shm-size=8g, or --ipc=host)."
             )
 
     def _batch_bytes(self) -> Iterator[int]:
-        """Yield the bytes of a training batch, where there is one, and of the largest validation batch."""
+        """Yield the size in bytes of a training batch, if any, and of the largest validation batch."""
         if self.train_pairs and self.transform is not None:
             example = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)[0, 0]
             yield self.batch_size * _bytes(example)
@@ -168,13 +168,13 @@ class VOCDataModule(pl.LightningDataModule):
         return enet_weights(pixels, self.form.ignore_index)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled, augmented, whole batches only."""
+        """Return the loader of shuffled, augmented images; incomplete batches are dropped."""
         self.check_batch_size()
         assert self.transform is not None
         dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
         world, rank = self._world_and_rank()
         sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)
-        # Lightning tells the sampler each epoch's number, but only after worker processes have begun on the first.
+        # Lightning sets the sampler's epoch only after worker processes have started on the first one.
         sampler.set_epoch(self.first_epoch)
         return DataLoader(
             dataset,
@@ -185,24 +185,26 @@ class VOCDataModule(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Every image once, over all processes; batches of equal size, the largest first: if one fails, it fails soon.
+        """Return the loader of every image once over all processes, in batches of equal image size, the largest first.
+
+        If one runs out of memory, it is the first.
 
         Raises:
-            UserError: there are fewer batches than processes.
+            UserError: fewer batches than processes.
         """
         world, rank = self._world_and_rank()
         batches = self._val_batches()
         if len(batches) < world:
             raise UserError(
-                f"List {self.val_split!r} of {self.root} makes {len(batches)} batch(es) of up to "
+                f"List {self.val_split!r} of {self.root} gives {len(batches)} batch(es) of up to "
                 f"{self.val_batch_size} images of equal size, too few for {world} processes. Lower "
-                "data.val_batch_size or trainer.devices, or put more images on the list."
+                "data.val_batch_size or trainer.devices, or add images to the list."
             )
         dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
         return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The validation loader, for an evaluation."""
+        """Return the validation loader, for an evaluation."""
         return self.val_dataloader()
 
     def check_batch_size(self) -> None:
@@ -229,19 +231,19 @@ class VOCDataModule(pl.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _one_thread,
+            "worker_init_fn": _use_one_thread,
         }
 
 
 class SampleDataModule(VOCDataModule):
-    """The built-in sample: a VOC folder that the project writes itself, once."""
+    """The built-in sample: a VOC folder that is generated once."""
 
     def prepare_data(self) -> None:
-        """Write the folder if it is not there yet, or an older version; in one process only."""
+        """Write the folder if it is missing or of an older version; called in one process only."""
         write_sample(self.root)
 
     def prepare_scoring(self) -> None:
-        """Write the folder if it is not there yet; never what is scored.
+        """Write the folder if it is missing; existing data is never overwritten.
 
         Raises:
             UserError: it holds an older version.
@@ -251,16 +253,16 @@ class SampleDataModule(VOCDataModule):
 
 
 def check_class_names(names: Sequence[str]) -> None:
-    """Raise a UserError unless there are 2 to 256 classes, as many as a mask has values, with different names."""
+    """Raise a UserError unless there are 2 to 256 distinct class names; an 8-bit mask has 256 values."""
     if not names or len(set(names)) < len(names):
         raise UserError(f"data.class_names must be different names, such as [background,road,car], got {list(names)}.")
     if len(names) == 1:
         raise UserError(
-            f"data.class_names has one name, {names[0]}: there is nothing to tell it from. Name what is around it as "
+            f"data.class_names has one name, {names[0]}: at least two are needed. Add the background as "
             "class 0, as in [background,road]."
         )
     if len(names) > 256:
-        raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has values for 256.")
+        raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has only 256 values.")
 
 
 def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
@@ -285,6 +287,6 @@ def _bytes(example: Batch) -> int:
     return example.images.nbytes + example.masks.nbytes
 
 
-def _one_thread(_worker: int) -> None:
-    """Keep a loader process to one core."""
+def _use_one_thread(_worker: int) -> None:
+    """Limit a loader process to one core."""
     cv2.setNumThreads(0)

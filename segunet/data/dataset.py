@@ -1,4 +1,4 @@
-"""A split as a torch dataset, and the order in which its examples are drawn."""
+"""A split as a torch dataset, and its sampling order."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,13 +17,13 @@ from segunet.images.resizing import resize_long_side
 
 
 class Batch(NamedTuple):
-    """One example (no N) or a batch of them.
+    """One example (without N) or a batch.
 
     Attributes:
         images: uint8 (N, 3, H, W) RGB.
-        masks: uint8 (N, H', W'), class index or the ignore index, an eighth of what int64 would take on the way to
-            the device; larger or smaller than the images where these were resized for the network.
-        names: the examples' names.
+        masks: uint8 (N, H', W'), class index or the ignore index (an eighth of int64's size when copied to the
+            device); their size differs from the images' if these were resized for the network.
+        names: names of the examples.
     """
 
     images: Tensor
@@ -32,7 +32,7 @@ class Batch(NamedTuple):
 
 
 class TrainDataset(Dataset[Batch]):
-    """Augmented examples; asked by (epoch, index), so that each epoch draws anew whoever asks."""
+    """Augmented examples, indexed by (epoch, index), so that each epoch is augmented differently in any process."""
 
     def __init__(self, pairs: Sequence[Pair], form: MaskFormat, transform: TrainTransform, seed: int) -> None:
         self.pairs, self.form, self.transform, self.seed = pairs, form, transform, seed
@@ -49,7 +49,7 @@ class TrainDataset(Dataset[Batch]):
 
 
 class EvalDataset(Dataset[Batch]):
-    """Whole images, resized to ``inference_size`` on their long side unless that is None; masks as they are."""
+    """Whole images, resized to ``inference_size`` on their long side unless it is None; masks unchanged."""
 
     def __init__(self, pairs: Sequence[Pair], form: MaskFormat, inference_size: int | None) -> None:
         self.pairs, self.form, self.inference_size = pairs, form, inference_size
@@ -66,20 +66,20 @@ class EvalDataset(Dataset[Batch]):
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffled (epoch, index) pairs: each process's share, a pure function of (seed, epoch).
+    """Shuffled (epoch, index) pairs of each process, a pure function of (seed, epoch).
 
-    Torch's own order is one of seed + epoch: that of seed 0 in epoch 1 would be that of seed 1 in epoch 0.
+    Torch's own order depends on seed + epoch, so seed 0 in epoch 1 would equal seed 1 in epoch 0.
     """
 
     def __iter__(self) -> Iterator[Any]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))  # type: ignore[arg-type]
-        order = np.resize(order, self.total_size)  # begins anew where the processes' shares are to be equally long
+        order = np.resize(order, self.total_size)  # repeats the start, so that all processes get the same number
         for index in order[self.rank :: self.num_replicas].tolist():
             yield self.epoch, index
 
 
 def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[int]]:
-    """Group the indices of ``pairs`` by image size, so that whole images stack without padding."""
+    """Group the indices of ``pairs`` by image size, so that whole images can be batched without padding."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, pair in enumerate(pairs):
         by_size.setdefault(read_size(pair.image), []).append(index)
@@ -91,12 +91,12 @@ def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[i
 
 
 def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read an image uint8 (H, W, 3) and its mask uint8 (H, W); errors as the two readers'."""
+    """Read an image uint8 (H, W, 3) and its mask uint8 (H, W); raises as the two readers."""
     image = read_image(pair.image, form.image_range)
     return image, read_mask(pair.mask, image.shape[:2], form)
 
 
 def as_batch(image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str) -> Batch:
-    """Make tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> uint8 (H', W')."""
+    """Convert to tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> uint8 (H', W')."""
     channels_first = np.array(image.transpose(2, 0, 1), order="C")
     return Batch(torch.from_numpy(channels_first), torch.from_numpy(np.array(mask, dtype=np.uint8)), name)

@@ -1,7 +1,7 @@
-"""Fetch VOC2012 and, for the 10,582 images of ``trainaug``, SBD: resumed, verified, never half-written.
+"""Download VOC2012 and, for the 10,582 images of ``trainaug``, SBD: resumable, verified and atomic.
 
-What means "complete" appears last, by one rename: a run killed at any moment is completed by the same command.
-The archives are kept, so that they are not fetched twice; they may be deleted.
+The last step is a single rename, so a run killed at any time is completed by running the same command again.
+The archives are kept, so that they are not downloaded twice; they may be deleted.
 
     VOCtrainval_11-May-2012.tar -> VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets, ...}
     benchmark.tgz               -> VOCdevkit/VOC2012/SegmentationClassAug, ImageSets/Segmentation/trainaug.txt
@@ -40,16 +40,16 @@ VOC_FOLDER = Path("VOCdevkit", "VOC2012")
 VOC_LISTS = Path("ImageSets", "Segmentation")
 SBD_FOLDER = Path("benchmark_RELEASE", "dataset")
 TIMEOUT = 30.0  # seconds without a byte
-RETRY_AFTER = (1.0, 4.0, 16.0)  # seconds to wait after the first, second, third dropped transfer
+RETRY_AFTER = (1.0, 4.0, 16.0)  # seconds to wait after the first, second and third dropped transfer
 DROPPED = (HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path:
-    """Return the folder ``root/VOCdevkit/VOC2012``, fetched and unpacked first unless it is complete.
+    """Return the folder ``root/VOCdevkit/VOC2012``, downloaded and unpacked first unless it is complete.
 
     Raises:
-        UserError: The archive cannot be had or unpacked, or is not the right one; or the folder is there
-            without its lists (it is left as it is).
+        UserError: the archive cannot be downloaded or unpacked, or is the wrong one; or the folder exists
+            without its lists (it is not changed).
     """
     voc_dir = root / VOC_FOLDER
     if _has_lists(voc_dir / VOC_LISTS):
@@ -57,7 +57,7 @@ def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path
     with locked(root), _writing(root):
         if voc_dir.exists():
             raise UserError(
-                f"VOC2012 cannot be put in {voc_dir}: that folder exists, without train.txt and val.txt in its "
+                f"VOC2012 cannot be written to {voc_dir}: that folder exists, without train.txt and val.txt in its "
                 f"{VOC_LISTS}. Complete it, or move it away, and run the same command again."
             )
         fetch(url, root / VOC_ARCHIVE, md5, option="data.voc_url")
@@ -70,13 +70,13 @@ def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path
 def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
     """Add SBD to ``voc_dir``, a complete VOC2012 folder: SegmentationClassAug/ and the list trainaug.txt.
 
-    ``trainaug`` is VOC's train, with VOC's own finer masks, and all of SBD that is not in VOC's val. Masks
-    are palette PNGs: classes 0-20 and, in VOC's own, 255. The archive is kept beside ``voc_dir``. Where the
-    list is there already, nothing is done.
+    ``trainaug`` is VOC's train, with VOC's own finer masks, plus all of SBD that is not in VOC's val. Masks
+    are palette PNGs: classes 0-20 and, in VOC's own, 255. The archive is kept beside ``voc_dir``. Does
+    nothing if the list exists already.
 
     Raises:
-        UserError: ``voc_dir`` is not complete, or the archive cannot be had or unpacked, or
-            is not the right one.
+        UserError: ``voc_dir`` is not complete, or the archive cannot be downloaded or unpacked, or is the
+            wrong one.
     """
     if (voc_dir / VOC_LISTS / "trainaug.txt").is_file():
         return
@@ -92,19 +92,19 @@ def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
 def fetch(url: str, path: Path, md5: str, option: str) -> None:
     """Download ``url`` (http, https or file) to ``path``, which appears only once its md5 is right.
 
-    What has arrived waits in ``<path>.part``, where the next call goes on; a right ``path`` is not fetched
-    again. ``option`` is the setting that holds the address, for the messages: ``data.voc_url``.
+    Partial downloads are kept in ``<path>.part``, where the next call resumes; a correct ``path`` is not
+    downloaded again. ``option`` is the setting with the address, for messages: ``data.voc_url``.
 
     Raises:
-        UserError: No answer or too many dropped transfers (the .part is kept), too little room, or a wrong
-            md5 (the .part is deleted; a wrong ``path`` that was there before is left as it is).
+        UserError: no response or too many dropped transfers (the .part is kept), too little disk space, or a
+            wrong md5 (the .part is deleted; a wrong ``path`` from before is not changed).
     """
     if path.exists():
         if check_md5(path, md5):
             return
-        raise UserError(f"{path} is damaged or another file: its md5 is not {md5}. Delete it and run again.")
+        raise UserError(f"{path} is damaged or the wrong file: its md5 is not {md5}. Delete it and run again.")
     advice = (
-        f"Set {option}=... to another address, or place the archive (md5 {md5}) by hand at {path}, and run "
+        f"Set {option}=... to another address, or put the archive (md5 {md5}) at {path} yourself, and run "
         "the same command again."
     )
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,29 +113,29 @@ def fetch(url: str, path: Path, md5: str, option: str) -> None:
         _download(url, part)
     except (OSError, ValueError, HTTPException) as error:
         raise UserError(
-            f"Wanted {path.name} from {url}, but: {error}. This host is often down; what arrived is kept, "
-            f"and the same command, run later, goes on from there. {advice}"
+            f"{path.name} could not be downloaded from {url}: {error}. This host is often down; the partial "
+            f"download is kept, and running the same command later resumes it. {advice}"
         ) from error
     if not check_md5(part, md5):
         part.unlink()
-        raise UserError(f"{url} sent a corrupt file, or another: the md5 is not {md5}. It was deleted. {advice}")
+        raise UserError(f"{url} sent a corrupt or wrong file: its md5 is not {md5}. It was deleted. {advice}")
     part.replace(path)
 
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Make of what the system says of a folder that cannot be written, or of a full disk, a UserError."""
+    """Convert system errors, such as a full disk or a folder that is not writable, into a UserError."""
     try:
         yield
     except OSError as error:
         raise UserError(
-            f"The data set cannot be put into {folder}: {error}. If there is no room, make some, or give another "
-            "folder as data.root, and run again."
+            f"The data set cannot be written to {folder}: {error}. Free some space if the disk is full, or give "
+            "another folder as data.root, and run again."
         ) from error
 
 
 def _download(url: str, part: Path) -> None:
-    """Download to the end, going on after a dropped transfer; a host that gives no answer is asked once."""
+    """Download the whole file, resuming dropped transfers; a host that does not respond is tried once."""
     for pause in RETRY_AFTER:
         try:
             return _download_rest(url, part)
@@ -152,12 +152,12 @@ def _download_rest(url: str, part: Path) -> None:
             _append(response, part, have)
     except HTTPError as error:
         error.close()
-        if not (error.code == 416 and have):  # 416: no byte lies beyond those we have; the md5 judges
+        if not (error.code == 416 and have):  # 416: we have all bytes; the md5 decides
             raise
 
 
 def _append(response: HTTPResponse, part: Path, have: int) -> None:
-    """Append to ``part`` the rest that was sent, or write it anew if the server sent the whole file."""
+    """Append the rest of the file to ``part``, or overwrite it if the server sent the whole file."""
     resumed = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
     rest = int(response.headers.get("Content-Length", 0))
     total = rest + have * resumed
@@ -173,8 +173,8 @@ def _check_space(folder: Path, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(
-            f"To download and unpack in {folder} takes {need / 1e9:.2f} GB, but its disk has only "
-            f"{free / 1e9:.2f} GB free. Make room, or choose a folder on another disk, and run again."
+            f"Downloading and unpacking in {folder} takes {need / 1e9:.2f} GB, but its disk has only "
+            f"{free / 1e9:.2f} GB free. Free some space, or choose a folder on another disk, and run again."
         )
 
 
@@ -201,18 +201,18 @@ def _extract(archive: Path, folder: Path) -> None:
             tar.extractall(folder, filter="data")
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise UserError(
-            f"{archive} cannot be unpacked safely: {error}. Make room if the disk is full; else delete the archive "
-            "and fetch another."
+            f"{archive} cannot be unpacked safely: {error}. Free some space if the disk is full; otherwise "
+            "delete the archive and download it again."
         ) from error
 
 
 def _check_member(archive: Path, member: tarfile.TarInfo) -> None:
-    """Raise a UserError unless it is a file or a folder below the archive's: VOC and SBD have no links or devices."""
+    """Raise a UserError unless the member is a file or folder inside the archive; VOC and SBD have no others."""
     path = PurePosixPath(member.name)
     if not (member.isreg() or member.isdir()) or path.is_absolute() or ".." in path.parts:
         raise UserError(
-            f"{archive} holds {member.name!r}, which is a link or a device, or leads out of the folder: neither VOC "
-            "nor SBD does. Nothing was unpacked. Delete the archive, and fetch another."
+            f"{archive} holds {member.name!r}, which is a link or a device, or leads out of the folder; those of VOC "
+            "and SBD do not. Nothing was unpacked. Delete the archive and download it again."
         )
 
 
@@ -247,7 +247,7 @@ def _copy(source: Path, folder: Path) -> None:
 
 @contextmanager
 def _written_whole(path: Path) -> Iterator[Path]:
-    """Yield a file to write that becomes ``path`` once all is written."""
+    """Yield a temporary path that is renamed to ``path`` once it is written."""
     yield _part(path)
     _part(path).replace(path)
 

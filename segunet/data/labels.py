@@ -1,4 +1,4 @@
-"""What all masks of a list hold, read before a training starts: bad values, 0/255 masks, absent classes, weights."""
+"""Check all masks of a list before training: invalid values, 0/255 masks, absent classes, class weights."""
 
 import hashlib
 import logging
@@ -24,18 +24,18 @@ from segunet.data.voc import Pair
 from segunet.images.reading import read_size
 
 logger = logging.getLogger(__name__)
-CACHE = OUTPUTS_DIR / ".labels"  # beside the runs: one small file a list
-_LARGEST = 100_000  # bytes of such a file
-_WAITING = 64  # masks that are read ahead
-_SLOW = 1.0  # seconds that go by without a word
+CACHE = OUTPUTS_DIR / ".labels"  # beside the runs: one small file per list
+_MAX_CACHE_BYTES = 100_000  # bytes of a cache file
+_WAITING = 64  # masks to read ahead
+_LOG_AFTER = 1.0  # seconds; longer reads are logged
 
 
 class LabelFacts(NamedTuple):
-    """What the masks of a list hold.
+    """Value counts over the masks of a list.
 
     Attributes:
-        pixels: int64 (256,), how many pixels have the value.
-        images: int64 (256,), how many masks hold it.
+        pixels: int64 (256,), number of pixels with each value.
+        images: int64 (256,), number of masks with each value.
     """
 
     pixels: NDArray[np.int64]
@@ -51,7 +51,7 @@ Counts = Annotated[list[Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length
 
 
 class Kept(BaseModel, strict=True):
-    """A file of :data:`CACHE`: :class:`LabelFacts` and the stamp of the files that they were read from."""
+    """A file of :data:`CACHE`: :class:`LabelFacts` and a stamp of the files that they came from."""
 
     stamp: str
     pixels: Counts
@@ -62,7 +62,7 @@ def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
     """Read every mask of ``pairs``.
 
     Raises:
-        UserError: the first mask that :func:`segunet.data.masks.read_mask` refuses.
+        UserError: :func:`segunet.data.masks.read_mask` raises for a mask.
     """
     pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
     with progress_bar() as bar:
@@ -77,10 +77,10 @@ def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
 
 
 def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
-    """Return :func:`survey` of ``pairs``, from :data:`CACHE` if no file has changed since it was written there.
+    """Return :func:`survey` of ``pairs``, from :data:`CACHE` if no file has changed since it was cached.
 
     Raises:
-        UserError: as there.
+        UserError: as :func:`survey`.
     """
     stamp = _stamp(pairs, form)
     name = hashlib.sha256("\n".join(str(pair.mask) for pair in pairs).encode(errors="surrogateescape")).hexdigest()
@@ -89,29 +89,29 @@ def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
         return known
     began = time.monotonic()
     facts = survey(pairs, form, cores())
-    if (seconds := time.monotonic() - began) > _SLOW:
+    if (seconds := time.monotonic() - began) > _LOG_AFTER:
         logger.info("%d masks of %s read in %.1f s", len(pairs), pairs[0].mask.parent, seconds)
     _write(path, stamp, facts)
     return facts
 
 
 def check_learnable(facts: LabelFacts, form: MaskFormat, split: str) -> None:
-    """Refuse masks that are all 0 and 255, or all 255: an object drawn as 255 would be ignored, and nothing learnt.
+    """Check that masks do not hold only 0 and 255: an object drawn as 255 would be ignored, and nothing learned.
 
     Raises:
-        UserError: there is no value but 0 and ``ignore_index``, and some of the latter.
+        UserError: the only values are ``ignore_index`` and perhaps 0.
     """
     if teaches_nothing(facts.values, form):
         raise UserError(
             f"All masks of list {split!r} hold only {' and '.join(map(str, sorted(facts.values)))}; "
             f"{facts.images[form.ignore_index]} of them hold {form.ignore_index}, which means 'ignore', so nothing "
-            f"could be learnt from them. If {form.ignore_index} was meant to be an object, write its class index "
+            f"can be learned from them. If {form.ignore_index} was meant as an object, write its class index "
             "(1, 2, ...) into the masks instead."
         )
 
 
 def absent_classes(facts: LabelFacts, form: MaskFormat, class_names: Sequence[str]) -> list[str]:
-    """Return the names of the classes that have no pixel, without that of an ignored class."""
+    """Return the names of the classes without pixels, except an ignored class."""
     return [name for index, name in enumerate(class_names) if not facts.pixels[index] and index != form.ignore_index]
 
 
@@ -120,7 +120,7 @@ def _counts(pair: Pair, form: MaskFormat) -> NDArray[np.int64]:
 
 
 def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
-    """Return what is another one once a file, or what a mask may hold, has changed."""
+    """Return a digest that changes when a file or the mask format changes."""
     digest = hashlib.sha256(repr((__version__, form.num_classes, form.ignore_index)).encode() + form.palette.tobytes())
     for pair in pairs:
         for file in (pair.image, pair.mask):
@@ -130,18 +130,18 @@ def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
 
 
 def _read(path: Path, stamp: str) -> LabelFacts | None:
-    """Return what :func:`_write` has written of these very files; None for anything else."""
+    """Return what :func:`_write` has cached for this stamp; None otherwise."""
     try:
-        kept = Kept.model_validate_json(path.read_bytes()) if path.stat().st_size <= _LARGEST else None
+        kept = Kept.model_validate_json(path.read_bytes()) if path.stat().st_size <= _MAX_CACHE_BYTES else None
     except (OSError, ValueError):
         return None
     return LabelFacts(np.array(kept.pixels), np.array(kept.images)) if kept and kept.stamp == stamp else None
 
 
 def _write(path: Path, stamp: str, facts: LabelFacts) -> None:
-    """Keep ``facts`` for the next run, if there is a place for them."""
+    """Cache ``facts`` for the next run, if the cache is writable."""
     kept = Kept(stamp=stamp, pixels=facts.pixels.tolist(), images=facts.images.tolist())
     try:
         write_text(path, kept.model_dump_json())
     except UserError as error:
-        logger.debug("label facts not kept: %s", error)
+        logger.debug("label facts not cached: %s", error)

@@ -1,4 +1,4 @@
-"""Read masks: class indices, or colours of the palette; see what they hold."""
+"""Read and check masks: class indices, or colours of the palette."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 
 @dataclass(frozen=True)
 class MaskFormat:
-    """What the files of a data set hold.
+    """Format of a data set's files.
 
     Attributes:
         num_classes: values 0..num_classes-1 are classes.
-        ignore_index: the one other value allowed.
+        ignore_index: the only other value allowed.
         palette: uint8 (256, 3), to read RGB masks by colour.
-        image_range: as :func:`read_image` takes it.
+        image_range: as in :func:`read_image`.
     """
 
     num_classes: int
@@ -39,10 +39,10 @@ def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np
     Args:
         path: the file.
         size: (H, W) of its image.
-        form: what the mask may hold.
+        form: format of the mask.
 
     Raises:
-        UserError: unreadable, of another size, or with values or colours that are no class.
+        UserError: unreadable, of another size, or with values or colours that are not classes.
     """
     with opened(path, "mask") as (image, _):
         mask = mask_values(path, image, form)
@@ -53,14 +53,14 @@ def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np
 
 def count_values(mask: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Count the pixels of each value of a mask uint8 (H, W), int64 (256,)."""
-    return np.array(Image.fromarray(mask).histogram())  # several times as fast as np.bincount
+    return np.array(Image.fromarray(mask).histogram())  # several times faster than np.bincount
 
 
 def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> list[float]:
     """Return 1 / ln(1.02 + share of the pixels) of each class; ``counts`` are its pixels, int64 (num_classes,).
 
-    Paszke et al. 2016 (ENet), section 5.1: between 1.4 for a class that is everywhere and 50 for an absent one. A class
-    that is the ``ignore_index`` weighs 0, and its pixels are none of the others' whole.
+    Paszke et al. 2016 (ENet), section 5.1: from 1.4 for a class that covers every pixel to 50 for an absent one. If a
+    class is the ``ignore_index``, its weight is 0 and its pixels are not counted.
     """
     counted = np.arange(len(counts)) != (-1 if ignore_index is None else ignore_index)
     shares = counts / max(counts[counted].sum(), 1)
@@ -69,30 +69,30 @@ def enet_weights(counts: NDArray[np.int64], ignore_index: int | None = None) -> 
 
 
 def is_binary(values: set[int], form: MaskFormat) -> bool:
-    """Return whether masks that hold these values alone were most likely meant as 0/255."""
+    """Return whether masks with only these values were most likely meant as 0/255."""
     return values == {0, form.ignore_index}
 
 
 def teaches_nothing(values: set[int], form: MaskFormat) -> bool:
-    """Return whether a list whose masks hold these values alone has been :func:`is_binary`, or is all ignored."""
+    """Return whether masks with only these values are :func:`is_binary` or entirely ignored."""
     return form.ignore_index in values and values <= {0, form.ignore_index}
 
 
 def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.integer[Any]]:
-    """Return the values (H, W) of the opened mask, whatever they are; colours as their indices.
+    """Return the values (H, W) of the opened mask, unchecked; colours are converted to indices.
 
     Raises:
         UserError: colours that are not in the palette, a mode without indices, or an EXIF rotation.
     """
     if turn_of(image) != 1:
         raise UserError(
-            f"{path} is a mask with the EXIF orientation {turn_of(image)}, by which some programs turn it",
+            f"{path} is a mask with the EXIF orientation {turn_of(image)}, which some programs rotate it by",
             "Save it upright, without EXIF.",
         )
     if image.mode in COLOUR_MODES:
         return _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
     if image.mode in _INDEX_MODES:
-        return np.asarray(image)  # a palette image gives its indices, not its colours
+        return np.asarray(image)  # for a palette image, its indices
     raise UserError(
         f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
         "are class indices)",
@@ -101,17 +101,17 @@ def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.
 
 
 def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
-    """Raise a UserError unless the mask is as large as its image, ``size`` = (H, W)."""
+    """Raise a UserError unless the mask has its image's ``size`` = (H, W)."""
     if mask.shape != size:
         raise UserError(
             f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image {size[1]} x {size[0]} "
-            + ("as it is stored, or turned by EXIF" if mask.shape == size[::-1] else "upright"),
-            "A mask needs its image's size, upright: make it again, and do not resize it with interpolation.",
+            + ("as stored, or rotated by EXIF" if mask.shape == size[::-1] else "upright"),
+            "A mask must have the size of its upright image: create it again, and do not resize it with interpolation.",
         )
 
 
 def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat) -> NDArray[np.uint8]:
-    """Turn an RGB mask (H, W, 3) into indices (H, W) by the palette."""
+    """Convert an RGB mask (H, W, 3) to indices (H, W) by the palette."""
     packed = _packed(colours)  # (H, W)
     known = list(dict.fromkeys([*range(form.num_classes), form.ignore_index]))
     _check_palette(path, form, known)
@@ -121,7 +121,7 @@ def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat
         red, green, blue = strange[0] >> 16, strange[0] >> 8 & 255, strange[0] & 255
         raise UserError(
             f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
-            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; pixels to ignore have "
+            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; ignored pixels are "
             f"{tuple(form.palette[form.ignore_index].tolist())}",
             "Save masks as index PNGs (class index per pixel), or give the colours as data.palette; JPEG and resizing "
             "blur colours.",
@@ -131,13 +131,13 @@ def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat
 
 
 def _check_palette(path: Path, form: MaskFormat, known: Sequence[int]) -> None:
-    """Refuse a palette by which the colours of the RGB mask ``path`` could mean two of the ``known`` indices."""
+    """Raise a UserError if the palette gives two of the ``known`` indices one colour; ``path`` is the RGB mask."""
     first: dict[tuple[int, ...], int] = {}
     for index in known:
         if (other := first.setdefault(tuple(form.palette[index].tolist()), index)) != index:
             names = [f"class {each}" if each < form.num_classes else "'ignore'" for each in (other, index)]
             raise UserError(
-                f"{path} is an RGB mask, and by data.palette {' and '.join(names)} have one colour, "
+                f"{path} is an RGB mask, and data.palette gives {' and '.join(names)} the same colour, "
                 f"{tuple(form.palette[index].tolist())}",
                 "Give each class a colour of its own in data.palette, or save masks as index PNGs.",
             )
@@ -162,8 +162,8 @@ def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -
     ]
     more = f" and {len(strange) - 5} more values" if len(strange) > 5 else ""
     raise UserError(
-        f"{path} has values that are no class: {', '.join(strange[:5])}{more}",
-        f"Wanted 0..{form.num_classes - 1} or {form.ignore_index} for 'ignore'. Masks must hold class indices: a mask "
-        "converted to grey or saved with 255 (or 1..255) for its object does not. Write the indices, or list more "
+        f"{path} has values that are not classes: {', '.join(strange[:5])}{more}",
+        f"Wanted 0..{form.num_classes - 1} or {form.ignore_index} for 'ignore'. Masks must hold class indices, "
+        "not grey levels or 255 (or 1..255) for an object. Write the indices, or list more "
         "data.class_names.",
     )

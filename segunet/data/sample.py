@@ -1,8 +1,8 @@
-"""The built-in sample: a folder in VOC's layout with drawn images, written once from a seed.
+"""The built-in sample: a folder in VOC's layout with synthetic images, generated once from a seed.
 
-A class is a shape. Colour and texture help (an object has its class's hue in ``OWN_HUE`` of the cases and its
-texture in ``OWN_TEXTURE``, random ones otherwise) but do not give it away; objects overlap, differ in size and
-turn, and lie among clutter of the same colours that belongs to the background.
+Each class is a shape. Colour and texture are hints only (an object has its class's hue with probability
+``OWN_HUE`` and its texture with ``OWN_TEXTURE``, otherwise random ones); objects overlap, vary in size and
+rotation, and lie among background clutter of the same colours.
 """
 
 import json
@@ -23,23 +23,23 @@ from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 logger = logging.getLogger(__name__)
 
-# Whatever changes the images must change this, so that an older folder is written anew.
+# Any change to the images must change this, so that an older folder is rewritten.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
 OWN_HUE = 0.5
 OWN_TEXTURE = 0.75
-_OVERSAMPLING = 3  # drawn so many times larger, then averaged
-_MOST_OBJECTS = 2
-_OWN = {"JPEGImages", "SegmentationClass", "ImageSets", "sample.json"}  # what lies in the sample's folder
+_OVERSAMPLING = 3  # drawn this many times larger, then averaged
+_MAX_OBJECTS = 2
+_OWN = {"JPEGImages", "SegmentationClass", "ImageSets", "sample.json"}  # contents of the sample's folder
 
 
 def write_sample(root: Path) -> None:
-    """Write the sample into ``root``, unless it is there already; a killed call leaves no half of it.
+    """Write the sample into ``root``, unless it exists already; a killed call leaves no partial sample.
 
     Args:
-        root: the folder that will hold JPEGImages, SegmentationClass and ImageSets.
+        root: folder for JPEGImages, SegmentationClass and ImageSets.
 
     Raises:
-        UserError: ``root`` holds something else, or cannot be written.
+        UserError: ``root`` holds other files, or is not writable.
     """
     if _is_current(root):
         return
@@ -47,31 +47,31 @@ def write_sample(root: Path) -> None:
         _write_sample(root)
     except OSError as error:
         raise UserError(
-            f"data.root={root}: the built-in sample (15 MB) cannot be written there: {error.strerror or error}. Make "
-            "room, or give another folder."
+            f"data.root={root}: the built-in sample (15 MB) cannot be written there: {error.strerror or error}. Free "
+            "some space, or give another folder."
         ) from error
 
 
 def check_sample(root: Path) -> None:
-    """Raise a UserError where ``root`` holds another version of the sample, which :func:`write_sample` replaces."""
+    """Raise a UserError if ``root`` holds another version of the sample, which :func:`write_sample` replaces."""
     if (root / "sample.json").exists() and not _is_current(root):
         raise UserError(
-            f"data.root={root} holds another version of the built-in sample, and data that are to be scored are not "
-            "written anew. To score the checkpoint's own data as they are, leave data=sample out; to have this "
+            f"data.root={root} holds another version of the built-in sample, and data to score are never "
+            "overwritten. To score the checkpoint's own data, leave data=sample out; to use this "
             f"version's: python -m segunet.check_data data=sample {setting('data.root', root)}, or another data.root."
         )
 
 
 def _write_sample(root: Path) -> None:
-    root = root.resolve()  # a link stays one
+    root = root.resolve()  # keeps a link
     there = {path.name for path in root.iterdir()} if root.is_dir() else set()
     if there and not ("sample.json" in there and there <= _OWN):
         raise UserError(
-            f"data.root={root} is to hold the built-in sample, but there are files in it that are not the sample's. "
-            "They were left as they are. Choose data=voc2012 or data=custom for a folder of your own."
+            f"data.root={root} is for the built-in sample, but contains other files. "
+            "They were not changed. Choose data=voc2012 or data=custom for a folder of your own."
         )
     if (root / "sample.json").is_file():
-        logger.info("the sample in %s is another version's and is written anew", root)
+        logger.info("the sample in %s is of another version and is rewritten", root)
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
@@ -93,7 +93,7 @@ def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     mask = np.zeros((large, large), dtype=np.uint8)
     for _ in range(rng.integers(4, 10)):
         _draw_clutter(rng, canvas)
-    for _ in range(rng.integers(1, _MOST_OBJECTS + 1)):
+    for _ in range(rng.integers(1, _MAX_OBJECTS + 1)):
         _draw_object(rng, canvas, mask)
     image = cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA)
     image = image + rng.normal(0, 0.02, image.shape)
@@ -110,7 +110,7 @@ def _is_current(root: Path) -> bool:
 
 
 def _move_into_place(draft: Path, root: Path) -> None:
-    """Make ``draft`` the sample, unless another process was faster."""
+    """Move ``draft`` to ``root``, unless another process was faster."""
     draft.chmod(0o755)
     outdated = draft.with_name(f"{draft.name}-outdated")
     try:
@@ -138,7 +138,7 @@ def _write_split(root: Path, split: str) -> None:
 
 
 def _colour(rng: Generator, hue: float) -> NDArray[np.float64]:
-    """Return a float RGB triple in 0..1 of that hue (in turns), with random saturation and value."""
+    """Return a float RGB triple in 0..1 of that hue (1 is a full circle), with random saturation and value."""
     hsv = np.array([[[hue % 1 * 360, rng.uniform(0.35, 0.9), rng.uniform(0.45, 0.95)]]], dtype=np.float32)
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0], dtype=np.float64)
 
@@ -163,7 +163,7 @@ def _draw_clutter(rng: Generator, canvas: NDArray[np.float64]) -> None:
 
 
 def _draw_object(rng: Generator, canvas: NDArray[np.float64], mask: NDArray[np.uint8]) -> None:
-    """Draw one object over what is there, on the canvas (S, S, 3) and the mask (S, S)."""
+    """Draw one object on top, on the canvas (S, S, 3) and the mask (S, S)."""
     size = len(canvas)
     index = int(rng.integers(len(_SHAPES)))
     turn = rng.uniform(-0.3, 0.3)  # radians
@@ -194,7 +194,7 @@ def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _polygon(*radii: float, phase: float = 0.0) -> NDArray[np.float64]:
-    """Return corners (n, 2) around the origin, one a radius, the first one pointing up."""
+    """Return corners (n, 2) around the origin, one per radius, the first one at the top."""
     angles = phase - np.pi / 2 + np.linspace(0, 2 * np.pi, len(radii), endpoint=False)
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     return np.asarray(np.asarray(radii)[:, None] * directions)

@@ -1,4 +1,4 @@
-"""Augmentation by albumentations, as a pure function of (seed, epoch, index)."""
+"""Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
 from collections.abc import Sequence
 
@@ -14,17 +14,17 @@ from segunet.images.resizing import resize, resize_mask
 class TrainTransform:
     """Scale jitter, crop, flip, colour jitter.
 
-    The part that the crop shows is cut out before it is scaled, so that an example costs what its crop costs, however
-    large the image is. It is resized once, image and mask alike about the centres of their pixels.
+    The crop is cut out before it is scaled, so the cost of an example does not depend on the image size. It is
+    resized once, image and mask both at pixel centres.
 
     Args:
         crop_size: side in pixels of the square crop; smaller images are padded, their mask with
             ``ignore_index``.
         ignore_index: mask value of the padding.
         base_size: long side in pixels of the image before the jitter; None keeps its size.
-        scale: least and most factor of the scale jitter on top of that.
+        scale: smallest and largest factor of the scale jitter on top of that.
         flip: probability of a horizontal flip.
-        color_jitter: most relative change of brightness, contrast and saturation; a tenth of it for the hue.
+        color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue.
 
     Raises:
         UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
@@ -72,9 +72,9 @@ class TrainTransform:
 
 
 def shown(length: int, factor: float, crop_size: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Choose which pixels of a side a crop shows: (start, stop), and how many they are once scaled by ``factor``.
+    """Choose the pixels of a side that a crop shows: (start, stop), and their number when scaled by ``factor``.
 
-    The whole side if it is then no longer than the crop, else a part of it at a random place.
+    The whole side if its scaled length fits the crop, else a random part of it.
     """
     scaled = max(round(length * factor), 1)
     if scaled <= crop_size:

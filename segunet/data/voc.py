@@ -1,9 +1,9 @@
-"""A folder in PASCAL VOC's layout: its lists, and where images and masks are.
+"""A folder in PASCAL VOC's layout: its lists, images and masks.
 
 <folder>/JPEGImages/<name>.jpg
 <folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
 <folder>/SegmentationClassAug/<name>.png       the masks of the list trainaug: VOC's and SBD's
-<folder>/ImageSets/Segmentation/<split>.txt    one name a line
+<folder>/ImageSets/Segmentation/<split>.txt    one name per line
 """
 
 from collections import Counter
@@ -31,7 +31,7 @@ def voc_folder_in(root: Path) -> Path | None:
     """Return the folder with JPEGImages: ``root``, ``root/VOC2012`` or ``root/VOCdevkit/VOC2012``; None if none.
 
     Raises:
-        UserError: no permission to look.
+        UserError: no permission to read it.
     """
     candidates = (root, root / "VOC2012", root / "VOCdevkit" / "VOC2012")
     try:
@@ -44,7 +44,7 @@ def find_voc_folder(root: Path) -> Path:
     """Return :func:`voc_folder_in` of ``root``.
 
     Raises:
-        UserError: none of them is there.
+        UserError: none of these folders exists.
     """
     if folder := voc_folder_in(root):
         return folder
@@ -52,71 +52,71 @@ def find_voc_folder(root: Path) -> Path:
     raise UserError(
         f"data.root is {root.absolute()}, {state} ImageSets/Segmentation in it, in VOC2012 or in "
         "VOCdevkit/VOC2012. Give the folder that holds the data set as data.root=PATH"
-        " (for VOC2012, data.download=true fetches it there)."
+        " (for VOC2012, data.download=true downloads it there)."
     )
 
 
 def list_pairs(folder: Path, split: str) -> list[Pair]:
-    """Return the pairs of ``split``, in the list's order, having seen that every file exists.
+    """Return the pairs of ``split``, in the list's order; every file exists.
 
     Raises:
-        UserError: no list, an empty one, a name twice, or a name without its image or mask.
+        UserError: no list, an empty one, a repeated name, or a name without its image or mask.
     """
     path = list_path(folder, split)
     names = read_names(path)
     if repeated := repeated_names(names):
-        raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one line of it.")
+        raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one of the lines.")
     pairs = named_pairs(folder, split, names)
     for kind, files in (("image", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
         if missing := [file for file in files if not is_file(file)]:
             raise UserError(
                 f"{path} names {len(names)} examples, but {len(missing)} of them have no {kind}; the first one "
-                f"missing is {missing[0]}. Put the files there or take the names off the list."
+                f"missing is {missing[0]}. Add the files or remove the names from the list."
             )
     return pairs
 
 
 def list_path(folder: Path, split: str) -> Path:
-    """Return the file of a split's names."""
+    """Return the file that lists a split's names."""
     return folder / "ImageSets" / "Segmentation" / f"{split}.txt"
 
 
 def mask_folder(folder: Path, split: str) -> Path:
-    """Return where a split's masks are."""
+    """Return the folder of a split's masks."""
     return folder / ("SegmentationClassAug" if split == SBD_SPLIT else "SegmentationClass")
 
 
 def read_names(path: Path) -> list[str]:
-    """Return the names on a list, in its order; a name may be there more than once.
+    """Return the names on a list, in its order; names may be repeated.
 
     Raises:
-        UserError: no list, an empty one, one that is no UTF-8 text, or a name that leads out of the folder.
+        UserError: no list, an empty one, one that is not UTF-8 text, or a name that leads out of the folder.
     """
     if not is_file(path):
         known = sorted(each.stem for each in path.parent.glob("*.txt"))
         raise UserError(
             f"There is no list {path}. Lists there: {', '.join(known) or 'none'}. Choose one of them as "
-            "data.train_split or data.val_split (evaluate: split), or write one name a line into that file."
+            "data.train_split or data.val_split (evaluate: split), or write one name per line into that file."
         )
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} cannot be read as UTF-8 text ({error}). Save the list as UTF-8, one name a line."
+            f"{path} cannot be read as UTF-8 text ({error}). Save the list as UTF-8, one name per line."
         ) from error
     names = [name for line in lines if (name := line.strip())]
     if not names:
-        raise UserError(f"{path} is empty. Write one name a line into it, without folder and suffix.")
+        raise UserError(f"{path} is empty. Write one name per line into it, without folder and suffix.")
     if outside := [name for name in names if not stays_below(name)]:
         raise UserError(
-            f"{path} names {outside[0]!r}, which does not stay within the folder. Names lead from JPEGImages to an "
-            "image, such as a or day1/a: without a leading /, and without an empty, . or .. part, backslash or NUL."
+            f"{path} names {outside[0]!r}, which does not stay within the folder. Names are paths below "
+            "JPEGImages without suffix, such as a or day1/a: no leading /, no empty, . or .. part, no backslash or NUL."
         )
     return names
 
 
 def repeated_names(names: Sequence[str]) -> dict[str, int]:
-    """Return the names that are there more than once, and how many times."""
+    """Return the names that occur more than once, and how often."""
     return {name: times for name, times in Counter(names).items() if times > 1}
 
 

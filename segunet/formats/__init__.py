@@ -1,1 +1,1 @@
-"""Networks in other formats: written, read and run."""
+"""Write, read and run networks in other formats."""

@@ -1,8 +1,7 @@
-"""Networks in other formats: what runs an exported file as a module, and what was written into it.
+"""Read exported files: the network as a module, and its card.
 
-All of them take images (N, 3, H, W) of any size, RGB, as ``images`` and give float32 ``logits`` (N, K, H, W). They
-keep to as many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS), and give the
-same numbers each time.
+All networks take ``images`` (N, 3, H, W), RGB, of any size, and return float32 ``logits`` (N, K, H, W). They use as
+many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS) and are deterministic.
 """
 
 import json
@@ -26,7 +25,7 @@ METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
 INPUT, OUTPUT = "images", "logits"
 EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
-# Of ONNX, what computes a tensor from others; no control flow, nothing that makes a tensor from a shape alone.
+# ONNX operators that compute a tensor from others; no control flow, none that create a tensor from a shape.
 _OPERATORS = frozenset(
     """
     Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose
@@ -35,12 +34,12 @@ _OPERATORS = frozenset(
     LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu
     Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Slice Softmax
     Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
-    """.split()  # noqa: SIM905 - a list would take a line for each
+    """.split()  # noqa: SIM905 - a list would take a line per name
 )
 
 
 class ArrayNet(nn.Module):
-    """A network of another runtime as a module. It runs on the CPU, whatever device the images are on.
+    """A network of another runtime as a module. It always runs on the CPU.
 
     Args:
         run: images uint8 (N, 3, H, W) -> logits float32 (N, K, H, W).
@@ -54,14 +53,14 @@ class ArrayNet(nn.Module):
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
 
         Raises:
-            RuntimeError: the runtime cannot run it, such as out of memory.
+            RuntimeError: the runtime failed, for example out of memory.
         """
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
         array = images.to("cpu", torch.uint8).contiguous().numpy()
         try:
             logits = self.run(array)
-        except Exception as error:  # each runtime has kinds of its own
+        except Exception as error:  # each runtime has its own errors
             raise RuntimeError(str(error)) from error
         return torch.from_numpy(logits).to(images.device)
 
@@ -74,7 +73,7 @@ class ProgramNet(nn.Module):
         self.program = program
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of this module alone: its program was traced in evaluation mode, and has no other."""
+        """Set the mode of this module only: the program was traced in evaluation mode."""
         self.training = mode
         return self
 
@@ -85,7 +84,7 @@ class ProgramNet(nn.Module):
 
 
 def read_exported(path: Path) -> tuple[nn.Module, Any]:
-    """Return the network of a file that segunet.export wrote, and its card, any JSON that was found as such.
+    """Return the network of a file that segunet.export wrote, and its card, as unvalidated JSON.
 
     Args:
         path: its suffix is a key of :data:`READERS`.
@@ -97,24 +96,23 @@ def read_exported(path: Path) -> tuple[nn.Module, Any]:
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a file that segunet.export wrote.")
     weights = path.with_suffix(".bin")
     if path.suffix == ".xml" and not is_file(weights):
-        raise UserError(f"{path} has its weights in {weights.name} beside it, which is not there. Copy both files.")
+        raise UserError(f"{path} has its weights in {weights.name} beside it, which is missing. Copy both files.")
     try:
-        if path.suffix != ".pt2":  # an archive, whose records have checksums
+        if path.suffix != ".pt2":  # .pt2 is an archive, whose records have checksums
             check_seal(path)
         net, text = READERS[path.suffix](path)
         card = json.loads(text) if text else None
     except UserError:
         raise
-    except Exception as error:  # each runtime has kinds of its own
+    except Exception as error:  # each runtime has its own errors
         reason = " ".join(str(error).split()).split(". ")[0][:300] or type(error).__name__
         raise UserError(
-            f"{path} ({path.stat().st_size} bytes) is no readable {path.suffix} file: {reason}. It may be cut short, "
+            f"{path} ({path.stat().st_size} bytes) is not a readable {path.suffix} file: {reason}. It may be truncated "
             f"or of another format. {EXPORT_AGAIN}"
         ) from error
     if card is None:
         raise UserError(
-            f"{path} was not written by segunet.export: it does not say under {METADATA!r} what its classes are. "
-            f"{EXPORT_AGAIN}"
+            f"{path} was not written by segunet.export: it has no description under {METADATA!r}. {EXPORT_AGAIN}"
         )
     return net, card
 
@@ -125,7 +123,7 @@ def import_openvino() -> Any:
     Raises:
         UserError: it is not installed.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO can do without
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # OpenVINO works without it
     return import_extra("openvino", "openvino")
 
 
@@ -133,7 +131,7 @@ def _read_onnx(path: Path) -> tuple[nn.Module, str | None]:
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait do not spin: loader processes and torch want the cores too.
+    # Waiting threads must not spin: loader processes and torch need the cores too.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     _check_operators(path)
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -142,13 +140,13 @@ def _read_onnx(path: Path) -> tuple[nn.Module, str | None]:
 
 
 def _check_operators(path: Path) -> None:
-    """Refuse operators that no network needs: a loop may run for ever, a maker of tensors fills the memory."""
+    """Reject operators that no network needs: a loop may run forever, a tensor constructor may exhaust memory."""
     model = import_extra("onnx", "onnx").load(path, load_external_data=False)
     strange = {node.op_type for node in model.graph.node if node.op_type not in _OPERATORS or node.domain}
     if model.functions or strange:
         raise UserError(
-            f"{path} holds operators that a network does not need ({', '.join(sorted(strange)) or 'functions'}), so it "
-            "is not run. Export the checkpoint again; a network of your own that needs them can be exported as "
+            f"{path} contains operators that a network does not need ({', '.join(sorted(strange)) or 'functions'}), so "
+            "it is not run. Export the checkpoint again; a custom network that needs them can be exported with "
             "format=torch_export."
         )
 
@@ -160,12 +158,12 @@ def _read_program(path: Path) -> tuple[nn.Module, str | None]:
 
 def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
     if b"<net" not in path.read_bytes()[:200]:
-        raise UserError(f"{path} is no network of OpenVINO. {EXPORT_AGAIN}")
+        raise UserError(f"{path} is not an OpenVINO network. {EXPORT_AGAIN}")
     core = import_openvino().Core()
     model = core.read_model(path)
     text = model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
     settings = {
-        # Left to itself, it computes in bfloat16 on CPUs that can.
+        # By default it computes in bfloat16 on CPUs that support it.
         "INFERENCE_PRECISION_HINT": "f32",
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",

@@ -1,7 +1,7 @@
-"""A checksum inside an exported file, of that file and its weights beside it: formats such as ONNX have none.
+"""A checksum inside an exported file, over the file and its weights file: formats such as ONNX have none.
 
-It is 64 hexadecimal digits of SHA-256 in the card, taken with zeros in their place. It shows damage; it is no proof of
-who wrote the file.
+It is a SHA-256 of 64 hexadecimal digits in the card, computed with zeros in their place. It detects damage; it does
+not authenticate the file.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segunet.base.errors import UserError
 
-UNSEALED = "0" * 64  # the card's checksum until the file is sealed
+UNSEALED = "0" * 64  # the card's checksum before the file is sealed
 _DIGITS = re.compile(rb"checksum.{1,24}?([0-9a-f]{64})", re.DOTALL)
 
 
@@ -24,18 +24,18 @@ def seal(path: Path) -> None:
 
 
 def check_seal(path: Path) -> None:
-    """Raise a UserError unless the file is as it was sealed; one that never was has no checksum to compare with."""
+    """Raise a UserError if the file has changed since it was sealed; a file without a checksum is accepted."""
     content = bytearray(path.read_bytes())
     digits = _DIGITS.search(content)
     if digits and digits[1].decode() != _digest(path, content, digits.span(1)):
         raise UserError(
-            f"{path} is damaged: it, or the weights beside it, are not what segunet.export wrote. Copy the file again "
+            f"{path} is damaged: it, or its weights file, is not what segunet.export wrote. Copy the file again "
             "from its source, or export the checkpoint again."
         )
 
 
 def _digest(path: Path, content: bytearray, digits: tuple[int, int]) -> str:
-    """Return the checksum of the file's content and of the weights beside it, with zeros for the digits."""
+    """Return the checksum of the file's content and the weights file, with zeros for the digits."""
     digest = hashlib.sha256(content[: digits[0]] + UNSEALED.encode() + content[digits[1] :])
     if path.suffix == ".xml":
         digest.update(path.with_suffix(".bin").read_bytes())

@@ -1,4 +1,4 @@
-"""Write a network as ONNX, as a program of torch.export, or for OpenVINO: any batch, any height and width."""
+"""Write a network as ONNX, torch.export program or OpenVINO model, for any batch, height and width."""
 
 import copy
 import io
@@ -17,7 +17,7 @@ from segunet.formats.pt2 import EXTRA_FILE
 from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
 from segunet.formats.seal import UNSEALED, seal
 
-_EXAMPLE = (2, 3, 72, 104)  # padded in both directions, as any other size may be
+_EXAMPLE = (2, 3, 72, 104)  # padded in both directions, like any other size
 _SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
 
 
@@ -26,9 +26,9 @@ class Format:
     """A format to export to.
 
     Attributes:
-        suffix: of its file, a key of ``formats.read.READERS``.
-        packages: imports what writing and running it need; raises a UserError where one is missing.
-        write: the program, its card (plain containers) and the file's path -> the file, and what belongs beside it.
+        suffix: suffix of its file, a key of ``formats.read.READERS``.
+        packages: imports the packages to write and run it; raises a UserError if one is missing.
+        write: writes a program and its card (plain containers) to a path, with a weights file if the format has one.
     """
 
     suffix: str
@@ -43,22 +43,22 @@ def traced(net: nn.Module) -> ExportedProgram:
         net: in evaluation mode, on the CPU.
 
     Raises:
-        RuntimeError: torch.export cannot follow the network, or not for every size.
+        RuntimeError: torch.export cannot trace the network, or not for every size.
     """
     images = torch.zeros(_EXAMPLE, dtype=torch.uint8)
-    # In channels_last the trace would ask how the memory of a map lies, and take one pixel for a case of its own.
+    # In channels_last the trace would check memory layouts, and specialize maps of one pixel.
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
     sizes = ({axis: Dim(name, min=1) for axis, name in _SIZES.items()},)
-    # By default sizes of 1 would be a case of their own; torch.onnx traces in this way too.
+    # By default sizes of 1 would be specialized; torch.onnx traces this way too.
     settings = torch.fx.experimental._config
     with torch.no_grad(), settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
         program = torch.export.export(net, (images,), dynamic_shapes=sizes)
-    _keep_what_computes(program)
+    _strip_metadata(program)
     return program
 
 
-def _keep_what_computes(program: ExportedProgram) -> None:
-    """Take out where the code stands on this machine, and what ties the program to the CPU and to bytes."""
+def _strip_metadata(program: ExportedProgram) -> None:
+    """Remove source paths of this machine, and assertions that tie the program to the CPU and uint8."""
     for node in list(program.graph.nodes):
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             program.graph.erase_node(node)
@@ -71,7 +71,7 @@ def _onnx_packages() -> list[Any]:
 
 
 def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
-    """Write one .onnx file, weights included (up to protobuf's 2 GB), and have onnx check it."""
+    """Write one .onnx file, including weights (up to protobuf's 2 GB), and check it with onnx."""
     onnx, script, _ = _onnx_packages()
     names: Any = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": (_SIZES,)}
     result = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
@@ -89,7 +89,7 @@ def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> No
 
 def write_program(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
     """Write one .pt2 file."""
-    buffer = io.BytesIO()  # torch's own writer ends the process where the disk is full
+    buffer = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps({**card, "exporter": "torch.export"})})
     path.write_bytes(buffer.getbuffer())
 

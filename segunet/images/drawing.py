@@ -1,4 +1,4 @@
-"""Masks, predictions and confusion matrices as images. numpy in, numpy out.
+"""Draw masks, predictions and confusion matrices; NumPy arrays in and out.
 
 Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index; palette uint8 (256, 3).
 """
@@ -21,7 +21,7 @@ def colour_mask(mask: NDArray[np.integer[Any]], palette: ImageArray) -> ImageArr
 
 
 def overlay(image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, opacity: float = 0.6) -> ImageArray:
-    """Return the image with every class but 0 laid over it in its colour, (H, W, 3)."""
+    """Return the image overlaid with the colours of all classes except 0, (H, W, 3)."""
     blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, palette), opacity, 0)
     return np.where((mask > 0)[..., None], blended, image)
 
@@ -29,7 +29,7 @@ def overlay(image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArr
 def differences(
     image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], ignore_index: int
 ) -> ImageArray:
-    """Return the image in pale grey, red where the prediction is not the truth, even grey where that is ignored."""
+    """Return the image in pale grey, red where the prediction is wrong, plain grey where the truth is ignored."""
     pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
     red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
     drawn = np.where((prediction != truth)[..., None], red, pale)
@@ -38,7 +38,7 @@ def differences(
 
 
 def at_size_of(mask: NDArray[np.integer[Any]], image: ImageArray) -> ImageArray:
-    """Return the image (h, w, 3) at the mask's size, (H, W, 3), resized bilinearly if that is another one."""
+    """Return the image (h, w, 3) at the mask's size, (H, W, 3), resized bilinearly if it differs."""
     height, width = mask.shape
     if image.shape[:2] == (height, width):
         return image
@@ -57,7 +57,7 @@ def strip(
 
 
 def stack(strips: Sequence[ImageArray]) -> ImageArray:
-    """Put images of any size below each other on white, left-aligned."""
+    """Stack images of any size vertically on white, left-aligned."""
     canvas = np.full((sum(len(s) + 4 for s in strips), max(s.shape[1] for s in strips), 3), 255, dtype=np.uint8)
     top = 0
     for each in strips:
@@ -67,15 +67,15 @@ def stack(strips: Sequence[ImageArray]) -> ImageArray:
 
 
 def legend(entries: Mapping[int, str], palette: ImageArray, width: int, text_size: int = 14) -> ImageArray:
-    """Draw texts beside the colours of their classes: uint8 (h, width, 3).
+    """Draw a legend of texts beside their classes' colours, uint8 (h, width, 3).
 
-    Class 0 has an empty box, as :func:`overlay` leaves it uncoloured.
+    Class 0 has an empty box, as :func:`overlay` does not colour it.
 
     Args:
-        entries: text by class index, in the order in which they are drawn.
+        entries: text by class index, in drawing order.
         palette: uint8 (256, 3).
-        width: in pixels, at the least: an entry that does not fit into a line begins the next one, and the legend is
-            as wide as its longest entry.
+        width: minimum width in pixels; entries wrap to the next line, and the legend is at least as wide as its
+            longest entry.
         text_size: in pixels.
     """
     font, line, box = ImageFont.load_default(size=text_size), 2 * text_size, text_size
@@ -99,7 +99,7 @@ def legend(entries: Mapping[int, str], palette: ImageArray, width: int, text_siz
 def legend_of_shares(
     class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: ImageArray, width: int, text_size: int = 14
 ) -> ImageArray:
-    """Return the :func:`legend` of the classes that have a share (K,), 0..1, of an image, largest first."""
+    """Return the :func:`legend` of the classes with a share above 0; shares are (K,), 0..1, drawn largest first."""
     found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
     names = drawable(class_names)
     entries = {index: f"{names[index]} {_percent(shares[index])}" for index in found}
@@ -107,9 +107,9 @@ def legend_of_shares(
 
 
 def frame_legend(class_names: Sequence[str], palette: ImageArray, found: Sequence[int], width: int) -> ImageArray:
-    """Return the :func:`legend` of the classes ``found`` in a video's frame: two lines, as large for every frame.
+    """Return the :func:`legend` of the classes ``found`` in a video frame: two lines, of the same size for all frames.
 
-    It is as wide as the frame, or as the longest of all names; what does not fit is left out.
+    It is as wide as the frame or as the longest name; entries that do not fit are omitted.
     """
     names = dict(enumerate(drawable(class_names)))
     width = legend(names, palette, width).shape[1]
@@ -120,9 +120,9 @@ def frame_legend(class_names: Sequence[str], palette: ImageArray, found: Sequenc
 
 
 def drawable(names: Sequence[str]) -> list[str]:
-    """Return the classes' names, but "class 3" for one with letters that Pillow's own font has not."""
+    """Return the class names, with "class 3" for one with letters that Pillow's font does not have."""
     font = ImageFont.load_default(size=14)
-    absent = bytes(font.getmask("\uffff"))  # the box that is drawn instead
+    absent = bytes(font.getmask("\uffff"))  # drawn for a missing letter
     letters = {letter for letter in "".join(names) if bytes(font.getmask(letter)) != absent}
     return [name if letters.issuperset(name) else f"class {index}" for index, name in enumerate(names)]
 
@@ -135,7 +135,7 @@ def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np
 def overlay_with_legend(
     image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, class_names: Sequence[str]
 ) -> ImageArray:
-    """Return :func:`overlay` above a :func:`legend` of the classes found: (H + h, W or more, 3)."""
+    """Return :func:`overlay` above a :func:`legend` of the classes found, (H + h, W or more, 3)."""
     height, width = mask.shape
     text_size = max(13, min(max(height, width) // 60, width // 16))
     shares = class_shares(mask, len(class_names))
@@ -144,7 +144,7 @@ def overlay_with_legend(
 
 
 def palette_image(mask: NDArray[np.integer[Any]], palette: ImageArray) -> Image.Image:
-    """Return the mask as an index image with the palette, as VOC's challenge server takes it."""
+    """Return the mask as an index image with the palette, as VOC's challenge server expects it."""
     indexed = Image.fromarray(mask.astype(np.uint8))
     indexed.putpalette(palette.tobytes())
     return indexed
@@ -153,8 +153,8 @@ def palette_image(mask: NDArray[np.integer[Any]], palette: ImageArray) -> Image.
 def confusion_image(confusion: NDArray[np.integer[Any]], class_names: Sequence[str]) -> ImageArray:
     """Draw a confusion matrix (K, K): row = truth, column = prediction, each cell its share of the row in %."""
     cell, font = 34, ImageFont.load_default(size=13)
-    names = _names_band(drawable(class_names), cell, font)
-    left, size = names.width, names.height  # the matrix begins at (left, left)
+    names = _row_labels(drawable(class_names), cell, font)
+    left, size = names.width, names.height  # the matrix starts at (left, left)
     canvas = Image.new("RGB", (left + size + 10, left + size + 30), "white")
     canvas.paste(names, (0, left))
     canvas.paste(names.rotate(90, expand=True), (left, 0))
@@ -176,8 +176,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
 
 
-def _names_band(names: Sequence[str], cell: int, font: Any) -> Image.Image:
-    """Write the names below each other, ``cell`` pixels apart."""
+def _row_labels(names: Sequence[str], cell: int, font: Any) -> Image.Image:
+    """Draw the names as rows, ``cell`` pixels apart."""
     width = int(max(font.getlength(name) for name in names)) + 20
     band = Image.new("RGB", (width, cell * len(names)), "white")
     draw = ImageDraw.Draw(band)

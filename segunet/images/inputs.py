@@ -1,4 +1,4 @@
-"""From what a user gives as input to the files to predict, and the names of what is written for each."""
+"""Find the input files to predict, and the names of their outputs."""
 
 import glob
 import logging
@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
-    """Return the images and videos of a file, a folder and all below it, or a pattern such as ``a/**/*.jpg``.
+    """Return the images and videos of a file, a folder (recursively), or a pattern such as ``a/**/*.jpg``.
 
-    A file that is named itself is taken whatever its suffix; of folders and patterns, those with the suffix of an
-    image or a video. Links to folders are followed; what several lead to is taken once.
+    A file given by name may have any suffix; folders and patterns give the files with the suffix of an image or
+    video. Links to folders are followed; each file is returned once.
 
     Args:
         given: path or pattern.
-        leave_out: folders whose files are not taken: the results of an earlier run.
+        leave_out: folders to skip, with the results of an earlier run.
 
     Raises:
-        UserError: no such file, or none of the files is an image or a video.
+        UserError: no such file, or no image or video among the files.
     """
     path = Path(given).expanduser()
     try:
@@ -35,37 +35,37 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
         found = _matches(f"{glob.escape(str(path))}/**/*" if path.is_dir() else str(path))
         left_out = [folder.resolve() for folder in leave_out]
         files = sorted({file for file in found if file.is_file() and not _is_below(file.resolve(), left_out)})
-    except (OSError, ValueError) as error:  # a name too long, or one with a NUL
-        raise UserError(f"input={given} cannot be looked up: {error}. Give a file, a folder or a pattern.") from error
+    except (OSError, ValueError) as error:  # a name that is too long or contains NUL
+        raise UserError(f"input={given} cannot be read: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
     if not inputs:
-        what = f"none of the {len(files)} file(s) there is an image or a video" if files else "nothing is there"
+        what = f"none of the {len(files)} file(s) there is an image or a video" if files else "not found"
         raise UserError(
             f"input={given}: {what} ({path.absolute()}). Give an image, a video, a folder of them, or a pattern such "
             "as input='photos/**/*.jpg'."
         )
     if others := Counter(file.suffix or "without suffix" for file in files if not is_input(file)):
-        logger.info("left alone: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
+        logger.info("skipped: %s", ", ".join(f"{count} {suffix}" for suffix, count in others.items()))
     return inputs
 
 
 def is_input(path: Path) -> bool:
-    """Return whether the file's name is that of an image or a video; names that begin with a dot are the system's."""
+    """Return whether the file name is that of an image or a video; hidden files (with a leading dot) are not."""
     return path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES) and not path.name.startswith(".")
 
 
 def is_video(path: Path) -> bool:
-    """Return whether the file's suffix is that of a video."""
+    """Return whether the file has the suffix of a video."""
     return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
-    """Return for each input the name of what is written for it: its path below their common folder, no suffix.
+    """Return the output name of each input: its path relative to their common folder, without suffix.
 
-    Where images, or videos, differ in nothing but their suffix, their names keep it.
+    The suffix is kept if images, or videos, differ only in it.
 
     Raises:
-        UserError: two inputs would be written to the same file all the same.
+        UserError: two inputs would still be written to the same file.
     """
     base = Path(os.path.commonpath([path.absolute().parent for path in inputs]))
     below = {path: path.absolute().relative_to(base) for path in inputs}
@@ -78,17 +78,17 @@ def output_names(inputs: Sequence[Path]) -> dict[Path, str]:
     for path, name in names.items():
         if (other := by_name.setdefault((is_video(path), name), path)) != path:
             raise UserError(
-                f"{other} and {path} would both be written as {name}. Predict them one after the other, with another "
-                "output=FOLDER each."
+                f"{other} and {path} would both be written as {name}. Predict them one by one, each with its own "
+                "output=FOLDER."
             )
     return names
 
 
 def _matches(pattern: str) -> Iterator[Path]:
-    """Give the paths that match a pattern, in which ** stands for any folders, or none."""
+    """Yield the paths that match a pattern, in which ** matches any number of folders."""
     head, deep, tail = pattern.partition("**")
     if not deep:
-        yield from map(Path, glob.iglob(pattern, include_hidden=True))  # noqa: PTH207, Path.glob takes none from /
+        yield from map(Path, glob.iglob(pattern, include_hidden=True))  # noqa: PTH207, Path.glob takes no absolute pattern
         return
     for base in glob.iglob(head or ".", include_hidden=True):  # noqa: PTH207
         for folder in folders_below(Path(base)):

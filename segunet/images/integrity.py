@@ -1,4 +1,4 @@
-"""Whether an image file is whole, a single image, and of a size that can be read, seen before it is decoded."""
+"""Check that an image file is complete, a single image, and of a supported size, before it is decoded."""
 
 import re
 import struct
@@ -20,10 +20,10 @@ from PIL.WebPImagePlugin import WebPImageFile
 from segunet.base.errors import UserError
 
 _SMALL = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-IMAGE_SUFFIXES = (*_SMALL, *map(str.upper, _SMALL))  # of images to train on and to predict
-MAX_PIXELS = 2**29  # of an image: about 23,000 x 23,000, which is 1.6 GB as RGB
+IMAGE_SUFFIXES = (*_SMALL, *map(str.upper, _SMALL))  # suffixes of images to train on and to predict
+MAX_PIXELS = 2**29  # about 23,000 x 23,000, which is 1.6 GB as RGB
 
-# The formats that are read, by how their files begin. Image.open would try 40 more, and refuse large images.
+# Supported formats, by their first bytes. Image.open would try 40 more, and refuse large images.
 _READERS: tuple[tuple[tuple[bytes, ...], Callable[[IO[bytes], str], ImageFile.ImageFile]], ...] = (
     ((b"\xff\xd8\xff",), jpeg_factory),
     ((b"\x89PNG\r\n\x1a\n",), PngImageFile),
@@ -34,37 +34,37 @@ _READERS: tuple[tuple[tuple[bytes, ...], Callable[[IO[bytes], str], ImageFile.Im
     (tuple(b"P%d" % kind for kind in range(1, 7)), PpmImageFile),
 )
 
-_WARNINGS = threading.Lock()  # warnings' filters belong to the whole process
+_WARNINGS = threading.Lock()  # warning filters apply to the whole process
 
 
 def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
-    """Read the head of an image file; Pillow's warnings are errors."""
+    """Read the header of an image file; Pillow's warnings are errors."""
     head = file.read(16)
     reader = next((reader for beginnings, reader in _READERS if head.startswith(beginnings)), None)
     if reader is None:
-        raise ValueError("it is none of JPEG, PNG, TIFF, BMP, WebP, GIF and PPM")
+        raise ValueError("it is not a JPEG, PNG, TIFF, BMP, WebP, GIF or PPM")
     with _WARNINGS, warnings.catch_warnings():
         warnings.filterwarnings("error", module=r"PIL\.")
         if reader is TiffImageFile:
             _check_tiff(file, name)
         file.seek(0)
-        image = reader(file, "")  # by a name Pillow would map a TIFF into memory, with height and width swapped
+        image = reader(file, "")  # given a file name, Pillow would memory-map a TIFF, with height and width swapped
         check_pixels(image, name)
         if image.format == "PNG" and (exif := _png_exif(file)):
             image.info["exif"] = exif
         _check_orientations(image)
-        orientation(image)  # and keep it
+        orientation(image)  # caches it
     return image
 
 
 def orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation, 1..8; 1, upright, is also the meaning of none and of an invalid one."""
-    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PNG's own decodes all to look behind the pixels
+    """Return the EXIF orientation, 1..8; 1 (upright) if missing or invalid."""
+    value = Image.Image.getexif(image).get(ExifTags.Base.Orientation)  # PngImageFile's method decodes the whole image
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _png_exif(file: IO[bytes]) -> bytes:
-    """Return the content of a PNG's eXIf chunk, which may stand behind the pixels."""
+    """Return the content of a PNG's eXIf chunk, which may follow the pixels."""
     place, kind, length = 8, b"", 0
     while kind != b"eXIf":
         file.seek(place)
@@ -76,16 +76,16 @@ def _png_exif(file: IO[bytes]) -> bytes:
 
 
 def check_pixels(image: Image.Image, name: str) -> None:
-    """Refuse an image of more than ``MAX_PIXELS``."""
+    """Raise a UserError if the image has more than ``MAX_PIXELS``."""
     if (pixels := image.width * image.height) > MAX_PIXELS:
         raise UserError(
-            f"{name} is {image.width} x {image.height} pixels, {pixels:,}; at the most {MAX_PIXELS:,} are read",
+            f"{name} is {image.width} x {image.height} pixels, {pixels:,}; at most {MAX_PIXELS:,} are supported",
             "Cut it into parts, for example with gdal_retile.py or ImageMagick's -crop.",
         )
 
 
 def _check_tiff(file: IO[bytes], name: str) -> None:
-    """Refuse a TIFF of several pages, or of bands that are neither colours nor alpha."""
+    """Raise a UserError if a TIFF has several pages, or bands that are neither colours nor alpha."""
     pages = [page for page in _tiff_pages(file) if not int(page.get(254, 0)) & 5]  # 1: a smaller copy, 4: a mask
     _check_count(len(pages), name)
     if not pages:
@@ -94,8 +94,8 @@ def _check_tiff(file: IO[bytes], name: str) -> None:
     colours = {2: 3, 5: 4, 6: 3, 8: 3}.get(pages[0].get(262, 1), 1)  # by the photometric interpretation
     if samples - colours > 1 or (samples > colours and extra not in ((1,), (2,))):
         raise UserError(
-            f"{name} has {samples} bands, wanted grey or RGB, and no other band than one that is marked as alpha",
-            "Write the bands to be used as a file of their own, for example with gdal_translate -b 1 -b 2 -b 3.",
+            f"{name} has {samples} bands, wanted grey or RGB, with at most one more band, marked as alpha",
+            "Write the bands to use to a separate file, for example with gdal_translate -b 1 -b 2 -b 3.",
         )
 
 
@@ -115,7 +115,10 @@ def _tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
 
 
 def check_frames(image: ImageFile.ImageFile, name: str) -> None:
-    """Refuse an animation. A JPEG's further images are previews, or the other eye's; a TIFF's pages were counted."""
+    """Raise a UserError if the file is an animation.
+
+    Further images in a JPEG are previews or stereo pairs; a TIFF's pages are checked elsewhere.
+    """
     if image.format not in ("JPEG", "MPO", "TIFF"):
         _check_count(getattr(image, "n_frames", 1), name)
 
@@ -129,7 +132,7 @@ def _check_count(count: int, name: str) -> None:
 
 
 def _check_orientations(image: ImageFile.ImageFile) -> None:
-    """Raise a ValueError if a JPEG has several EXIF entries that disagree: readers take one or another."""
+    """Raise a ValueError if a JPEG has several EXIF entries that disagree, as readers use one or the other."""
     turns = set()
     for segment, content in getattr(image, "applist", ()):
         if segment == "APP1" and content[:10] in (b"Exif\0\0II*\0", b"Exif\0\0MM\0*"):
@@ -137,39 +140,39 @@ def _check_orientations(image: ImageFile.ImageFile) -> None:
             exif.load(content)
             turns.add(exif.get(ExifTags.Base.Orientation, 1))
     if len(turns) > 1:
-        raise ValueError(f"its EXIF entries disagree on how it is turned: {' and '.join(map(str, sorted(turns)))}")
+        raise ValueError(f"its EXIF entries disagree on the orientation: {' and '.join(map(str, sorted(turns)))}")
 
 
 def check_whole(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Raise a ValueError if the file is cut short, has bytes behind its end, or a checksum is wrong.
+    """Raise a ValueError if the file is truncated, has bytes after its end, or a wrong checksum.
 
-    TIFF and PPM tell none of it.
+    For TIFF and PPM this cannot be checked.
     """
     end = _ENDS[image.format](data) if image.format in _ENDS else len(data)
     rest = data[end:]
-    # A phone's photo may have a second image (MPF) or a film behind it.
+    # A phone's photo may be followed by a second image (MPF) or a video.
     further = any(content.startswith(b"MPF\0") for _, content in getattr(image, "applist", ()))
     if rest and not further and rest[4:8] != b"ftyp" and not rest.endswith(b"SEFT"):
         raise ValueError(f"{len(rest)} bytes follow the end of the image")
 
 
 def _jpeg_end(data: bytes) -> int:
-    """Return where the first image of a JPEG ends, by its markers (ITU T.81, B.1.1)."""
+    """Return the end of the first image in a JPEG, by its markers (ITU T.81, B.1.1)."""
     place = 2
     while marker := _JPEG_MARKER.search(data, place):
         place = marker.end()
         if marker[0].endswith(b"\xd9"):
             return place
         place += int.from_bytes(data[place : place + 2])
-    raise ValueError("it is cut short: it has no end marker")
+    raise ValueError("it is truncated: it has no end marker")
 
 
 def _png_end(data: bytes) -> int:
-    """Return where a PNG ends, having compared the checksum of every chunk (PNG, 5.3)."""
+    """Return the end of a PNG, after verifying the checksum of every chunk (PNG, 5.3)."""
     place, kind = 8, b""
     while kind != b"IEND":
         if place + 12 > len(data):
-            raise ValueError("it is cut short: it has no IEND chunk")
+            raise ValueError("it is truncated: it has no IEND chunk")
         length, kind = struct.unpack_from(">I4s", data, place)
         content, place = memoryview(data)[place + 4 : place + 8 + length], place + 12 + length
         if zlib.crc32(content) != int.from_bytes(data[place - 4 : place]):
@@ -188,11 +191,11 @@ def _bmp_end(data: bytes) -> int:
 
 def _gif_end(data: bytes) -> int:
     if not data.endswith(b";"):
-        raise ValueError("it does not end as a GIF does: it is cut short, or other bytes follow")
+        raise ValueError("it has no GIF trailer: it is truncated, or other bytes follow")
     return len(data)
 
 
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # not: stuffing, and markers without a length
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # excludes stuffing and markers without a length
 
 _ENDS: dict[str | None, Callable[[bytes], int]] = {
     "JPEG": _jpeg_end, "MPO": _jpeg_end, "PNG": _png_end, "WEBP": _webp_end, "BMP": _bmp_end, "GIF": _gif_end,

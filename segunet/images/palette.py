@@ -1,4 +1,4 @@
-"""PASCAL VOC's palette, and the index that marks pixels to be ignored."""
+"""PASCAL VOC's palette and ignore index."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,9 +7,9 @@ IGNORE_INDEX = 255
 
 
 def voc_palette() -> NDArray[np.uint8]:
-    """Return VOC's colour map, uint8 (256, 3) RGB; entry 255, the ignored border, is a cream white.
+    """Return VOC's colour map, uint8 (256, 3) RGB; entry 255, the ignored border, is cream white.
 
-    The bits of the class index are dealt out to R, G and B, three at a time, from the highest colour
+    The bits of the class index are distributed over R, G and B, three at a time, from the highest colour
     bit down (VOC2012 development kit, ``VOClabelcolormap``).
     """
     index = np.arange(256)

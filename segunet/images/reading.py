@@ -1,4 +1,4 @@
-"""Read an image file as numbers: upright, 8 bits a channel, whatever the file holds."""
+"""Read image files as arrays: upright, 8 bits per channel."""
 
 import logging
 import os
@@ -23,11 +23,11 @@ from segunet.base.validation import check
 from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
 
 logger = logging.getLogger(__name__)
-FEW_LEVELS = 32  # of an image of 16 bits, if no more are left of it in 8
-PEEK = 16  # images, or masks, looked at before a run starts
+FEW_LEVELS = 32  # a 16-bit image with fewer levels left in 8 bits is reported
+PEEK = 16  # images to check before a run starts
 
 
-def _rising(levels: Sequence[float]) -> Sequence[float]:
+def _check_increasing(levels: Sequence[float]) -> Sequence[float]:
     if len(levels) != 2 or not levels[0] < levels[1]:
         raise ValueError(
             "must be null or [low, high], the values of 16-bit images that become black and white, such as [0,4095] "
@@ -37,16 +37,16 @@ def _rising(levels: Sequence[float]) -> Sequence[float]:
 
 
 # The values of 16-bit images that become 0 and 255; None is 0 and 65535.
-Range = Annotated[Sequence[Annotated[float, Field(ge=0, le=65535)]], AfterValidator(_rising)] | None
-_BYTES, _BYTES_BESIDE = 16, 2**27  # that a file may hold for each pixel, and beside them
+Range = Annotated[Sequence[Annotated[float, Field(ge=0, le=65535)]], AfterValidator(_check_increasing)] | None
+_BYTES, _BYTES_BESIDE = 16, 2**27  # largest file size: per pixel, and on top of that
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's
 
-# As Pillow, simplejpeg and OpenCV raise.
+# Errors of Pillow, simplejpeg and OpenCV.
 _INVALID = (SyntaxError, ValueError, IndexError, TypeError, KeyError, OverflowError, EOFError, struct.error, zlib.error)
 _DAMAGED = (OSError, *_INVALID, cv2.error, Image.DecompressionBombError, Warning)
 
-# How to turn upright what has an EXIF orientation other than 1 (EXIF 2.3, table 6); 5 to 8 swap width and height.
+# How to undo an EXIF orientation other than 1 (EXIF 2.3, table 6); 5 to 8 swap width and height.
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr,
     3: lambda values: np.rot90(values, 2),
@@ -59,11 +59,11 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 
 
 class Stored(NamedTuple):
-    """An image as its file holds it, but upright.
+    """An image as stored in its file, but upright.
 
     Attributes:
         values: uint8 or uint16 (H, W, C): grey, grey and alpha, RGB, or RGB and alpha.
-        mode: Pillow's.
+        mode: Pillow's mode.
         turned: the EXIF orientation that was undone, 1..8.
     """
 
@@ -73,20 +73,20 @@ class Stored(NamedTuple):
 
 
 def read_image(path: Path, image_range: Range = None) -> NDArray[np.uint8]:
-    """Read an image as uint8 (H, W, 3) RGB, upright (EXIF), whatever its mode; alpha is dropped.
+    """Read an image as uint8 (H, W, 3) RGB, upright (EXIF), in any mode; alpha is dropped.
 
-    Grey, CMYK and palette images are converted. Of 16-bit images ``image_range`` = (low, high) becomes 0..255, what
-    lies outside is clipped; None is (0, 65535).
+    Grey, CMYK and palette images are converted. In 16-bit images ``image_range`` = (low, high) is mapped to 0..255,
+    and values outside are clipped; None is (0, 65535).
 
     Raises:
-        UserError: damaged as far as that can be seen, larger than ``MAX_PIXELS``, a stack of images, of bands that
-            are no colours, or of numbers that are no 8 or 16 bits.
+        UserError: visibly damaged, larger than ``MAX_PIXELS``, a stack of images, bands that are not colours, or
+            values that are not 8 or 16 bits.
     """
     return as_eight_bit_rgb(read_stored(path).values, image_range)
 
 
 def read_stored(path: Path) -> Stored:
-    """Read an image, its values as they are; errors as :func:`read_image`."""
+    """Read an image without converting its values; raises as :func:`read_image`."""
     with opened(path, "image") as (image, data):
         values = _decoded(image, data, str(path))
         return Stored(_upright(values, image), image.mode, turn_of(image))
@@ -96,7 +96,7 @@ def as_rgb(image: Image.Image, name: str, image_range: Range = None) -> NDArray[
     """Convert a Pillow image to uint8 (H, W, 3) as :func:`read_image` says.
 
     Raises:
-        UserError: too large, or a mode that has no plain reading; calls the image ``name``.
+        UserError: too large, or an unsupported mode; refers to the image as ``name``.
     """
     check_pixels(image, name)
     values = _by_pillow(image, name)
@@ -104,7 +104,7 @@ def as_rgb(image: Image.Image, name: str, image_range: Range = None) -> NDArray[
 
 
 def as_eight_bit_rgb(values: NDArray[Any], image_range: Range = None) -> NDArray[np.uint8]:
-    """Make of :class:`Stored` values uint8 (H, W, 3)."""
+    """Convert :class:`Stored` values to uint8 (H, W, 3)."""
     colours = _colours(values)
     if colours.dtype == np.uint16:
         colours = _eight_bits(*(image_range or (0, 65535)))[colours]
@@ -117,7 +117,7 @@ def is_transparent(values: NDArray[Any]) -> bool:
 
 
 def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
-    """Return whether fewer than ``FEW_LEVELS`` levels are left of 16-bit :class:`Stored` values that have more."""
+    """Return whether 16-bit :class:`Stored` values keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
     if values.dtype != np.uint16:
         return False
     before = np.flatnonzero(np.bincount(_colours(values).ravel(), minlength=65536))
@@ -128,17 +128,17 @@ def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
 def first_to_lose_levels(paths: Sequence[Path], image_range: Range) -> Path | None:
     """Return the first of the first ``PEEK`` images that :func:`loses_levels`, if there is one."""
     for path in paths[:PEEK]:
-        with suppress(UserError):  # what cannot be read is told when it is to be used
+        with suppress(UserError):  # unreadable images are reported when they are used
             if _is_deep(path) and loses_levels(read_stored(path).values, image_range):
                 return path
     return None
 
 
 def warn_of_few_levels(paths: Sequence[Path], image_range: Range, setting: str) -> None:
-    """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range's."""
+    """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range setting."""
     if path := first_to_lose_levels(paths, image_range):
         logger.warning(
-            f"{path} has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8. Say which values are black "
+            f"{path} has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8. Set which values are black "
             f"and white, such as {setting}=[0,4095] for 12 bits."
         )
 
@@ -154,7 +154,7 @@ def check_image_range(name: str, value: object) -> Range:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Return the (height, width) that :func:`read_image` would give, from the file's head alone."""
+    """Return the (height, width) that :func:`read_image` would return, from the file's header only."""
     with readable(path, "image"), path.open("rb") as file:
         image = read_header(file, str(path))
         width, height = image.size
@@ -163,10 +163,10 @@ def read_size(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def opened(path: Path, kind: str) -> Iterator[tuple[ImageFile.ImageFile, bytes]]:
-    """Give the file, not decoded yet, and its bytes, which were found whole; ``kind`` is "image" or "mask".
+    """Yield the file, not decoded yet, and its bytes, checked to be complete; ``kind`` is "image" or "mask".
 
     Raises:
-        UserError: whatever goes wrong with the file.
+        UserError: the file cannot be read.
     """
     with readable(path, kind), path.open("rb") as file:
         image = read_header(file, str(path))
@@ -181,7 +181,7 @@ def opened(path: Path, kind: str) -> Iterator[tuple[ImageFile.ImageFile, bytes]]
 
 @contextmanager
 def readable(path: Path, kind: str) -> Iterator[None]:
-    """Make of what Pillow raises for a damaged ``kind`` of file a UserError that names it."""
+    """Convert Pillow's errors for a damaged file, an "image" or a "mask", into a UserError that names the file."""
     try:
         yield
     except _DAMAGED as error:
@@ -194,14 +194,14 @@ def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
     size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
     return UserError(
         f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {error}",
-        "It may be damaged or of another format: copy it again from its source, save it anew, or leave it out.",
+        "It may be damaged or of another format: copy it again from its source, save it again, or remove it.",
     )
 
 
 def _decoded(image: ImageFile.ImageFile, data: bytes, name: str) -> NDArray[Any]:
-    """Return uint8 or uint16 (H, W, C), not turned yet."""
+    """Return uint8 or uint16 (H, W, C), not rotated yet."""
     if image.format in ("JPEG", "MPO"):
-        values = simplejpeg.decode_jpeg(data, _JPEG_COLOURS[image.mode])  # raises what libjpeg only warns of
+        values = simplejpeg.decode_jpeg(data, _JPEG_COLOURS[image.mode])  # raises where libjpeg only warns
         if image.mode != "CMYK":
             return np.asarray(values)
     return _by_opencv(data) if _is_deep_colour(image) else _by_pillow(image, name)
@@ -214,7 +214,7 @@ def _by_pillow(image: Image.Image, name: str) -> NDArray[Any]:
     if image.mode not in _EIGHT_BIT_MODES:
         held = {"I": "signed or 32-bit integers", "F": "floating-point numbers"}.get(image.mode, "other values")
         raise UserError(
-            f"{name} is an image of mode {image.mode}, {held}; wanted 8 or 16 bits a channel, without sign",
+            f"{name} is an image of mode {image.mode}, {held}; wanted 8 or 16 bits per channel, unsigned",
             "Convert it, for example with gdal_translate -ot UInt16 -scale, and try again.",
         )
     if "transparency" in image.info or image.mode == "PA":
@@ -226,7 +226,7 @@ def _by_pillow(image: Image.Image, name: str) -> NDArray[Any]:
 
 
 def _by_opencv(data: bytes) -> NDArray[Any]:
-    """Decode 16-bit colours, of which Pillow keeps 8 bits."""
+    """Decode 16-bit colours, which Pillow reduces to 8 bits."""
     values = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype != np.uint16 or values.ndim != 3:
         raise ValueError("OpenCV cannot decode it")
@@ -234,7 +234,7 @@ def _by_opencv(data: bytes) -> NDArray[Any]:
 
 
 def _is_deep_colour(image: ImageFile.ImageFile) -> bool:
-    """Return whether the file has 16 bits for each of several channels; ``image`` is not decoded yet."""
+    """Return whether the file has several channels of 16 bits; ``image`` is not decoded yet."""
     return image.format in ("PNG", "TIFF") and not image.mode.startswith("I") and ";16" in str(image.tile)
 
 
@@ -246,7 +246,7 @@ def _is_deep(path: Path) -> bool:
 
 def turn_of(image: Image.Image) -> int:
     """Return the EXIF orientation that is still to be undone, 1..8."""
-    return 1 if image.format == "TIFF" else orientation(image)  # TIFF's decoders turn it themselves
+    return 1 if image.format == "TIFF" else orientation(image)  # TIFF decoders rotate the image themselves
 
 
 def _upright(values: NDArray[Any], image: Image.Image) -> NDArray[Any]:
@@ -261,6 +261,6 @@ def _colours(values: NDArray[Any]) -> NDArray[Any]:
 
 @lru_cache(maxsize=8)
 def _eight_bits(low: float, high: float) -> NDArray[np.uint8]:
-    """Return what becomes of each 16-bit value, uint8 (65536,)."""
+    """Return the 8-bit value of each 16-bit value, uint8 (65536,)."""
     levels: NDArray[np.uint8] = np.clip((np.arange(65536) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
     return levels

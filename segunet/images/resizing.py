@@ -1,4 +1,4 @@
-"""Resize images and masks; both are sampled at pixel centres."""
+"""Resize images and masks, both sampled at pixel centres."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from segunet.base.validation import Pixels, check
 
 
 def check_inference_size(inference_size: object) -> None:
-    """Raise a UserError unless ``inference_size`` is None or pixels above 0."""
+    """Raise a UserError unless ``inference_size`` is None or a number of pixels above 0."""
     check("inference_size", inference_size, Pixels | None)
 
 
@@ -18,14 +18,14 @@ def resize_long_side(image: NDArray[np.uint8], long_side: int) -> NDArray[np.uin
 
 
 def size_with_long_side(image: NDArray[np.uint8], long_side: int) -> tuple[int, int]:
-    """Return (width, height) of the same shape as ``image`` (H, W, 3) whose longer one is ``long_side``."""
+    """Return (width, height) with the aspect ratio of ``image`` (H, W, 3) and ``long_side`` as the longer side."""
     height, width = image.shape[:2]
     factor = long_side / max(height, width)
     return max(round(width * factor), 1), max(round(height * factor), 1)
 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize an image uint8 (H, W, 3) to ``size`` (width, height): by area when it shrinks, else bilinearly."""
+    """Resize an image uint8 (H, W, 3) to ``size`` (width, height): by area averaging to shrink, else bilinearly."""
     shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
@@ -33,6 +33,6 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize a mask uint8 (H, W) to ``size`` (width, height): the value nearest to each new pixel's centre.
 
-    OpenCV's INTER_NEAREST takes the value nearest to a pixel's corner, half a pixel beside the image.
+    OpenCV's INTER_NEAREST samples at pixel corners, half a pixel off the image.
     """
     return np.asarray(cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))

@@ -13,17 +13,17 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-_CODECS = ("libx264", "mpeg4")  # the first one that PyAV was built with
+_CODECS = ("libx264", "mpeg4")  # the first one available in PyAV is used
 _TIME_BASE = Fraction(1, 10_000)
-_USUAL_RATE = 25  # frames a second, where a video does not say
+_USUAL_RATE = 25  # frames per second, if a video does not say
 
 
 class VideoInfo(NamedTuple):
-    """What a video's head says.
+    """Metadata of a video.
 
     Attributes:
-        frames: how many, by its own word or by its length; 0 if unknown.
-        rate: frames a second, on average.
+        frames: number of frames, as stated or from its duration; 0 if unknown.
+        rate: frames per second, on average.
     """
 
     frames: int
@@ -35,7 +35,7 @@ class Frame(NamedTuple):
 
     Attributes:
         image: uint8 (H, W, 3) RGB, upright.
-        time: in seconds since the first one.
+        time: seconds since the first frame.
     """
 
     image: NDArray[np.uint8]
@@ -43,10 +43,10 @@ class Frame(NamedTuple):
 
 
 def read_info(path: Path) -> VideoInfo:
-    """Read the head of a video.
+    """Read the metadata of a video.
 
     Raises:
-        UserError: no readable video.
+        UserError: not a readable video.
     """
     with _opened(path) as (container, stream):
         rate = Fraction(stream.average_rate or _USUAL_RATE)
@@ -58,29 +58,29 @@ def read_frames(path: Path) -> Generator[Frame, None, None]:
     """Yield a video's frames in order, the first one at time 0.
 
     Raises:
-        UserError: no video, or a damaged one; raised where the damage is met.
+        UserError: not a video, or damaged; raised when the damage is reached.
     """
     with _opened(path) as (container, stream):
         stream.thread_type = "AUTO"
         rate, first = Fraction(stream.average_rate or _USUAL_RATE), None
         for number, frame in enumerate(container.decode(stream)):
-            time = float(number / rate) if frame.time is None else frame.time  # a bare stream tells no times
+            time = float(number / rate) if frame.time is None else frame.time  # a raw stream has no timestamps
             first = time if first is None else first
             image = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
             yield Frame(np.ascontiguousarray(image), time - first)
         if first is None:
-            raise UserError(f"{path} is a video without a frame. Copy it again from its source.")
+            raise UserError(f"{path} is a video without frames. Copy it again from its source.")
 
 
 class VideoWriter:
-    """Encodes frames, all of one size, as MP4: H.264 where PyAV has it, else MPEG-4; no sound.
+    """Encode frames of one size as MP4: H.264 if PyAV has it, else MPEG-4; no sound.
 
-    Made by :func:`video_writer`.
+    Created by :func:`video_writer`.
 
     Args:
-        av: PyAV.
+        av: the PyAV module.
         container: opened for writing.
-        rate: frames a second, on average.
+        rate: frames per second, on average.
     """
 
     def __init__(self, av: Any, container: Any, rate: Fraction) -> None:
@@ -93,28 +93,28 @@ class VideoWriter:
     def write(self, frame: Frame) -> None:
         """Encode the next frame.
 
-        The last row and column are repeated where a height or width is odd, which these encoders do not take.
+        The last row or column is repeated if the height or width is odd, which these encoders do not support.
         """
         height, width = frame.image.shape[:2]
         even = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
         if self.last < 0:
             self.stream.height, self.stream.width = even.shape[:2]
         encoded = self.av.VideoFrame.from_ndarray(even, format="rgb24")
-        self.last = max(round(frame.time / _TIME_BASE), self.last + 1)  # times must rise
+        self.last = max(round(frame.time / _TIME_BASE), self.last + 1)  # timestamps must increase
         encoded.pts, encoded.time_base = self.last, _TIME_BASE
         self.container.mux(self.stream.encode(encoded))
 
     def finish(self) -> None:
-        """Write what the encoder still holds."""
+        """Flush the encoder."""
         self.container.mux(self.stream.encode())
 
 
 @contextmanager
 def video_writer(file: IO[bytes], rate: Fraction) -> Iterator[VideoWriter]:
-    """Give a writer of frames into ``file``.
+    """Yield a :class:`VideoWriter` into ``file``.
 
     Raises:
-        UserError: the encoder does not take the size, or the disk is full.
+        UserError: the encoder does not support the size, or the disk is full.
     """
     av = import_extra("av", "video")
     try:
@@ -123,17 +123,17 @@ def video_writer(file: IO[bytes], rate: Fraction) -> Iterator[VideoWriter]:
             yield writer
             writer.finish()
     except av.FFmpegError as error:
-        raise UserError(f"The video cannot be encoded: {error.strerror or error}. A smaller one may be.") from error
+        raise UserError(f"The video cannot be encoded: {error.strerror or error}. Try a smaller one.") from error
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Give a video's container and its stream of images; whatever is wrong with them names the file."""
+    """Yield a video's container and its video stream; errors name the file."""
     av = import_extra("av", "video")
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
-                raise UserError(f"{path} has no images in it. Give a video.")
+                raise UserError(f"{path} has no video stream. Give a video.")
             yield container, container.streams.video[0]
     except av.FFmpegError as error:
         raise UserError(

@@ -1,1 +1,1 @@
-"""From a checkpoint to predictions."""
+"""Load checkpoints and predict."""

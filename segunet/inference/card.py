@@ -1,6 +1,6 @@
-"""What a checkpoint or an exported file says of its network and data set, parsed into typed plain values.
+"""Cards: the description of network and data set in a checkpoint or exported file, parsed into typed plain values.
 
-A card comes from elsewhere and is hostile until it is parsed: nothing in it names code, and its sizes are bounded.
+A card is untrusted until it is parsed: nothing in it names code, and its sizes are bounded.
 """
 
 import hashlib
@@ -20,15 +20,13 @@ from segunet.images.reading import Range
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
-ClassName = Annotated[
-    str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-]  # nothing that steers a terminal
+ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
-PixelCount = Annotated[int, Field(ge=0, le=2**45)]  # 65,536 of them still fit into an int64
-_MOST_VALUES = 2**20  # of a card; the confusion of 256 classes has 2**16, and each image that was scored has one
+PixelCount = Annotated[int, Field(ge=0, le=2**45)]  # a sum of 65,536 of them fits into an int64
+_MAX_VALUES = 2**20  # per card; the confusion of 256 classes has 2**16, and each scored image has one
 
-# What cards of segunet 0.1.0 held of the data config besides; a training alone needs it, or the card says it elsewhere.
+# Further keys in cards of segunet 0.1.0: only training needs them, or they are elsewhere in the card.
 _DROPPED = {"_target_", "class_names", "palette", "transform", "batch_size", "download"}
 
 _DROPPED |= {"voc_url", "voc_md5", "sbd_url", "sbd_md5"}
@@ -42,7 +40,7 @@ class DataCard(_Plain):
     """The data set that a network was trained on: arguments of ``VOCDataModule``, and ``flip``.
 
     Attributes:
-        flip: the training mirrored images, so that left and right are alike to the network; None if not known.
+        flip: whether training images were mirrored, so the network does not tell left from right; None if unknown.
     """
 
     root: Text
@@ -66,7 +64,7 @@ class DataCard(_Plain):
 
 
 class ScoresCard(_Plain):
-    """A validation's counts: arguments of ``scores_from_confusion``."""
+    """Counts of a validation: arguments of ``scores_from_confusion``."""
 
     confusion: Annotated[list[list[PixelCount]], Field(max_length=256)]
     images: Count
@@ -74,12 +72,12 @@ class ScoresCard(_Plain):
 
 
 class ListCard(_Plain):
-    """A fingerprint of a list of images, by which a resumed run sees that it is another one.
+    """A fingerprint of a list of images, by which a resumed run detects changes.
 
     Attributes:
-        count: of its names.
-        names: SHA-256 of its names, sorted.
-        order: SHA-256 of its names as they stand.
+        count: number of names.
+        names: SHA-256 of the sorted names.
+        order: SHA-256 of the names in their order.
     """
 
     count: Count
@@ -92,16 +90,16 @@ class ListCard(_Plain):
         return cls(count=len(names), names=_digest(sorted(names)), order=_digest(names))
 
     def change_to(self, other: Self) -> str:
-        """Return what another list has changed; empty if it is the same."""
+        """Describe how another list differs; empty if it is the same."""
         if self.count != other.count:
             return f"it had {self.count} names, now it has {other.count}"
         if self.names != other.names:
-            return f"some of its {self.count} names are others"
-        return "its names stand in another order" if self.order != other.order else ""
+            return f"some of its {self.count} names differ"
+        return "its names are in another order" if self.order != other.order else ""
 
 
 class ListsCard(_Plain):
-    """The lists that a training began with."""
+    """The lists that a training started with."""
 
     train: ListCard
     val: ListCard
@@ -112,12 +110,12 @@ def _digest(names: Sequence[str]) -> str:
 
 
 class Card(_Plain):
-    """What every card says.
+    """Contents of every card.
 
     Attributes:
-        version: of segunet, that wrote it.
+        version: version of segunet that wrote it.
         class_names: K names.
-        palette: RGB of every value of a mask, 256 colours.
+        palette: RGB of each mask value, 256 colours.
         inference_size: long side in pixels at which images enter the network; None is their own size.
         data: the data set.
     """
@@ -129,7 +127,7 @@ class Card(_Plain):
     data: DataCard
 
     @model_validator(mode="after")
-    def _names_differ(self) -> Self:
+    def _check_names(self) -> Self:
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("class_names must be different names")
         return self
@@ -145,9 +143,9 @@ class CheckpointCard(Card):
 
     Attributes:
         model: the network's config: a class of ``models.NETWORKS`` as ``_target_``, and its arguments.
-        channels_last: how its weights lie in memory.
-        scores: of the last validation.
-        lists: what it was trained on and validated with; None if not known.
+        channels_last: memory format of its weights.
+        scores: scores of the last validation.
+        lists: the training and validation lists; None if unknown.
     """
 
     model: dict[str, JsonValue]
@@ -156,7 +154,7 @@ class CheckpointCard(Card):
     lists: ListsCard | None = None
 
     @model_validator(mode="after")
-    def _scores_fit(self) -> Self:
+    def _check_scores(self) -> Self:
         sides = {len(self.class_names)}
         if self.scores and {len(self.scores.confusion), *map(len, self.scores.confusion)} != sides:
             raise ValueError("scores.confusion must have a row and a column for each class")
@@ -164,7 +162,7 @@ class CheckpointCard(Card):
 
 
 class ExportedCard(Card):
-    """The card of an exported file: with which packages it was written, and what goes in and comes out."""
+    """The card of an exported file, with the packages that wrote it and its input and output."""
 
     torch: Text = ""
     exporter: Text = ""
@@ -178,21 +176,21 @@ AnyCard = TypeVar("AnyCard", bound=Card)
 
 
 def parsed(kind: type[AnyCard], content: Any, path: Path, advice: str) -> AnyCard:
-    """Return the card that was found in ``path``.
+    """Parse the card found in ``path``.
 
     Raises:
-        UserError: a value is missing, unknown, or of another type or size; ends with ``advice``.
+        UserError: a value is missing, unknown or invalid; the message ends with ``advice``.
     """
-    if sum(1 for _ in islice(_values(content), _MOST_VALUES)) == _MOST_VALUES:
-        raise UserError(f"{path} does not describe its network as segunet does: it has too many values. {advice}")
+    if sum(1 for _ in islice(_values(content), _MAX_VALUES)) == _MAX_VALUES:
+        raise UserError(f"{path} has an invalid description of its network: it has too many values. {advice}")
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path} does not describe its network as segunet does: {explained(error)} {advice}") from error
+        raise UserError(f"{path} has an invalid description of its network: {explained(error)} {advice}") from error
 
 
 def _values(content: Any) -> Iterator[None]:
-    """Give one for each value in nested containers; few in a file can stand for more than can ever be walked."""
+    """Yield once per value in nested containers; shared containers can expand a small file without bound."""
     waiting = [iter([content])]
     while waiting:
         for value in waiting[-1]:

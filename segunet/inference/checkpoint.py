@@ -1,4 +1,4 @@
-"""From a checkpoint, or an exported file, to its network; what a file says is parsed before it is used."""
+"""Load the network of a checkpoint or exported file; file contents are validated before use."""
 
 import inspect
 import logging
@@ -27,7 +27,7 @@ from segunet.models import NETWORKS
 from segunet.models.encoder import ResNetEncoder
 
 logger = logging.getLogger(__name__)
-FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # the value of a setting that the checkpoint knows
+FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # value of a setting that the checkpoint provides
 _ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
 
 _DTYPES = {
@@ -44,15 +44,15 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network and what was saved with it.
+    """A network and the data saved with it.
 
     Attributes:
-        net: with its trained weights, in evaluation mode, on the CPU.
+        net: the trained network, in evaluation mode, on the CPU.
         class_names: K names.
         palette: uint8 (256, 3).
         inference_size: long side at which images enter the net; None is their own size.
         data: the data set that it was trained on.
-        model: the network's config, plain values; None for an exported one.
+        model: the network's config, in plain values; None for an exported network.
     """
 
     net: nn.Module
@@ -64,13 +64,13 @@ class Checkpoint:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Rebuild the network of a segunet checkpoint; one that segunet.export wrote is run as it is.
+    """Rebuild the network of a segunet checkpoint; an exported file is run as it is.
 
     Args:
         path: a .ckpt file, or one with a suffix of ``formats.read.READERS``.
 
     Raises:
-        UserError: no file, no checkpoint, not segunet's, damaged, or of a class that is not trusted.
+        UserError: no file, not a checkpoint, not segunet's, damaged, or of a class that is not trusted.
     """
     if path.suffix in READERS:
         net, content = read_exported(path)
@@ -85,75 +85,75 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
-    """Read the content of a segunet checkpoint; plain data and tensors only, nothing in it is run.
+    """Read the content of a segunet checkpoint; plain data and tensors only, no code is run.
 
     Args:
         path: the file.
         advice: what to do if it is damaged.
 
     Raises:
-        UserError: no file, no checkpoint, damaged (with ``advice``), or not segunet's.
+        UserError: no file, not a checkpoint, damaged (with ``advice``), or not segunet's.
     """
     if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
-    if not zipfile.is_zipfile(path):  # torch's older format has no checksums, and segunet never wrote it
-        raise UserError(f"{path} is no checkpoint of segunet, or is damaged: it is no archive of torch.save. {advice}")
+    if not zipfile.is_zipfile(path):  # torch's old format has no checksums; segunet never wrote it
+        raise UserError(f"{path} is not a segunet checkpoint, or is damaged: it is not a torch.save archive. {advice}")
     content: Any = read_torch_file(path, advice)
     if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
         raise UserError(
-            f"{path} was not written by segunet.train: it lacks the description of its model. A plain state dict "
-            "can serve as model.encoder.weights of a new training; segunet.convert makes a checkpoint of another "
-            "project's."
+            f"{path} was not written by segunet.train: it has no description of its model. A plain state dict "
+            "can be used as model.encoder.weights of a new training; segunet.convert converts state dicts of "
+            "other projects."
         )
     return content
 
 
 def read_card(path: Path, advice: str = _ADVICE) -> CheckpointCard:
-    """Return what a .ckpt file says of itself.
+    """Return the card of a .ckpt file.
 
     Raises:
-        UserError: as :func:`read_checkpoint`; or it says what no checkpoint does.
+        UserError: as :func:`read_checkpoint`, or an invalid card.
     """
     return card_of(read_checkpoint(path, advice), path, advice)
 
 
 def card_of(content: Mapping[str, Any], path: Path, advice: str = _ADVICE) -> CheckpointCard:
-    """Return what the ``content`` of a .ckpt file says of its network."""
+    """Return the card in the ``content`` of a .ckpt file."""
     return parsed(CheckpointCard, content["segunet"], path, advice)
 
 
 def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
-    """Say so where images are mirrored for a network that was trained without: left and right may be classes."""
+    """Log a warning if ``tta`` mirrors images but training did not: classes may depend on left and right."""
     if TTA.get(tta) and checkpoint.data.flip is False:
         logger.warning(
-            "tta=%s mirrors images, and this network was trained without mirrored ones (data.transform.flip=0): where "
-            "left and right are different classes its predictions get worse. Compare with tta=none.",
+            "tta=%s mirrors images, but this network was trained without mirrored ones (data.transform.flip=0): if "
+            "classes depend on left and right, its predictions get worse. Compare with tta=none.",
             tta,
         )
 
 
 def build_network(config: Mapping[str, Any]) -> Any:
-    """Build what the network's config in a card describes: a listed or trusted class, called with plain values.
+    """Build the network of a card's config: a listed or trusted class, called with plain values.
 
     Args:
-        config: ``_target_``, perhaps ``_partial_``, and the arguments; one that is such a mapping is built first.
+        config: ``_target_``, optionally ``_partial_``, and the arguments; nested configs are built first.
 
     Raises:
-        UserError: a class that is not trusted; arguments that it does not take.
+        UserError: a class that is not trusted; arguments that it does not accept.
     """
     target = config.get("_target_")
     if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
         raise UserError(
-            f"it wants to build {shown(target)}, which is none of segunet's networks ({', '.join(NETWORKS)}). A "
-            f"checkpoint can name any code; if you trust this one, name its package in the environment variable "
-            f"{TRUSTED_VARIABLE} (several with commas between them)."
+            f"it names the class {shown(target)}, which is none of segunet's networks ({', '.join(NETWORKS)}). A "
+            f"checkpoint can name any code; if you trust this one, list its package in the environment variable "
+            f"{TRUSTED_VARIABLE} (comma-separated)."
         )
     cls = NETWORKS.get(target) or get_class(target)
     arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
     if cls is ResNetEncoder:
-        arguments["weights"] = None  # a checkpoint brings its own: nothing is downloaded or read
+        arguments["weights"] = None  # a checkpoint has its own: nothing is downloaded or read
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
-        raise UserError(f"{target} takes no {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
+        raise UserError(f"{target} does not accept {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
     return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
 
 
@@ -162,7 +162,7 @@ def _built(value: Any) -> Any:
 
 
 def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) -> nn.Module:
-    """Build the network and give it its weights; no memory is taken before they are seen to fit."""
+    """Build the network and load its weights; no memory is allocated before they are checked."""
     try:
         with torch.device("meta"):
             net = build_network(card.model)
@@ -176,7 +176,7 @@ def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) 
             f"{path} cannot be used: {one_line(str(error), 600)} It was written by segunet {one_line(card.version)}, "
             f"this is {__version__}. {_ADVICE}"
         ) from error
-    except Exception as error:  # constructors of other projects' classes raise what they like
+    except Exception as error:  # constructors of other projects may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: its network cannot be built: {reason}. {_ADVICE}") from error
     return net  # type: ignore[no-any-return]
@@ -186,7 +186,7 @@ def weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
     """Return the network's tensors of a training's state dict, by their names in the network.
 
     Raises:
-        UserError: what is there are no tensors of finite real numbers, each in memory of its own.
+        UserError: a weight is not a tensor of finite real numbers with its own memory.
     """
     weights = {
         name.removeprefix("net."): value
@@ -195,19 +195,19 @@ def weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
     }
     for name, value in weights.items():
         name = one_line(name)
-        if not _is_of_real_numbers(value):
-            raise UserError(f"{path}: {name} is no tensor of real numbers. {_ADVICE}")
+        if not _is_real_tensor(value):
+            raise UserError(f"{path}: {name} is not a tensor of real numbers. {_ADVICE}")
         if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise UserError(f"{path}: {name} is larger than what is stored of it. {_ADVICE}")
+            raise UserError(f"{path}: {name} is larger than its stored data. {_ADVICE}")
         if not bool(value.isfinite().all()):
             raise UserError(
-                f"{path}: {name} holds NaN or infinity: the training diverged, or the file is damaged. Give an earlier "
-                "checkpoint."
+                f"{path}: {name} contains NaN or infinity: the training diverged, or the file is damaged. Give an "
+                "earlier checkpoint."
             )
     return weights
 
 
-def _is_of_real_numbers(value: Any) -> bool:
+def _is_real_tensor(value: Any) -> bool:
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -228,21 +228,21 @@ def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
     found = {"missing": sorted(missing), "unknown": sorted(unknown), "of another shape or type": others}
     if any(found.values()):
         parts = "; ".join(f"{what}: {abbreviated(names, most=3)}" for what, names in found.items() if names)
-        raise UserError(f"its weights do not fit the network that it describes ({parts}).")
+        raise UserError(f"its weights do not match the network that it describes ({parts}).")
 
 
 def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
-    """Return the checkpoint, having seen that the network runs and has a logit for each of its classes."""
+    """Return the checkpoint, after checking that the network runs and has a logit per class."""
     try:
         with torch.inference_mode():
             logits = net.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
         fits = tuple(logits.shape) == (1, len(card.class_names), 64, 64)
-    except Exception as error:  # each runtime and each class has kinds of its own
+    except Exception as error:  # each runtime and class has its own errors
         raise UserError(f"{path}: its network cannot be run: {' '.join(str(error).split())[:300]}.") from error
     if not fits:
         raise UserError(
-            f"{path}: its network gives logits {tuple(logits.shape)} for an image of 64 x 64 pixels, and it names "
-            f"{len(card.class_names)} classes. It is damaged, or was not written by segunet."
+            f"{path}: its network returns logits {tuple(logits.shape)} for an image of 64 x 64 pixels, but it has "
+            f"{len(card.class_names)} class names. It is damaged, or was not written by segunet."
         )
     model = card.model if isinstance(card, CheckpointCard) else None
     return Checkpoint(net, list(card.class_names), card.colours, card.inference_size, card.data, model)

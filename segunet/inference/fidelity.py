@@ -1,4 +1,4 @@
-"""How near an exported network comes to the original one."""
+"""Compare an exported network with the original."""
 
 import time
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from segunet.inference.logits import logits_at, naming
 from segunet.metrics.counter import Counter
 from segunet.metrics.scores import Scores
 
-# Batches and sizes that are not those of the trace.
-_OTHER_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
+# Batch and image sizes other than those of the trace.
+_TEST_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What an exported network gives beside the original one, on the same images.
+    """An exported network compared with the original on the same images.
 
     Attributes:
-        difference: the largest absolute difference between their logits.
-        largest: the largest absolute logit of the original.
-        agreement: share of the pixels to which both give the same class, 0..1.
-        scores: of the original and the exported network.
-        speeds: of both, images/s; the median over the batches.
+        difference: largest absolute difference between their logits.
+        largest: largest absolute logit of the original.
+        agreement: share of the pixels with the same predicted class, 0..1.
+        scores: scores of the original and the exported network.
+        speeds: images/s of both; the median over the batches.
     """
 
     difference: float
@@ -44,10 +44,10 @@ class Contender:
     def __init__(self, net: nn.Module, num_classes: int, ignore_index: int) -> None:
         self.net = net
         self.counter = Counter(num_classes, ignore_index)
-        self.seconds: list[float] = []  # an image, of each batch
+        self.seconds: list[float] = []  # per image, for each batch
 
     def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, having counted them."""
+        """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, and count them."""
         height, width = batch.masks.shape[-2:]
         start = time.perf_counter()
         with naming(batch.names):
@@ -60,18 +60,18 @@ class Contender:
 
 @torch.inference_mode()
 def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, seed: int) -> Comparison:
-    """Run both on noise of several sizes, then, timed and scored, on the images of the validation list.
+    """Run both on noise of several sizes, then on the validation images, where they are timed and scored.
 
     Args:
         original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
         exported: likewise.
         datamodule: set up.
-        seed: of the noise.
+        seed: seed of the noise.
     """
     form = datamodule.form
     both = [Contender(net, form.num_classes, form.ignore_index) for net in (original, exported)]
     generator = torch.Generator().manual_seed(seed)
-    noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in _OTHER_SHAPES]
+    noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in _TEST_SHAPES]
     differences = [(exported(images) - original(images)).abs().max() for images in noise]
     largest, agreeing, pixels = [], 0, 0
     with progress_bar() as bar:
@@ -94,18 +94,18 @@ def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule,
 
 
 def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
-    """Raise a UserError unless both networks are the same within the tolerance; what is not a number is not.
+    """Raise a UserError unless both networks agree within the tolerance; NaN does not.
 
     Args:
-        comparison: of both.
-        logits: how large the difference may be, as a share of the largest logit.
-        agreement: least share of pixels that get the same class.
+        comparison: the comparison.
+        logits: largest allowed difference, as a share of the largest logit.
+        agreement: smallest allowed share of pixels with the same class.
     """
     if not (comparison.difference <= logits * comparison.largest and comparison.agreement >= agreement):
         raise UserError(
-            f"The exported network is not the original one: its logits differ by up to {comparison.difference:.3g}, "
-            f"allowed are {logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
-            f"{100 * comparison.agreement:.3f} % of the pixels get the same class, wanted are {100 * agreement:g} % "
-            "(tolerance.agreement). Nothing was written. Try another format, or allow more if the mIoU above is good "
-            "enough for you."
+            f"The exported network differs from the original: its logits differ by up to {comparison.difference:.3g}, "
+            f"allowed is {logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
+            f"{100 * comparison.agreement:.3f} % of the pixels have the same class, wanted at least "
+            f"{100 * agreement:g} % (tolerance.agreement). Nothing was written. Try another format, or raise the "
+            "tolerance if the mIoU above is good enough for you."
         )

@@ -1,4 +1,4 @@
-"""From a network to predictions: resizing logits to the truth's size, test-time augmentation."""
+"""Predict with a network: logits resized to the truth's size, test-time augmentation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 
-# The scales at which each kind of test-time augmentation looks at an image and at its mirror image.
+# The scales of each kind of test-time augmentation, each with the image and its mirror image.
 TTA: dict[str, tuple[float, ...]] = {
     "none": (),
     "flip": (1.0,),
@@ -22,18 +22,18 @@ class NotFiniteError(UserError):
 
     def __init__(self, index: int) -> None:
         super().__init__(
-            "the network's logits are not finite (NaN or infinity), so they tell no class. Its weights may be damaged, "
-            "or too large for half precision: try precision 32-true, else another checkpoint."
+            "the network's logits are not finite (NaN or infinity), so there is no prediction. Its weights may be "
+            "damaged, or too large for half precision: try precision 32-true, else another checkpoint."
         )
         self.index = index
 
 
 @contextmanager
 def naming(names: Sequence[str]) -> Iterator[None]:
-    """Put an image's name, one of ``names`` (N,), before the error that the network's logits for it are not finite.
+    """Prefix a NotFiniteError with the image's name, one of ``names`` (N,).
 
     Raises:
-        UserError: that error.
+        UserError: the logits of an image are not finite.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
     """Return logits (N, K, *size) of ``images`` (N, 3, H, W), resized bilinearly if H, W differ from ``size``.
 
     Raises:
-        NotFiniteError: a logit is NaN or infinite; argmax would make class 0, or any other, of it.
+        NotFiniteError: a logit is NaN or infinite; argmax would give an arbitrary class.
     """
     logits: Tensor = net(images)
     check_finite(logits)
@@ -55,10 +55,10 @@ def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raise NotFiniteError unless all logits (N, K, H, W) are finite; a sum tells that in a fraction of the time."""
+    """Raise NotFiniteError unless all logits (N, K, H, W) are finite; checks their sum first, which is much faster."""
     if not logits.sum(dtype=torch.float32).isfinite():
         finite = logits.isfinite().flatten(1).all(dim=1)  # (N,)
-        if not finite.all():  # else the sum alone was too large
+        if not finite.all():  # else only the sum overflowed
             raise NotFiniteError(int(finite.int().argmin()))
 
 

@@ -1,4 +1,4 @@
-"""What puts a network on a device in a precision, outside a trainer."""
+"""Device and precision of a network outside a trainer."""
 
 from typing import Any, Literal
 
@@ -10,10 +10,10 @@ from segunet.base.errors import UserError
 
 
 def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
-    """Build what puts a network on one device in a precision.
+    """Build a Fabric for one device and a precision.
 
     Raises:
-        UserError: a setting that Lightning does not know, or a device that is not there.
+        UserError: a setting that Lightning does not support, or an unavailable device.
     """
     chosen: Any = default_precision(accelerator) if precision == "auto" else precision
     try:
@@ -23,7 +23,7 @@ def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
 
 
 def default_precision(accelerator: str) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
-    """Mixed precision on a CUDA GPU (bf16 where it has it), float32 elsewhere."""
+    """Return mixed precision on a CUDA GPU (bf16 if supported), float32 elsewhere."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
     return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"

@@ -1,4 +1,4 @@
-"""A checkpoint ready to predict: what ``python -m segunet.predict`` and notebooks use."""
+"""A checkpoint ready to predict, used by ``python -m segunet.predict`` and in notebooks."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,10 +23,10 @@ from segunet.inference.tiling import check_tile_alone, check_tiles, predict_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 
-# An image's pixel as it enters the network, in float32, at the least; unet_resnet50 took 458, article 800.
+# At least this many per pixel entering the network, in float32; unet_resnet50 took 458, article 800.
 _BYTES_PER_PIXEL = 400
 
-# How many times the scores of all classes, float32, are held at the most, without and with test-time augmentation.
+# How many copies of all class scores, float32, are held at most, without and with test-time augmentation.
 # With these, 12 ways of predicting by unet_resnet50 (21 classes) took 0.8 to 1.4 times the estimate.
 _COPIES, _COPIES_OF_TTA = 1, 4
 
@@ -34,7 +34,7 @@ _COPIES, _COPIES_OF_TTA = 1, 4
 class Predictor:
     """A trained network that takes images of any size.
 
-    Made by :func:`load`, which tells what the settings mean. Attributes: ``class_names``, K names; ``palette``,
+    Created by :func:`load`, which documents the settings. Attributes: ``class_names``, K names; ``palette``,
     uint8 (256, 3), the classes' colours.
     """
 
@@ -68,10 +68,10 @@ class Predictor:
 
         Args:
             image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey.
-            advance: is told what share of the pixels, 0..1, was done since it was last called.
+            advance: called with the share of the pixels, 0..1, done since the last call.
 
         Raises:
-            UserError: no readable pixels, or one that does not fit into memory.
+            UserError: not a readable image, or out of memory.
         """
         pixels = as_image(image, self.image_range)
         what = f"for an image of {pixels.shape[1]} x {pixels.shape[0]} pixels at once"
@@ -79,9 +79,9 @@ class Predictor:
             return self._tiled(pixels, advance) if self.tile else self._whole(pixels, advance)
 
     def show(self, image: Source) -> Image.Image:
-        """Return the image under its prediction's colours, with a legend of the classes found; as ``predict``.
+        """Return the image overlaid with its prediction, with a legend of the classes found; raises as ``predict``.
 
-        A notebook shows it; elsewhere ``.save(PATH)`` or ``.show()`` it.
+        Notebooks display it; elsewhere use ``.save(PATH)`` or ``.show()``.
         """
         pixels = as_image(image, self.image_range)
         return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.palette, self.class_names))
@@ -108,33 +108,33 @@ class Predictor:
         return prediction
 
     def _check_memory(self, what: str, entering: int, predicted: int, band: int = 0) -> None:
-        """Refuse what would end the process: the system gives memory out that it does not have.
+        """Raise a UserError if memory would not suffice: the system overcommits and would kill the process.
 
         Args:
-            what: goes through the network at once.
-            entering: its pixels, as they enter the network.
-            predicted: its pixels, as they are predicted.
-            band: pixels of the row of tiles that is held.
+            what: name of what goes through the network at once.
+            entering: number of its pixels as it enters the network.
+            predicted: number of its predicted pixels.
+            band: number of pixels in the row of tiles held in memory.
         """
         entering = round(entering * max(TTA[self.tta], default=1.0) ** 2)
-        scores = 4 * len(self.class_names)  # bytes of a pixel
+        scores = 4 * len(self.class_names)  # bytes per pixel
         copies = _COPIES_OF_TTA if TTA[self.tta] else _COPIES
-        # The classes are int64; a band is held with the one that it is made of.
+        # The classes are int64; two bands are held at a time.
         needed = _BYTES_PER_PIXEL * entering + (copies * scores + 8) * predicted + 2 * scores * band
         there = memory()
         if self.fabric.device.type == "cpu" and needed > there:
             raise UserError(
                 f"{what} ({entering / 1e6:.3g} million pixels as it enters the network) would need about "
-                f"{needed / 1e9:.2g} GB of memory at once, there are {there / 1e9:.2g}. {self._advice()}"
+                f"{needed / 1e9:.2g} GB of memory at once, {there / 1e9:.2g} GB are free. {self._advice()}"
             )
 
     def _advice(self) -> str:
         return (
-            f"Give smaller tiles than {self.tile}." if self.tile else "Predict it in tiles: tile=512, or smaller ones."
+            f"Use smaller tiles than {self.tile}." if self.tile else "Predict it in tiles: tile=512, or smaller ones."
         )
 
     def _on_device(self, image: ImageArray) -> Tensor:
-        channels_first = np.array(image.transpose(2, 0, 1), order="C")  # (3, H, W), a copy: torch wants to own it
+        channels_first = np.array(image.transpose(2, 0, 1), order="C")  # (3, H, W), a writable copy for torch
         return torch.from_numpy(channels_first).to(self.fabric.device)
 
 
@@ -149,7 +149,7 @@ def load(
     accelerator: str = "auto",
     precision: str = "auto",
 ) -> Predictor:
-    """Load a checkpoint for predicting.
+    """Load a checkpoint for prediction.
 
     >>> model = load(checkpoint, tta="flip")
     >>> model.class_names
@@ -160,17 +160,17 @@ def load(
     >>> model.show(image).save(overlay)
 
     Args:
-        path: a run's checkpoints/best.ckpt, or what segunet.convert or segunet.export wrote.
+        path: a run's checkpoints/best.ckpt, or a file written by segunet.convert or segunet.export.
         tta: test-time augmentation, a key of ``inference.logits.TTA``.
-        tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image
+        tile: side in pixels of the tiles that an image is cut into, at its own size; None for the whole image
             at once, at ``inference_size``.
-        overlap: least share of a tile that it has in common with the next one, 0..0.9.
+        overlap: minimum overlap of neighbouring tiles, as a share of a tile, 0..0.9.
         inference_size: long side at which whole images enter the network, None for their own size, or
-            "checkpoint" for the one that it was validated with. The prediction has the image's own size.
+            "checkpoint" for the one used in validation. The prediction has the image's own size.
         image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
-            "checkpoint" for those that it was trained with.
-        accelerator: auto, cpu, gpu, ..., as Lightning has it.
-        precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as Lightning has it.
+            "checkpoint" for those used in training.
+        accelerator: auto, cpu, gpu, ..., as in Lightning.
+        precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as in Lightning.
 
     Raises:
         UserError: no file, not segunet's, or an invalid setting.
@@ -188,10 +188,10 @@ def load(
 
 
 def as_image(image: Source, image_range: Range = None) -> ImageArray:
-    """Return an image as uint8 (H, W, 3) RGB, upright; ``image_range`` as ``read_image`` has it.
+    """Return an image as uint8 (H, W, 3) RGB, upright; ``image_range`` as in ``read_image``.
 
     Raises:
-        UserError: unreadable, or an array of another kind.
+        UserError: unreadable, or an array of another shape or dtype.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser(), image_range)

@@ -1,4 +1,4 @@
-"""Predict an image of any size in overlapping tiles, a row of tiles at a time, with blended seams."""
+"""Predict an image of any size in overlapping tiles, one row of tiles at a time, with blended seams."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from segunet.base.errors import UserError
 from segunet.base.validation import check
 from segunet.inference.logits import check_tta, class_scores, predict
 
-_LEAST_TILE = 32  # pixels: one of the encoder's coarsest map
+_MIN_TILE = 32  # pixels; one pixel of the encoder's coarsest map
 
 
 def check_tiles(tile: object, overlap: object) -> None:
-    """Raise a UserError unless ``tile`` is None or 32 pixels or more, and ``overlap`` in 0..0.9."""
-    check("tile", tile, Annotated[int, Field(ge=_LEAST_TILE)] | None)
+    """Raise a UserError unless ``tile`` is None or at least 32, and ``overlap`` is in 0..0.9."""
+    check("tile", tile, Annotated[int, Field(ge=_MIN_TILE)] | None)
     check("overlap", overlap, Annotated[float, Field(ge=0, le=0.9)])
 
 
 def check_tile_alone(tile: int | None, inference_size: int | None) -> None:
-    """Raise a UserError where images are to be cut into tiles, and resized."""
+    """Raise a UserError if both ``tile`` and ``inference_size`` are given."""
     if tile is not None and inference_size is not None:
         raise UserError(
-            f"tile={tile} and inference_size={inference_size} do not go together: tiles are cut at the image's own "
+            f"tile={tile} and inference_size={inference_size} cannot be combined: tiles are cut at the image's own "
             "size. Leave one of them out."
         )
 
@@ -36,8 +36,8 @@ class Inference:
 
     Attributes:
         tta: a key of ``inference.logits.TTA``.
-        tile: side in pixels of the tiles that an image is cut into, at its own size; None: the whole image.
-        overlap: least share of a tile that it has in common with the next one, 0..0.9.
+        tile: side in pixels of the tiles that an image is cut into, at its own size; None for the whole image.
+        overlap: minimum overlap of neighbouring tiles, as a share of a tile, 0..0.9.
 
     Raises:
         UserError: an unknown ``tta``, a ``tile`` or ``overlap`` out of range.
@@ -56,7 +56,7 @@ class Inference:
 
         Args:
             net: in evaluation mode.
-            images: uint8 (N, 3, H, W) RGB, on the net's device; for tiles of that ``size``.
+            images: uint8 (N, 3, H, W) RGB, on the net's device; with tiles, of that ``size``.
             size: height and width of the prediction.
         """
         if self.tile is None:
@@ -66,16 +66,16 @@ class Inference:
 
 
 def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
-    """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in all.
+    """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in total.
 
-    Where tiles overlap, their class probabilities are added with weights that fall towards a tile's edge. Only
+    Where tiles overlap, their class probabilities are added with weights that decrease towards a tile's edge. Only
     one row of tiles is held in memory: K x tile x W floats.
 
     Args:
         net: in evaluation mode.
         image: uint8 (3, H, W) RGB, on the net's device.
-        tile: side of the tiles in pixels; an image that is smaller in one direction has one tile in it.
-        overlap: least share of a tile's side that it has in common with the next one, 0..0.9.
+        tile: side of the tiles in pixels; an image that is smaller in one direction has one tile there.
+        overlap: minimum overlap of neighbouring tiles, as a share of a tile's side, 0..0.9.
         tta: a key of ``inference.logits.TTA``, for each tile.
     """
     height, width = image.shape[-2:]
@@ -93,14 +93,14 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
             band[:, :, left : left + size[1]] += weights * probabilities
         done = next_top - top
         yield band[:, :done].argmax(dim=0)
-        # The rows that the next tiles share move up.
+        # Move the rows shared with the next tiles up.
         kept = size[0] - done
         band[:, :kept] = band[:, done:].clone()
         band[:, kept:] = 0
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
-    """Return where tiles begin along a side of ``length`` pixels: evenly spread, first and last at the ends."""
+    """Return where tiles start along a side of ``length`` pixels: evenly spaced, from end to end."""
     if length <= tile:
         return [0]
     step = max(int(tile * (1 - overlap)), 1)
@@ -109,6 +109,6 @@ def tile_starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def _weights(size: tuple[int, int]) -> Tensor:
-    """Return weights (h, w), highest in the middle of a tile, above 0 everywhere."""
+    """Return weights (h, w), highest at a tile's centre, above 0 everywhere."""
     vertical, horizontal = (torch.hann_window(side + 2, periodic=False)[1:-1].clamp(min=1e-3) for side in size)
     return vertical[:, None] * horizontal

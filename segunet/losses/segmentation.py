@@ -1,7 +1,7 @@
-"""Cross-entropy or focal, plus Dice, in one pass over the softmax.
+"""Cross-entropy or focal loss, plus Dice, from one softmax.
 
 Shapes: logits (N, K, H, W); masks (N, H, W) of any integer type, class index or ``ignore_index``. Pixels marked
-``ignore_index`` enter no term.
+``ignore_index`` are excluded from every term.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from segunet.base.validation import AtLeast0, Byte, Share, checked
 
-# Pixels that are summed at a time: one float32 sum over millions gets too large to hold what the last ones add.
+# Pixels summed at a time: a single float32 sum over millions of pixels loses precision.
 _BLOCK, _CHUNK = 2**12, 2**16
 
 
 def pixel_terms(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Flatten a batch to what the losses need; P = H * W pixels.
+    """Flatten a batch into the inputs of the losses; P = H * W pixels.
 
     Returns:
         log-probabilities float (N, K, P); the log-probability of each pixel's own class (N, P), zero where
@@ -38,15 +38,15 @@ def cross_entropy(
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Mean cross-entropy over the pixels that count, as ``torch.nn.functional.cross_entropy`` defines it.
+    """Mean cross-entropy over the valid pixels, as in ``torch.nn.functional.cross_entropy``.
 
-    Where the classes of all these pixels weigh 0 that is 0 / 0, or infinite with label smoothing; here it is 0.
+    If the classes of all valid pixels have weight 0, that is 0 / 0, or infinite with label smoothing; here it is 0.
 
     Args:
         log_probabilities: (N, K, P).
         own: log-probability of each pixel's own class (N, P), zero where ignored.
         targets: int64 (N, P); ignored pixels are negative.
-        class_weights: float (K,) or None for equal ones.
+        class_weights: float (K,), or None for equal weights.
         label_smoothing: share of the target spread over all classes, 0..1 (Szegedy et al. 2016, section 7).
     """
     valid = targets >= 0
@@ -67,12 +67,12 @@ def cross_entropy(
 def focal(
     own: Tensor, targets: Tensor, class_weights: Tensor | None = None, gamma: float = 2.0, alpha: float = 0.5
 ) -> Tensor:
-    """Mean of -alpha (1 - p)^gamma log p over the pixels that count (Lin et al. 2017, equation 5).
+    """Mean of -alpha (1 - p)^gamma log p over the valid pixels (Lin et al. 2017, equation 5).
 
-    ``class_weights`` (K,) multiply a pixel's term; they do not enter its probability p.
+    ``class_weights`` (K,) multiply a pixel's term, not its probability p.
     """
     valid = targets >= 0
-    rest = (-own.expm1()).clamp(min=torch.finfo(own.dtype).eps)  # 1 - p, kept off 0, where gamma < 1 has no slope
+    rest = (-own.expm1()).clamp(min=torch.finfo(own.dtype).eps)  # 1 - p, above 0: at 0 gamma < 1 has no gradient
     terms = -alpha * rest**gamma * own
     if class_weights is not None:
         terms = terms * class_weights[targets.clamp(min=0)]
@@ -80,20 +80,20 @@ def focal(
 
 
 def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e-5) -> Tensor:
-    """1 - the mean Dice coefficient of the classes present in the batch; 0 when there is none.
+    """1 - the mean Dice coefficient of the classes present in the batch; 0 if there are none.
 
-    Dice of class c = (2 sum p_c y_c + s) / (sum p_c + sum y_c + s), sums over the batch's pixels that count
+    Dice of class c = (2 sum p_c y_c + s) / (sum p_c + sum y_c + s), sums over the batch's valid pixels
     (Milletari et al. 2016, equation in section 3, without the squares).
 
     Args:
         probabilities: (N, K, P).
         own: probability of each pixel's own class (N, P).
         targets: int64 (N, P); ignored pixels are negative.
-        smooth: s, against a division by zero.
+        smooth: s, avoids division by zero.
     """
     num_classes = probabilities.shape[1]
     valid = targets >= 0
-    index = targets.where(valid, num_classes)  # (N, P); ignored pixels fall into a bin that is cut off
+    index = targets.where(valid, num_classes)  # (N, P); ignored pixels go to an extra bin, which is dropped
     intersection = _sums_by_class(own, index, num_classes + 1)[:num_classes]  # (K,)
     truth = torch.bincount(index.flatten(), minlength=num_classes + 1)[:num_classes]  # (K,)
     counted = valid.to(probabilities.dtype).unsqueeze(2)  # (N, P, 1)
@@ -107,7 +107,7 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
 def _sums_by_class(values: Tensor, index: Tensor, count: int) -> Tensor:
     """Return the sum of the ``values`` (N, P) of each ``index`` (N, P), float (count,)."""
     rest = -values.shape[1] % _BLOCK
-    values, index = F.pad(values, (0, rest)), F.pad(index, (0, rest))  # zeros change no sum
+    values, index = F.pad(values, (0, rest)), F.pad(index, (0, rest))  # zeros do not change the sums
     blocks = values.new_zeros(values.numel() // _BLOCK, count)
     return blocks.scatter_add(1, index.view(-1, _BLOCK), values.view(-1, _BLOCK)).sum(dim=0)
 
@@ -143,11 +143,11 @@ class Focal(nn.Module):
 
     Args:
         class_weights: K numbers or None.
-        gamma: how much less a pixel counts that is right already, 0 or more.
+        gamma: how strongly well-classified pixels are down-weighted, 0 or more.
         alpha: weight of all pixels, 0 or more.
 
     Raises:
-        UserError: a weight, a gamma or an alpha below 0.
+        UserError: a weight, gamma or alpha below 0.
     """
 
     label = "focal"
@@ -162,13 +162,13 @@ class Focal(nn.Module):
         self.alpha = alpha
 
     def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
-        """Return the scalar loss; shapes as in :func:`focal`, and called as :class:`CrossEntropy` is."""
+        """Return the scalar loss; shapes as in :func:`focal`, called like :class:`CrossEntropy`."""
         return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha)
 
 
 @runtime_checkable
 class PixelwiseLoss(Protocol):
-    """The first term of :class:`SegmentationLoss`; a module, for its buffers to be moved to the device.
+    """The first term of :class:`SegmentationLoss`; a module, so that its buffers move to the device.
 
     Attributes:
         label: its name in the log, as in ``train/loss_<label>``.
@@ -181,7 +181,7 @@ class PixelwiseLoss(Protocol):
 
 
 class LossParts(NamedTuple):
-    """The loss that is minimised and, for the log, its unweighted terms; all scalars."""
+    """The total loss and, for logging, its unweighted terms; all scalars."""
 
     total: Tensor
     pixelwise: Tensor
@@ -193,11 +193,11 @@ class SegmentationLoss(nn.Module):
     """``pixelwise_weight`` * cross-entropy or focal + ``dice_weight`` * Dice, from one softmax.
 
     Args:
-        pixelwise: a :class:`CrossEntropy`, a :class:`Focal` or another of its kind.
-        ignore_index: mask value that enters no term.
-        pixelwise_weight: of the first term; 0 leaves it out of the sum.
-        dice_weight: of the Dice term; 0 leaves it out of the sum.
-        dice_smooth: against a division by zero in Dice.
+        pixelwise: a :class:`CrossEntropy`, a :class:`Focal` or another :class:`PixelwiseLoss`.
+        ignore_index: mask value that is excluded from every term.
+        pixelwise_weight: weight of the first term; 0 excludes it.
+        dice_weight: weight of the Dice term; 0 excludes it.
+        dice_smooth: avoids division by zero in Dice.
 
     Raises:
         UserError: one of the last three is below 0.
@@ -221,8 +221,8 @@ class SegmentationLoss(nn.Module):
     def forward(self, logits: Tensor, masks: Tensor) -> LossParts:
         """Return the loss of ``logits`` (N, K, H, W) against ``masks`` (N, H, W).
 
-        A batch in which every pixel is ignored gives 0, with a gradient of 0. All is computed in float32, also under
-        autocast: float16 has no number for a sum over more than 65,504 pixels.
+        A batch in which every pixel is ignored gives 0, with a gradient of 0. Everything is computed in float32, also
+        under autocast: float16 overflows in a sum over more than 65,504 pixels.
         """
         with torch.autocast(logits.device.type, enabled=False):
             log_probabilities, own, targets = pixel_terms(logits, masks, self.ignore_index)
@@ -236,7 +236,7 @@ class SegmentationLoss(nn.Module):
 
 
 def _as_float(class_weights: Tensor | None) -> Tensor | None:
-    """Return the weights in float32, also where a "true" half precision has turned all buffers."""
+    """Return the weights in float32, also if "true" half precision has converted all buffers."""
     return None if class_weights is None else class_weights.float()
 
 

@@ -1,1 +1,1 @@
-"""What is measured: from one confusion matrix to every score."""
+"""Metrics: every score from one confusion matrix."""

@@ -1,8 +1,8 @@
 """Boundary IoU (Cheng et al. 2021, "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation").
 
-Of a class with pixels G in the truth and P in the prediction, with G_d and P_d those of them that are within d
-pixels of their own contour: |G_d and P_d| / |G_d or P_d|, eq. (3); d is 2 % of the image's diagonal. The
-pixels are summed over the split before they are divided, as for the IoU.
+For a class with pixels G in the truth and P in the prediction, of which G_d and P_d are within d pixels of
+their own contour: |G_d and P_d| / |G_d or P_d|, eq. (3); d is 2 % of the image's diagonal. Pixels are summed
+over the split before the division, as for the IoU.
 """
 
 import math
@@ -18,10 +18,10 @@ DILATION = 0.02  # of the diagonal
 def boundary_counts(
     prediction: NDArray[np.integer[Any]], mask: NDArray[np.integer[Any]], num_classes: int, ignore_index: int
 ) -> NDArray[np.int64]:
-    """Return the pixels of each class in both boundaries, and in either one: int64 (2, K).
+    """Return the pixels of each class in both boundaries and in either one, int64 (2, K).
 
-    Ignored pixels belong to no class in the truth nor in the prediction, so that a right prediction has the
-    truth's contours there too.
+    Ignored pixels belong to no class in truth or prediction, so a correct prediction has the truth's contours
+    there too.
 
     Args:
         prediction: (H, W), 0..num_classes-1.
@@ -43,7 +43,7 @@ def boundary_counts(
 def boundary(region: NDArray[np.bool_], distance: int) -> NDArray[np.bool_]:
     """Return the pixels of ``region`` (H, W) at most ``distance`` pixels from one outside it or off the image.
 
-    Distances are counted with diagonal steps, as by erosions with a 3 x 3 square.
+    Distances include diagonal steps, as in erosion with a 3 x 3 square.
     """
     kernel = np.ones((2 * distance + 1, 2 * distance + 1), dtype=np.uint8)
     inner = cv2.erode(region.astype(np.uint8), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)

@@ -1,4 +1,4 @@
-"""What is counted over a split, image by image, across batches and processes, until the scores are asked for."""
+"""Counts over a split, across batches and processes, from which the scores are computed."""
 
 from collections.abc import Sequence
 
@@ -11,12 +11,12 @@ from segunet.metrics.scores import Scores, class_iou, confusions, mean_of_define
 
 
 class Counter(Metric):
-    """Sums confusion matrices and boundaries over a split, and keeps each image's mean IoU.
+    """Sum confusion matrices and boundaries over a split, and keep each image's mean IoU.
 
     Args:
         num_classes: K.
-        ignore_index: mask value of pixels that do not count; see ``scores_from_confusion`` for one that is a class.
-        boundary_iou: whether to count boundaries too; it takes time.
+        ignore_index: mask value of ignored pixels; see ``scores_from_confusion`` if it is a class.
+        boundary_iou: whether to count boundaries too, which takes time.
     """
 
     confusion: Tensor
@@ -40,7 +40,7 @@ class Counter(Metric):
         Args:
             predictions: int64 (N, H, W), 0..K-1.
             masks: of any integer type, (N, H, W), 0..K-1 or ``ignore_index``.
-            names: of the images.
+            names: names of the images.
         """
         counts = confusions(predictions, masks, self.num_classes, self.ignore_index)
         self.confusion += counts.sum(dim=0)
@@ -53,11 +53,11 @@ class Counter(Metric):
                 self.boundaries += torch.from_numpy(both).to(self.boundaries.device)
 
     def compute(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sums over all processes: confusion matrix, images, and boundaries (in both, in either)."""
+        """Return the sums over all processes: confusion matrix, images, boundaries (in both, in either)."""
         return self.confusion, self.images, self.boundaries
 
     def scores(self) -> Scores:
-        """Return the scores of what was counted, over all processes, and start anew."""
+        """Return the scores over all processes, and reset."""
         confusion, images, (both, either) = (each.cpu().numpy() for each in self.compute())
         boundary_iou = ratio(both, either) if self.boundary_iou else None
         scores = scores_from_confusion(confusion, int(images), self._gathered(), boundary_iou, self.ignore_index)
@@ -65,12 +65,12 @@ class Counter(Metric):
         return scores
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Reset all counts."""
         super().reset()
         self.image_miou = {}
 
     def _gathered(self) -> dict[str, float]:
-        """Return each image's mean IoU, over all processes, in the order of the names."""
+        """Return each image's mean IoU, over all processes, sorted by name."""
         everyone = [self.image_miou]
         if distributed.is_available() and distributed.is_initialized():
             everyone *= distributed.get_world_size()

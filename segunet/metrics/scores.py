@@ -1,7 +1,7 @@
-"""Every number from one confusion matrix over the whole split.
+"""All scores from one confusion matrix over the whole split.
 
-The matrix counts pixels, int64 (K, K): row = truth, column = prediction; ignored pixels are not in it
-(:class:`segunet.metrics.counter.Counter` sums it up).
+The matrix counts pixels, int64 (K, K): row = truth, column = prediction; ignored pixels are not counted
+(see :class:`segunet.metrics.counter.Counter`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Scores:
-    """What a split's confusion matrix says; see :func:`scores_from_confusion`.
+    """Scores of a split; see :func:`scores_from_confusion`.
 
     Attributes:
-        images: how many images were scored.
+        images: number of scored images.
         confusion: int64 (K, K), truth by prediction, pixels.
-        iou, accuracy, dice: float (K,), 0..1, per class; NaN where undefined, and of an ignored class.
-        pixel_accuracy, mean_accuracy, miou, fwiou: 0..1; NaN where no pixel counts.
-        image_miou: of each image, by its name: the mean IoU, 0..1, of the classes in its truth or prediction;
-            NaN where no pixel counts.
-        boundary_iou: float (K,), 0..1, see :mod:`segunet.metrics.boundary`; None if it was not asked for.
-        absent: indices of the classes, but for an ignored one, that the truth has no pixel of.
+        iou, accuracy, dice: float (K,), 0..1, per class; NaN if undefined, and for an ignored class.
+        pixel_accuracy, mean_accuracy, miou, fwiou: 0..1; NaN if all pixels are ignored.
+        image_miou: mean IoU, 0..1, of the classes in each image's truth or prediction, by image name;
+            NaN if all its pixels are ignored.
+        boundary_iou: float (K,), 0..1, see :mod:`segunet.metrics.boundary`; None if not computed.
+        absent: indices of the classes, except an ignored one, without pixels in the truth.
     """
 
     images: int
@@ -49,7 +49,7 @@ class Scores:
 
     @property
     def headline(self) -> dict[str, float]:
-        """The four numbers by name, in the order in which they are shown."""
+        """The four main scores by name, in display order."""
         return {
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
@@ -68,11 +68,11 @@ def scores_from_confusion(
     """Compute the scores of a confusion matrix (K, K) over ``images`` images (Long et al. 2015, section 5).
 
     IoU_c = n_cc / (t_c + p_c - n_cc), accuracy_c = n_cc / t_c, Dice_c = 2 n_cc / (t_c + p_c), with t_c the
-    pixels of class c in the truth and p_c in the prediction. A class in neither is NaN and left out of the
+    pixels of class c in the truth and p_c in the prediction. A class in neither is NaN and excluded from the
     means; FWIoU = sum t_c IoU_c / sum t_c.
 
-    Where ``ignore_index`` is a class, no pixel of the truth has it, and it is NaN and left out of the means too. To
-    predict it for a pixel that counts is an error for that pixel's class.
+    If ``ignore_index`` is a class, it is NaN and excluded from the means too. Predicting it for a pixel that is
+    not ignored is an error for that pixel's class.
     """
     matrix = np.asarray(confusion, dtype=np.int64)
     hit, truth, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
@@ -96,25 +96,25 @@ def scores_from_confusion(
 
 
 def absent_note(scores: Scores, class_names: Sequence[str]) -> str:
-    """Say which classes the truth has no pixel of; empty where it has all."""
+    """Return a note on the classes without pixels in the truth; empty if there are none."""
     names = ", ".join(class_names[index] for index in scores.absent)
-    return f"without a pixel in the truth, where the IoU is 0 or undefined: {names}" if names else ""
+    return f"without pixels in the truth (their IoU is 0 or undefined): {names}" if names else ""
 
 
 def class_iou(confusion: NDArray[np.int64], ignore_index: int | None) -> NDArray[np.float64]:
-    """Return the IoU (..., K) of each class in confusion matrices (..., K, K); NaN where undefined or ignored."""
+    """Return the IoU (..., K) of each class in confusion matrices (..., K, K); NaN if undefined or ignored."""
     hit = np.diagonal(confusion, axis1=-2, axis2=-1)
     union = confusion.sum(axis=-1) + confusion.sum(axis=-2) - hit
     return ratio(hit, union * is_scored(hit.shape[-1], ignore_index))
 
 
 def is_scored(num_classes: int, ignore_index: int | None) -> NDArray[np.bool_]:
-    """Return for each class, (K,), whether it counts: all do but one that ``ignore_index`` names."""
+    """Return whether each class is scored, (K,): all except ``ignore_index``."""
     return np.array([index != ignore_index for index in range(num_classes)])
 
 
 def confusions(predictions: Tensor, masks: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Return the confusion matrix of each image, int64 (N, K, K): the one place where pixels are counted.
+    """Return the confusion matrix of each image, int64 (N, K, K). All pixels are counted here.
 
     ``torch.bincount`` of integers is exact and deterministic on every device.
 

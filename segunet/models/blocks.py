@@ -1,4 +1,4 @@
-"""The blocks that the decoder is made of.
+"""The decoder's building blocks.
 
 Shapes: N batch, C channels, H and W height and width.
 """
@@ -24,11 +24,11 @@ class UpBlock(nn.Module):
     """Upsample twofold, concatenate the skip, convolve twice: the U-Net's step (Ronneberger et al. 2015).
 
     Args:
-        in_channels: channels of the map that comes from below.
-        skip_channels: channels of the encoder's map of the same size as the result; 0 when there is none.
-        out_channels: channels of the result.
+        in_channels: channels of the coarser map.
+        skip_channels: channels of the encoder's map at the output's size; 0 for none.
+        out_channels: channels of the output.
         norm: batch normalisation after each convolution.
-        align_corners: how bilinear upsampling places its samples.
+        align_corners: as in ``torch.nn.functional.interpolate``, for bilinear upsampling.
         upsampling: bilinear or nearest.
     """
 

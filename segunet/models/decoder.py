@@ -12,21 +12,21 @@ from segunet.models.blocks import ConvNormAct, UpBlock
 
 @checked("model.decoder")
 class UNetDecoder(nn.Module):
-    """Climb from the coarsest map to the finest: upsample, concatenate the skip, convolve twice.
+    """Go from the coarsest map to the finest: upsample, concatenate the skip, convolve twice.
 
     Args:
         encoder_channels: channels of the encoder's maps, finest first.
         widths: output channels of each step, coarsest step first; one fewer than there are maps.
-        reduced_channels: project each map to so many channels (1x1 convolution) before it is used, finest
-            first; None uses the maps as they are.
+        reduced_channels: number of channels that each map is projected to (1x1 convolution) before use, finest
+            first; None uses the maps unchanged.
         full_resolution_width: channels of a last step without a skip, from half the input's size to the
             input's size; None ends at half the input's size.
         norm: batch normalisation in the decoder's blocks.
-        align_corners: how bilinear upsampling places its samples.
+        align_corners: as in ``torch.nn.functional.interpolate``, for bilinear upsampling.
         upsampling: bilinear or nearest.
 
     Raises:
-        UserError: the number of widths or reduced channels does not fit the encoder; an unknown upsampling.
+        UserError: the number of widths or reduced channels does not match the encoder; an unknown upsampling.
     """
 
     def __init__(

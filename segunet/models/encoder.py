@@ -1,6 +1,6 @@
 """A torchvision ResNet as the U-Net's encoder.
 
-Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1`` ...), so that its state dicts fit as they are.
+Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1`` ...), so its state dicts can be loaded directly.
 """
 
 from typing import Annotated, Literal, Self
@@ -19,20 +19,20 @@ Maps = Annotated[int, Field(ge=2, le=5)]
 
 @checked("model.encoder")
 class ResNetEncoder(nn.Module):
-    """ResNet (He et al. 2016) without its classifier, giving up to five maps.
+    """ResNet (He et al. 2016) without its classifier, returning up to five maps.
 
     Args:
         depth: 18, 34, 50, 101 or 152 layers. ResNet-50 gives 64@/2, 256@/4, 512@/8, 1024@/16, 2048@/32.
-        num_maps: how many maps, 2 to 5; 4 leaves ``layer4`` out.
+        num_maps: number of maps, 2 to 5; 4 omits ``layer4``.
         weights: ``imagenet`` (torchvision's, downloaded once and cached), the path of a file that holds a
             plain, perhaps partial, torchvision state dict, or None for a random start.
-        ceil_pool: max-pool without padding and with the size rounded up, as in the article's code line.
-        frozen_stages: how many of stem, layer1, layer2 ... stay as they are, batch-norm statistics too; 0 is none.
+        ceil_pool: max-pool without padding and with the size rounded up, as in the article's code.
+        frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
 
     Raises:
-        UserError: an unknown depth or number of maps; weights that cannot be had or do not fit.
+        UserError: an unknown depth or number of maps; weights that are unavailable or do not match.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ResNetEncoder(nn.Module):
         return self
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return the maps, finest first (see the head of this file)."""
+        """Return the maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""
         maps = [self.relu(self.bn1(self.conv1(x)))]  # (N, 64, H/2, W/2)
         x = self.maxpool(maps[0])  # (N, 64, H/4, W/4)
         for number in range(1, self.num_maps):

@@ -1,6 +1,6 @@
-"""State dicts of U-Nets that other projects trained: their names for the parts of segunet's network.
+"""State dicts of other projects' U-Nets, and how their names map to segunet's network.
 
-``article`` is the article's code line (bubbliiiing/unet-pytorch, ResNet backbone), ``smp`` is
+``article`` is the article's code (bubbliiiing/unet-pytorch, ResNet backbone), ``smp`` is
 ``segmentation_models_pytorch.Unet`` with a ResNet encoder. Both keep torchvision's names within the encoder.
 """
 
@@ -15,18 +15,18 @@ from torch import Tensor
 from segunet.base.errors import UserError, abbreviated
 
 StateDict = dict[str, Tensor]
-CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys below which training scripts save a state dict
+CONTAINERS = ("state_dict", "model_state_dict", "model")  # keys under which training scripts save a state dict
 _WRAPPED = re.compile(r"((?:(?:module|model|net|_orig_mod)\.)*)(.*)")  # by DataParallel, Lightning, torch.compile
 
 
 @dataclass(frozen=True)
 class Origin:
-    """A project's names.
+    """The naming scheme of a project.
 
     Attributes:
-        names: how a name begins there -> how it begins in segunet.
-        ignored: how the names of parts begin that do nothing for the logits.
-        up_first: its decoder concatenates (up, skip), not (skip, up) as segunet's does.
+        names: prefix of a name there -> prefix in segunet.
+        ignored: prefix of tensors that do not affect the logits.
+        up_first: its decoder concatenates (up, skip), segunet's (skip, up).
     """
 
     names: dict[str, str]
@@ -34,7 +34,7 @@ class Origin:
     up_first: bool
 
     def name_of(self, ours: str) -> str:
-        """Return the project's name for segunet's ``ours``; a part that it lacks keeps its name."""
+        """Return the project's name for segunet's ``ours``; an unmapped name is returned unchanged."""
         beginnings = ((there, here) for there, here in self.names.items() if ours.startswith(here))
         there, here = next(beginnings, ("", ""))
         return there + ours.removeprefix(here)
@@ -59,7 +59,7 @@ ORIGINS = {
 
 
 def state_dict_in(content: Any) -> StateDict:
-    """Return the state dict that ``content`` is, or holds below one of the :data:`CONTAINERS`.
+    """Return the state dict that ``content`` is, or holds under one of the :data:`CONTAINERS`.
 
     Raises:
         UserError: there is none, or more than one.
@@ -70,9 +70,9 @@ def state_dict_in(content: Any) -> StateDict:
     found = {key: value for key, value in candidates.items() if _is_state_dict(value)}
     if len(found) == 1:
         return dict(next(iter(found.values())))
-    what = f"state dicts below each of {', '.join(found)}" if found else f"a {type(content).__name__} without one"
+    what = f"state dicts under each of {', '.join(found)}" if found else f"a {type(content).__name__} without one"
     raise UserError(
-        f"wanted a state dict (tensor name -> tensor), alone or below one of {', '.join(CONTAINERS)}; it holds {what}. "
+        f"wanted a state dict (tensor name -> tensor), alone or under one of {', '.join(CONTAINERS)}; it holds {what}. "
         "Save one with torch.save(model.state_dict(), path)."
     )
 
@@ -86,9 +86,9 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def wrappers_in(state: StateDict, origin: Origin) -> set[str]:
-    """Return what stands before ``origin``'s names in ``state``, such as ``module.`` or nothing.
+    """Return the prefixes of ``origin``'s names in ``state``, such as ``module.`` or "".
 
-    Empty: none of the names is the origin's. More than one: there are several networks.
+    Empty if no name is the origin's; more than one if there are several networks.
     """
     beginnings = tuple(origin.names)
     matches = (_WRAPPED.match(name) for name in state)
@@ -101,14 +101,14 @@ def resnet_depth(state: StateDict) -> int:
 
 
 def decoder_widths(state: StateDict, origin: Origin) -> list[int]:
-    """Return the widths of the decoder's steps in ``state``, the coarsest first, that to full resolution last."""
+    """Return the widths of the decoder's steps in ``state``, coarsest first, the full-resolution step last."""
     steps = [*(f"decoder.steps.{i}" for i in range(4)), "decoder.to_full_resolution"]
     names = [origin.name_of(f"{step}.conv1.0.weight") for step in steps]
     return [len(state[name]) for name in names if name in state]
 
 
 def with_background(state: StateDict, origin: Origin) -> StateDict:
-    """Return ``state`` with a logit of zero before its only one x: softmax of (0, x) is sigmoid of x."""
+    """Return ``state`` with a zero logit before its only logit x: the softmax of (0, x) is the sigmoid of x."""
     heads = {origin.name_of(name) for name in ("head.weight", "head.bias")}
     return {
         name: torch.cat([torch.zeros_like(value), value]) if name in heads else value for name, value in state.items()
@@ -116,16 +116,16 @@ def with_background(state: StateDict, origin: Origin) -> StateDict:
 
 
 def to_segunet(state: StateDict, origin: Origin, own: StateDict, skip_channels: Sequence[int]) -> StateDict:
-    """Return ``state`` with segunet's names and order of channels.
+    """Convert ``state`` to segunet's names and channel order.
 
     Args:
-        state: with ``origin``'s names and nothing before them.
-        origin: whose names they are.
-        own: state dict of the network that it is for.
-        skip_channels: channels of the skip of each of the decoder's steps, coarsest first.
+        state: with ``origin``'s names, without a prefix.
+        origin: naming scheme of ``state``.
+        own: state dict of the target network.
+        skip_channels: channels of the skip of each decoder step, coarsest first.
 
     Raises:
-        UserError: tensors that are missing, unexpected or of another shape, by the origin's names.
+        UserError: tensors are missing, unexpected or of another shape; lists them by the origin's names.
     """
     names = {origin.name_of(name): name for name in own if name not in ("mean", "std")}
     _check(state, {name: own[ours] for name, ours in names.items()})

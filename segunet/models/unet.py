@@ -12,7 +12,7 @@ from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Finite, checked
 from segunet.models.decoder import UNetDecoder
 
-# As many as a mask has values.
+# At most the number of values of an 8-bit mask.
 ClassCount = Annotated[int, Field(ge=1, le=256)]
 
 
@@ -26,7 +26,7 @@ class Encoder(Protocol):
 
     @property
     def stride(self) -> int:
-        """What H and W must be multiples of."""
+        """Factor that H and W must be multiples of."""
 
     def __call__(self, x: Tensor, /) -> Any:
         """Return the maps, a list of tensors."""
@@ -37,15 +37,15 @@ class UNet(nn.Module):
     """Images in, logits of the same size out; any size, any batch.
 
     Args:
-        encoder: gives the maps.
-        decoder: makes the decoder from the encoder's channels; it has ``out_channels``.
+        encoder: module that returns the maps.
+        decoder: builds the decoder from the encoder's channels; it has ``out_channels``.
         num_classes: channels of the logits, 1..256.
-        mean: per channel, subtracted from the image, in its units of 0..255.
-        std: per channel, what the image is divided by after that.
-        head_kernel_size: of the last convolution, from the decoder's map to the logits; odd.
+        mean: per channel, subtracted from the image, in units of 0..255.
+        std: per channel, divides the image after that.
+        head_kernel_size: kernel size of the last convolution, from the decoder's map to the logits; odd.
 
     Raises:
-        UserError: no class; an even kernel size; not three numbers as mean and std, those of std above 0.
+        UserError: no class; an even kernel size; mean or std that is not three numbers, or std not above 0.
     """
 
     mean: Tensor
@@ -87,6 +87,6 @@ class UNet(nn.Module):
         """Pad right and below with zeros to the next multiple of the encoder's stride."""
         height, width = x.shape[-2:]
         stride = self.encoder.stride
-        # Whole numbers of strides by division alone: what torch.compile and torch.export can follow for any size.
+        # Round up with integer division, which torch.compile and torch.export can trace for any size.
         right, below = ((side + stride - 1) // stride * stride - side for side in (width, height))
         return F.pad(x, (0, right, 0, below))

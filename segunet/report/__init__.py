@@ -1,1 +1,1 @@
-"""What a run leaves to be read: numbers as files and tables, and the report as a page."""
+"""Reports of a run: scores as files and tables, and a web page."""

@@ -1,4 +1,4 @@
-"""Line charts over a run's epochs as SVG geometry: points in, ticks and path data out; a template draws them."""
+"""Line charts over a run's epochs as SVG geometry: points in, ticks and path data out, drawn by a template."""
 
 import itertools
 import math
@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 
 from segunet.report.history import Points
 
-_MOST_POINTS = 300  # of a path: more are finer than a pixel
-_MOST_MARKS = 30
-_WINDOW = 1 / 15  # of a series, that its moving average spans
+_MAX_POINTS = 300  # per path; more would be finer than a pixel
+_MAX_MARKS = 30
+_WINDOW = 1 / 15  # of a series, width of its moving average
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line to be drawn.
+    """A line to draw.
 
     Attributes:
         label: its name.
-        points: (epoch, value), one at the least, by rising epoch.
-        noisy: draw its moving average, and the values themselves faintly behind it.
+        points: (epoch, value), at least one, sorted by epoch.
+        noisy: draw the moving average, with the values faintly behind it.
     """
 
     label: str
@@ -34,7 +34,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Line:
-    """A series as SVG path data, and (x, y, what it says) of its points where these are few."""
+    """A series as SVG path data, and (x, y, text) of its points if there are few."""
 
     label: str
     path: str
@@ -44,16 +44,16 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """What a template needs to draw a chart.
+    """Template data of a chart.
 
     Attributes:
-        title: what it shows.
-        summary: the same for who cannot see it.
-        unit: by what power of ten the numbers at the y axis are to be multiplied, if by any.
-        x_ticks, y_ticks: (place, text).
-        lines: one a series.
-        best: where a vertical line marks the best epoch; None for none.
-        width, height, left, right, top, bottom: of the drawing, and the plot's edges in it. A unit is a pixel on a
+        title: the chart's title.
+        summary: description for screen readers.
+        unit: power of ten that multiplies the y axis labels, if any.
+        x_ticks, y_ticks: (position, text).
+        lines: one per series.
+        best: position of the vertical line at the best epoch; None for none.
+        width, height, left, right, top, bottom: size of the drawing and edges of the plot. A unit is a pixel on a
             desktop, a little less on a phone.
     """
 
@@ -95,14 +95,14 @@ class _Frame:
 def line_chart(
     title: str, series: Sequence[Series], epochs: float, best: float | None = None, bottom: float | None = None
 ) -> Chart:
-    """Lay out one series or more.
+    """Lay out a chart of one or more series.
 
     Args:
-        title: what they show.
+        title: the chart's title.
         series: the lines.
-        epochs: at which the x axis ends; it begins at 0.
-        best: an epoch to mark.
-        bottom: the value at which the y axis begins; None is the round number below the least value.
+        epochs: end of the x axis, which starts at 0.
+        best: epoch to mark.
+        bottom: start of the y axis; None for the round number below the smallest value.
     """
     values = [value for each in series for _, value in each.points]
     y_ticks = ticks(min(values) if bottom is None else bottom, max(values), most=6)
@@ -123,10 +123,10 @@ def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float
     """Return round numbers from ``low`` or just below to ``high`` or just above, 1, 2 or 5 times a power of ten apart.
 
     Args:
-        low: where they begin.
-        high: where they end, low or more.
-        most: how many numbers at the most, 3 or more.
-        whole: whether they have to be whole.
+        low: lower end.
+        high: upper end, at least ``low``.
+        most: maximum number of ticks, 3 or more.
+        whole: whether they must be integers.
     """
     power = 0 if whole else math.floor(math.log10((high - low) or abs(high) or 1)) - 1
     steps = (factor * 10.0**exponent for exponent in itertools.count(power) for factor in (1, 2, 5))
@@ -136,33 +136,33 @@ def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float
 
 
 def _line(series: Series, frame: _Frame) -> Line:
-    points = _thinned(np.array(series.points))
-    marked = series.points if len(series.points) <= _MOST_MARKS and not series.noisy else []
+    points = _downsampled(np.array(series.points))
+    marked = series.points if len(series.points) <= _MAX_MARKS and not series.noisy else []
     return Line(
         label=series.label,
-        path=frame.path(_averaged(points) if series.noisy else points),
+        path=frame.path(_moving_average(points) if series.noisy else points),
         faint_path=frame.path(points) if series.noisy else "",
-        marks=[(frame.x(epoch), frame.y(value), _said(series, (epoch, value))) for epoch, value in marked],
+        marks=[(frame.x(epoch), frame.y(value), _point_text(series, (epoch, value))) for epoch, value in marked],
     )
 
 
 def _summary(series: Series) -> str:
     first, last = series.points[0], series.points[-1]
-    return f"{_said(series, first)}; {_said(series, last)}."
+    return f"{_point_text(series, first)}; {_point_text(series, last)}."
 
 
-def _said(series: Series, point: tuple[float, float]) -> str:
+def _point_text(series: Series, point: tuple[float, float]) -> str:
     return f"{series.label} {point[1]:.4g} at epoch {point[0]:.4g}"
 
 
-def _thinned(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (N, 2) or, where these are too many, the means of runs of equal length."""
-    parts = np.array_split(points, min(len(points), _MOST_POINTS))
+def _downsampled(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (N, 2) or, if there are too many, the means of groups of equal size."""
+    parts = np.array_split(points, min(len(points), _MAX_POINTS))
     return np.array([part.mean(axis=0) for part in parts])
 
 
-def _averaged(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return points (N, 2) with the moving average of their values; at the ends, of as many as there are."""
+def _moving_average(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return points (N, 2) with the moving average of their values; the window is truncated at the ends."""
     window = np.ones(min(2 * round(_WINDOW * len(points) / 2) + 1, len(points)))
     counts = np.convolve(np.ones(len(points)), window, mode="same")
     return np.column_stack([points[:, 0], np.convolve(points[:, 1], window, mode="same") / counts])

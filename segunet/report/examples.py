@@ -1,4 +1,4 @@
-"""The images that a network does best, middling and worst on, predicted once more to be shown."""
+"""The best, median and worst images of a network, predicted again for the report."""
 
 import math
 from collections.abc import Mapping
@@ -18,18 +18,18 @@ from segunet.images.resizing import resize_long_side
 from segunet.inference.logits import naming
 from segunet.inference.tiling import Inference
 
-_EACH = 3  # images of a kind
-_LONG_SIDE = 256  # pixels of a panel, at the most
+_EACH = 3  # images per kind
+_LONG_SIDE = 256  # largest side of a panel in pixels
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image to be shown.
+    """An example image in the report.
 
     Attributes:
         name: its name.
         miou: its mean IoU, 0..1.
-        panels: image, truth, prediction and where they differ, by these names: uint8 (H, W, 3) each, small.
+        panels: "image", "truth", "prediction" and "differences", each uint8 (H, W, 3), downscaled.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Example:
 
 
 def chosen(image_miou: Mapping[str, float]) -> dict[str, list[str]]:
-    """Return the names of the best, the median and the worst images, three of each and no image twice.
+    """Return the names of the best, the median and the worst images, three of each, without repetition.
 
-    Few images give fewer of each: of three, one is the best, one the median and one the worst. An image without a
-    score (NaN) is none of them.
+    With few images there are fewer of each: of three, one is the best, one the median and one the worst. Images
+    without a score (NaN) are excluded.
     """
     defined = [name for name, miou in image_miou.items() if not math.isnan(miou)]
     order = sorted(defined, key=lambda name: (-image_miou[name], name))
@@ -65,16 +65,16 @@ def examples(
     """Return the images of :func:`chosen`, predicted as they were scored.
 
     Args:
-        image_miou: mean IoU of each image that was scored, by name; may be empty. Those that are not on the data
-            module's validation list any more are left out.
+        image_miou: mean IoU of each scored image, by name; may be empty. Images no longer on the data module's
+            validation list are skipped.
         net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
-        trainer: whose device and precision it was scored in; the net is moved there.
-        datamodule: set up, with the inference size that was scored.
+        trainer: the trainer that scored it; the net is moved to its device and run in its precision.
+        datamodule: set up, with the inference size used for scoring.
         palette: uint8 (256, 3).
-        inference: as it was scored.
+        inference: as used for scoring.
 
     Raises:
-        UserError: a file that was there to be scored cannot be read any more.
+        UserError: an image or mask can no longer be read.
     """
     device = trainer.strategy.root_device
     net.to(device)
@@ -97,7 +97,7 @@ def examples(
 def panels(
     batch: Batch, prediction: NDArray[np.integer[Any]], palette: ImageArray, ignore_index: int
 ) -> dict[str, ImageArray]:
-    """Return what is shown of an example, images (3, h, w) and masks (H, W), and its prediction (H, W)."""
+    """Return the panels of an example, image (3, h, w) and mask (H, W), with its prediction (H, W)."""
     truth = batch.masks.numpy()
     image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
     drawn = {
@@ -110,5 +110,5 @@ def panels(
 
 
 def small(panel: ImageArray) -> ImageArray:
-    """Return a panel uint8 (H, W, 3), shrunk if it is large."""
+    """Return a panel uint8 (H, W, 3), downscaled if it is large."""
     return resize_long_side(panel, _LONG_SIDE) if max(panel.shape) > _LONG_SIDE else panel

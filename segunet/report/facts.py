@@ -1,4 +1,4 @@
-"""What a report says of how its run was made."""
+"""Facts about a run for its report."""
 
 import shlex
 from datetime import datetime
@@ -11,7 +11,7 @@ from segunet.data.datamodule import VOCDataModule
 
 
 def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:
-    """Return a report's facts; ``took`` says how long its run took."""
+    """Return a report's facts; ``took`` is the run's duration."""
     devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     run = {
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -24,7 +24,7 @@ def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str
 
 
 def command_line() -> str:
-    """Return the command that is running, as it could be typed; empty where there is none."""
+    """Return the command that is running, as it can be typed; empty if there is none."""
     if not HydraConfig.initialized():
         return ""
     running = HydraConfig.get()

@@ -1,4 +1,4 @@
-"""The curves of a training run, read back from its TensorBoard files."""
+"""The curves of a training run, read from its TensorBoard files."""
 
 import math
 import struct
@@ -10,17 +10,17 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tensorboard.compat.proto.event_pb2 import Event
 
 Points = list[tuple[float, float]]
-_IMAGE = 2**14  # bytes; an event with scalars has some dozens
+_IMAGE = 2**14  # bytes; an event with scalars is much smaller
 
 
 def read_history(folder: Path) -> dict[str, Points]:
     """Return what a run logged in ``folder`` by tag, as points (epochs done, value); empty without a validation.
 
-    A resumed run has a file for each time it was started, and what a kill cost was trained anew: from the first
-    step on that a newer file logs, it replaces the older ones. Values that are not finite are left out.
+    A resumed run has one file per start, and lost steps were trained again: from its first logged step on, a newer
+    file replaces the older ones. Values that are not finite are dropped.
     """
     series: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):  # the name goes on with the second of its start
+    for path in sorted(folder.glob("events.out.tfevents.*")):  # the name continues with the start time
         newer = _scalars(path)
         first = min(newer.get("epoch", {}), default=math.inf)
         for tag, values in series.items():
@@ -45,7 +45,7 @@ def read_history(folder: Path) -> dict[str, Points]:
 
 
 def _epochs_done(steps_done: int, ends: Sequence[int], epochs: Sequence[float]) -> float:
-    """Return where a step stands between the ends of validated epochs; after the last one steps keep its pace."""
+    """Interpolate the epochs done at a step between the ends of validated epochs; extrapolate after the last one."""
     ends, epochs = [0, *ends], [0.0, *epochs]
     pace = (epochs[-1] - epochs[-2]) / (ends[-1] - ends[-2])
     return float(np.interp(steps_done, ends, epochs)) + max(steps_done - ends[-1], 0) * pace
@@ -62,10 +62,10 @@ def _scalars(path: Path) -> dict[str, dict[int, float]]:
 
 
 def _events(path: Path) -> Iterator[Event]:
-    """Give the small events of a file (TFRecord: length, its checksum, the event, its checksum).
+    """Yield the small events of a file (TFRecord: length, its checksum, the event, its checksum).
 
-    Images are passed over unread: TensorBoard's own reader takes a second for every 4 MB of them. Ends where a
-    killed process left off.
+    Images are skipped unread, as TensorBoard's own reader takes a second per 4 MB. Ends at a record that a killed
+    process left incomplete.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

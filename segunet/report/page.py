@@ -1,4 +1,4 @@
-"""The report as a web page: one file that works offline, for a desktop and a phone, with a dark mode."""
+"""The report as a web page: one file that works offline, on desktops and phones, with a dark mode."""
 
 import base64
 import io
@@ -21,28 +21,28 @@ from segunet.report.history import Points
 from segunet.report.scores import headline, per_class, per_class_headings
 
 PAGE = "report.html"  # in a run's folder
-_TINY = 128  # up to here each of them is seen
-_CONFUSED = 10  # pairs
+_TINY = 128  # largest side in pixels of images that are shown pixelated
+_CONFUSED = 10  # pairs of classes
 _DASH = "\N{EN DASH}"
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a page tells.
+    """Content of the page.
 
     Attributes:
         kind: Training or Evaluation.
-        name: of the run.
-        subject: what was scored on what.
-        scores: of it.
+        name: name of the run.
+        subject: what was scored, and on which data.
+        scores: its scores.
         class_names: K names.
         palette: the classes' colours, uint8 (256, 3).
-        examples: images, by what they are examples of.
-        facts: groups of names and texts: when and how long, versions, hardware.
+        examples: images by kind: best, median, worst.
+        facts: groups of names and texts: date and duration, versions, hardware.
         command: the command line.
         config: the run's settings, YAML.
-        history: what was logged while training, as :func:`segunet.report.history.read_history` gives it.
-        best_epoch: from 1; None for an evaluation.
+        history: the training log, from :func:`segunet.report.history.read_history`.
+        best_epoch: counted from 1; None for an evaluation.
     """
 
     kind: str
@@ -95,7 +95,7 @@ def page(report: Report) -> str:
 
 
 def confused(confusion: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Return (truth, prediction) of the pairs of classes that are most confused, by share of the truth's pixels."""
+    """Return (truth, prediction) of the most confused pairs of classes, by share of the truth's pixels."""
     shares = _shares(confusion)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind="stable")[:_CONFUSED]
@@ -125,7 +125,7 @@ def charts(history: Mapping[str, Points], best_epoch: float | None) -> list[Char
 
 
 def _shares(confusion: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each cell's share of its row, of the truth's pixels, (K, K); 0 in a row without pixels."""
+    """Return each cell's share of its row (the truth's pixels), (K, K); 0 in a row without pixels."""
     return np.asarray(confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1))
 
 
@@ -134,7 +134,7 @@ def _score(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """Return a share 0..1 in per cent, to a tenth."""
+    """Return a share 0..1 as a percentage with one decimal."""
     return f"{100 * share:.1f} %" if share >= 0.001 or share == 0 else "< 0.1 %"
 
 
@@ -143,7 +143,7 @@ def _is_tiny(image: ImageArray) -> bool:
 
 
 def _data_uri(image: ImageArray) -> str:
-    """Return an image uint8 (H, W, 3) as an address: a tiny one as it is, a larger one as JPEG."""
+    """Return an image uint8 (H, W, 3) as a data URI: PNG if tiny, else JPEG."""
     form = "png" if _is_tiny(image) else "jpeg"
     file = io.BytesIO()
     Image.fromarray(image).save(file, format=form, quality=85)

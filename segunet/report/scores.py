@@ -17,7 +17,7 @@ FILES = ("metrics.json", "per_class.csv", "per_image.csv", "confusion_matrix.png
 
 
 def headline(scores: Scores) -> dict[str, float]:
-    """Return the single numbers by name, in the order in which they are shown: those that were computed."""
+    """Return the single numbers that were computed, by name, in display order."""
     numbers = dict(scores.headline)
     if scores.image_miou:
         numbers["mean_image_miou"] = scores.mean_image_miou
@@ -27,7 +27,7 @@ def headline(scores: Scores) -> dict[str, float]:
 
 
 def write_report(scores: Scores, class_names: Sequence[str], folder: Path) -> None:
-    """Write metrics.json, per_class.csv, confusion_matrix.png and, if known, per_image.csv into ``folder``."""
+    """Write metrics.json, per_class.csv, confusion_matrix.png and, if available, per_image.csv into ``folder``."""
     content = as_dict(scores, class_names)
     write_json(folder / "metrics.json", content)
     write_csv(folder / "per_class.csv", [{"class": name, **row} for name, row in content["per_class"].items()])
@@ -54,7 +54,7 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
 
 
 def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
-    """Return what metrics.json holds; an undefined number (NaN) is None."""
+    """Return the content of metrics.json; an undefined number (NaN) is None."""
     return {
         **{name: _or_none(value) for name, value in headline(scores).items()},
         "images": scores.images,
@@ -67,13 +67,13 @@ def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def per_class_headings(scores: Scores) -> dict[str, str]:
-    """Return the per-class numbers' names and how a table calls them."""
+    """Return the names of the per-class numbers and their table headings."""
     headings = {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice", "pixels": "pixels"}
     return headings if scores.boundary_iou is None else {**headings, "boundary_iou": "boundary IoU"}
 
 
 def per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
-    """Return each class's numbers by name, in the order of :func:`per_class_headings`; NaN where undefined."""
+    """Return each class's numbers by name, in the order of :func:`per_class_headings`; NaN if undefined."""
     columns = {"iou": scores.iou, "accuracy": scores.accuracy, "dice": scores.dice}
     columns["pixels"] = scores.confusion.sum(axis=1)
     if scores.boundary_iou is not None:

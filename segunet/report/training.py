@@ -1,4 +1,4 @@
-"""What a training leaves in its folder at the end: the scores of its best checkpoint, and the page."""
+"""The report at the end of training: the scores of the best checkpoint, and the page."""
 
 import logging
 import shlex
@@ -25,28 +25,26 @@ logger = logging.getLogger(__name__)
 BEST = "checkpoints/best.ckpt"
 BEST_MIOU = "best/miou"  # in TensorBoard
 
-_ADVICE = (
-    "Resume the run for one more epoch (resume=RUN trainer.max_epochs=N): its checkpoint is then taken for the best."
-)
+_ADVICE = "Resume the run for one more epoch (resume=RUN trainer.max_epochs=N): its checkpoint then becomes the best."
 
 
 def conclude(
     trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, inference: Inference, seconds: float
 ) -> None:
-    """Show and write the scores of the best checkpoint, and say how to go on.
+    """Show and write the scores of the best checkpoint, and log the next steps.
 
     Args:
-        trainer: that has trained.
+        trainer: the trainer, after training.
         run_dir: the run's folder.
-        datamodule: what it was trained and validated on.
-        inference: as it was validated.
-        seconds: how long the run took.
+        datamodule: the data of training and validation.
+        inference: as used for validation.
+        seconds: duration of the run.
     """
     best = run_dir / BEST
     if not best.is_file():
         last = run_dir / "checkpoints" / "last.ckpt"
         logger.info(
-            "there is no best checkpoint (no validation took place, or it was removed); %s",
+            "there is no best checkpoint (no validation was run, or the file was removed); %s",
             f"the weights are in {last}" if last.is_file() else "nothing was trained",
         )
         return
@@ -59,17 +57,17 @@ def conclude(
         board.finalize("success")
     logger.info("best epoch: %d; written to %s", epoch, run_dir)
     logger.info("evaluate:  python -m segunet.evaluate %s", setting("checkpoint", best))
-    logger.info("go on:     python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
+    logger.info("resume:    python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
     logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
     write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch, seconds), run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)
 
 
 def saved_scores(content: Mapping[str, Any], checkpoint: Path, ignore_index: int) -> Scores:
-    """Return the scores of the validation after which ``checkpoint``, with that ``content``, was saved.
+    """Return the scores saved in ``checkpoint``, which has that ``content``.
 
     Raises:
-        UserError: its card is damaged, or it has none.
+        UserError: its card is damaged or has no scores.
     """
     saved = card_of(content, checkpoint, _ADVICE).scores
     if saved is None:
@@ -86,7 +84,7 @@ def report_of(
     best_epoch: int,
     seconds: float,
 ) -> Report:
-    """Gather what the page tells of a finished run, whose best checkpoint has ``scores``."""
+    """Return the report of a finished run, whose best checkpoint has ``scores``."""
     net = load_checkpoint(run_dir / BEST).net
     palette, board = datamodule.form.palette, trainer.logger
     return Report(

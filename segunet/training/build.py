@@ -1,4 +1,4 @@
-"""From a config to objects: network, data, task, callbacks, trainer."""
+"""Build objects from a config: network, data, task, callbacks, trainer."""
 
 import copy
 import logging
@@ -32,8 +32,8 @@ from segunet.training.segmentation import SegmentationTask
 logger = logging.getLogger(__name__)
 
 
-# What Lightning does not check itself, or checks only when the training begins, or what cannot be resumed.
-_TRAINER = {
+# Settings that Lightning does not check, or checks only when training starts, or that prevent resuming.
+_TRAINER_TYPES = {
     "max_epochs": Positive,
     "max_steps": Positive | Literal[-1],
     "accumulate_grad_batches": Positive,
@@ -46,15 +46,15 @@ _TRAINER = {
 
 
 def check_settings(cfg: DictConfig) -> None:
-    """Raise a UserError for values that no training can have, and that nothing built from them checks."""
+    """Raise a UserError for invalid values that no constructor checks."""
     check("seed", cfg.seed, Count)
     for name in ("channels_last", "compile"):
         check(name, cfg[name], bool)
-    for name, kind in _TRAINER.items():
+    for name, kind in _TRAINER_TYPES.items():
         check(f"trainer.{name}", cfg.trainer.get(name), kind)
     if cfg.trainer.get("val_check_interval") not in (None, 1.0):
         raise UserError(
-            "trainer.val_check_interval: a run is validated and saved after whole epochs, to be resumed there. "
+            "trainer.val_check_interval: a run is validated and saved after whole epochs, so that it can be resumed. "
             "Leave it out; with trainer.limit_train_batches=0.5 an epoch has half of the images."
         )
     check_tile_alone(cfg.tile, cfg.inference_size)
@@ -67,10 +67,10 @@ def net_from_config(model: DictConfig) -> nn.Module:
 
 
 def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
-    """Build the data module of ``cfg.data``, for ``cfg.seed`` and ``cfg.inference_size``, where there are such.
+    """Build the data module of ``cfg.data``, with ``cfg.seed`` and ``cfg.inference_size`` if given.
 
     Raises:
-        UserError: no data set is named, or one of its settings is invalid.
+        UserError: no data set is given, or one of its settings is invalid.
     """
     if "_target_" not in cfg.data:
         raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
@@ -80,7 +80,7 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
 
 
 def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
-    """Return the settings of the checkpoint's own data set, those that are ``given`` replaced."""
+    """Return the settings of the checkpoint's own data set, updated by the ``given`` ones."""
     own = {
         **checkpoint.data.model_dump(exclude={"flip"}),
         "class_names": checkpoint.class_names,
@@ -92,10 +92,10 @@ def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
-    """Build what is trained; ``datamodule`` is set up. A resumed net's weights come from its checkpoint alone.
+    """Build the training task; ``datamodule`` is set up. A resumed run loads its weights from the checkpoint only.
 
     Raises:
-        UserError: an invalid setting, also where only ``torch`` can tell.
+        UserError: an invalid setting, including those that only ``torch`` checks.
     """
     check_num_classes(cfg.model, datamodule)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
@@ -108,7 +108,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
     optimizer = instantiate(cfg.optimizer, _convert_="all")
-    optimizer(net)  # torch checks its settings now, not when the training begins
+    optimizer(net)  # so that torch checks its settings now, not when training starts
     return SegmentationTask(
         net=net,
         loss=instantiate(loss, _convert_="all"),
@@ -122,29 +122,29 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
 
 
 def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
-    """Raise a UserError where a ``model`` config says another number of classes than the data set has."""
+    """Raise a UserError if the ``model`` config and the data set have different numbers of classes."""
     wanted, got = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
     if got != wanted:
         raise UserError(f"model.num_classes={got}: data.class_names has {wanted}. Leave out model.num_classes.")
 
 
 def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
-    """Raise a UserError where a batch norm would see one value a channel: batches of one, maps of one pixel."""
+    """Raise a UserError if a batch norm would see one value per channel: batches of one, maps of one pixel."""
     if datamodule.batch_size > 1 or datamodule.transform is None:
         return
     size = datamodule.transform.crop_size
     try:
         with torch.no_grad():
             copy.deepcopy(net).train()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
-    except ValueError as error:  # of torch's batch norm
+    except ValueError as error:  # from torch's batch norm
         raise UserError(
             f"data.batch_size=1 with data.transform.crop_size={size}: {error}. A batch norm needs more than one value "
-            "a channel: set data.batch_size=2 or more, or a crop larger than the encoder's stride."
+            "per channel: set data.batch_size=2 or more, or a crop larger than the encoder's stride."
         ) from error
 
 
 def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
-    """Return ``weights``, one number a class, or those of the training masks for "auto"."""
+    """Return ``weights``, one number per class; for "auto", computed from the training masks."""
     if weights == "auto":
         weights = datamodule.class_weights()
         names = zip(datamodule.class_names, weights, strict=True)
@@ -158,7 +158,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
 
 
 def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
-    """Build the callbacks that ``cfg.callbacks`` asks for.
+    """Build the callbacks of ``cfg.callbacks``.
 
     Raises:
         UserError: an invalid setting.
@@ -189,20 +189,20 @@ def trainer_from_config(
     """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
 
     Args:
-        cfg: of a training.
-        callbacks: what happens around the steps.
+        cfg: config of segunet.train.
+        callbacks: callbacks of the trainer.
         run_dir: the run's folder.
-        steps_done: of a run that is resumed: TensorBoard forgets what was logged after them, which is trained anew.
+        steps_done: steps of a resumed run; TensorBoard drops what was logged after them, as it is trained again.
 
     Raises:
-        UserError: an invalid setting, or with which something would be written elsewhere.
+        UserError: an invalid setting, or one that would write outside the run's folder.
     """
     again = {} if steps_done is None or not _is_tensorboard(cfg.logger) else {"purge_step": steps_done}
     board = instantiate(cfg.logger, save_dir=str(run_dir), **again)
     try:
         check_within(run_dir, [str(board.log_dir)])
     except TypeError as error:
-        raise UserError(f"logger.*: name and version must be names of folders: {error}") from error
+        raise UserError(f"logger.*: name and version must be folder names: {error}") from error
     return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
 
 
@@ -211,13 +211,13 @@ def _is_tensorboard(config: DictConfig) -> bool:
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
-    """Build Lightning's trainer for an evaluation: nothing is logged or saved by it."""
+    """Build Lightning's trainer for an evaluation, without logging or checkpoints."""
     return _trainer(cfg, callbacks, run_dir, logger=False, enable_checkpointing=False)
 
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **options: Any) -> Trainer:
     given = dict(cfg.trainer)
-    given.pop("max_steps", None)  # MaxSteps
+    given.pop("max_steps", None)  # handled by MaxSteps
     if given["precision"] == "auto":
         given["precision"] = default_precision(given["accelerator"])
     try:
@@ -226,16 +226,16 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
             **options,
             callbacks=callbacks,
             default_root_dir=str(run_dir),
-            use_distributed_sampler=False,  # the data module deals the images out
-            enable_progress_bar=False,  # RunProgress and ScoringProgress
+            use_distributed_sampler=False,  # the data module distributes the images
+            enable_progress_bar=False,  # replaced by RunProgress and ScoringProgress
             enable_model_summary=False,
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
-        raise UserError(f"trainer.*: Lightning's Trainer does not take these settings: {error}") from error
+        raise UserError(f"trainer.*: Lightning's Trainer does not accept these settings: {error}") from error
 
 
 def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:
-    """Fill in from the checkpoint what ``cfg`` leaves to it: the split, the inference size."""
+    """Fill in settings that ``cfg`` leaves to the checkpoint: the split, the inference size."""
     cfg = cfg.copy()
     OmegaConf.set_struct(cfg, False)
     if cfg.split is not None:
@@ -247,13 +247,13 @@ def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfi
 
 
 def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tuple[DictConfig, VOCDataModule]:
-    """Return ``cfg`` completed from the checkpoint, and its data set, ready to be scored.
+    """Return ``cfg`` completed from the checkpoint, and its data set, ready for scoring.
 
     Args:
-        cfg: of a command with ``data``, ``split`` and ``inference_size``.
-        checkpoint: whose own data set is taken unless ``cfg`` names one.
-        prepare: look through the masks, and write or fetch a data set that ``cfg`` names, unless it is there; a
-            checkpoint is no reason to write anything.
+        cfg: config of a command with ``data``, ``split`` and ``inference_size``.
+        checkpoint: its own data set is used unless ``cfg`` names one.
+        prepare: check the masks, and write or download the data set if it is missing and ``cfg`` names it; a
+            checkpoint's own data set is never written.
 
     Raises:
         UserError: no such data set, or one with other classes.
@@ -281,7 +281,7 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
         raise UserError(
             f"The checkpoint's network has {len(wanted)} classes ({', '.join(wanted[:5])}, ...), the data set "
             f"{datamodule.root} has {len(got)} ({', '.join(got[:5])}, ...). Give the data set that the checkpoint "
-            "was trained for (data=..., data.root=...), or another checkpoint."
+            "was trained on (data=..., data.root=...), or another checkpoint."
         )
     if wanted != got:
         logger.warning(
@@ -290,10 +290,10 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
 
 
 def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
-    """Return what rebuilds the network, in plain containers.
+    """Return the checkpoint card, which describes how to rebuild the network, in plain containers.
 
     Raises:
-        UserError: a setting that no checkpoint can hold.
+        UserError: a setting that a checkpoint cannot store.
     """
     flip = OmegaConf.select(cfg, "data.transform.flip")
     data = {
@@ -319,17 +319,17 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
     try:
         return CheckpointCard.model_validate(content).model_dump(exclude={"scores"})
     except ValidationError as error:
-        raise UserError(f"No checkpoint can hold these settings: {explained(error)}") from error
+        raise UserError(f"A checkpoint cannot store these settings: {explained(error)}") from error
 
 
 def lists_of(datamodule: VOCDataModule) -> dict[str, Any]:
-    """Return the fingerprints of the lists of a training's data, which is set up."""
+    """Return the fingerprints of the lists of ``datamodule``, which is set up for training."""
     lists = {"train": datamodule.train_pairs, "val": datamodule.val_pairs}
     return {name: ListCard.of([pair.name for pair in pairs]).model_dump() for name, pairs in lists.items()}
 
 
 def without_weights(model: DictConfig) -> DictConfig:
-    """Return a resolved ``model`` config that loads no encoder weights: a checkpoint brings its own."""
+    """Return a resolved ``model`` config without encoder weights, as a checkpoint has its own."""
     resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
     if OmegaConf.select(resolved, "encoder.weights") is not None:
         resolved.encoder.weights = None

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: images, written predictions, freezing, averaging."""
+"""Callbacks of a run: images, saved predictions, freezing, weight averaging."""
 
 import logging
 import math
@@ -22,20 +22,20 @@ from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger(__name__)
 
-_LONG_SIDE = 1024  # pixels of what a strip shows of an image, at the most
+_LONG_SIDE = 1024  # largest side of an image in a strip, in pixels
 STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
 
 
 class ImageStrips(Callback):
     """Strips (image | truth | prediction) of the first images, and the confusion matrix.
 
-    While training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
+    In training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
 
     Args:
-        count: how many images.
+        count: number of images.
         palette: uint8 (256, 3).
         class_names: names of the classes.
-        folder: where an evaluation writes them.
+        folder: folder that an evaluation writes them to.
     """
 
     def __init__(self, count: int, palette: ImageArray, class_names: list[str], folder: Path) -> None:
@@ -63,13 +63,13 @@ class ImageStrips(Callback):
             self.strips.append(strip(image.cpu().numpy().transpose(1, 2, 0), truth, predicted, self.palette))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send them to TensorBoard."""
+        """Send the strips and the confusion matrix to TensorBoard."""
         strips, self.strips = self.strips, []
         if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
             return
         assert isinstance(pl_module, ScoringTask)
         assert pl_module.scores is not None
-        board, step = trainer.logger.experiment, trainer.global_step - 1  # as Lightning counts: a resume keeps it
+        board, step = trainer.logger.experiment, trainer.global_step - 1  # Lightning's count, which a resume keeps
         for number, each in enumerate(strips):
             board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
         matrix = confusion_image(pl_module.scores.confusion, self.class_names)
@@ -85,7 +85,7 @@ class ImageStrips(Callback):
 class SavePredictions(Callback):
     """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
 
-    Each is written whole or not at all; what else is in the folder stays, and is said.
+    Each is written atomically; other files in the folder are kept and reported.
     """
 
     def __init__(self, folder: Path, palette: ImageArray) -> None:
@@ -106,30 +106,29 @@ class SavePredictions(Callback):
                 palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many files in the folder are not of this evaluation."""
+        """Log how many files in the folder are not from this evaluation."""
         trainer.strategy.barrier()
         assert isinstance(pl_module, ScoringTask)
         assert pl_module.scores is not None
         others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
         if trainer.is_global_zero and others:
-            logger.warning("%d other file(s) in %s are not of this evaluation", others, self.folder)
+            logger.warning("%d other file(s) in %s are not from this evaluation", others, self.folder)
 
 
 class FreezeEncoder(Callback):
-    """Keep ``net.encoder`` as it is for the first epochs, its batch-norm statistics too.
+    """Freeze ``net.encoder``, including its batch-norm statistics, for the first epochs.
 
-    The state follows from the epoch's number alone, so that a resumed run is frozen and unfrozen as the
-    uninterrupted one does.
+    The state depends only on the epoch number, so a resumed run freezes and unfreezes like an uninterrupted one.
 
     Args:
-        epochs: how many epochs it is frozen.
+        epochs: number of epochs to freeze it for.
     """
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find the encoder, and what of it is ever trained."""
+        """Find the encoder and its trainable parameters."""
         finds_unused = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
         if trainer.world_size > 1 and not finds_unused:
             raise UserError(
@@ -149,38 +148,38 @@ class FreezeEncoder(Callback):
 
 
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """Stop after so many validations without a better mIoU; a resumed run may be given another patience."""
+    """Stop after ``patience`` validations without a better mIoU; a resumed run may change the patience."""
 
     def __init__(self, patience: int) -> None:
         super().__init__("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up how long the run has waited, and for more than which score.
+        """Restore the best score and the number of validations since.
 
         Raises:
-            ValueError: the score is none.
+            ValueError: the score is not a number.
         """
         if not is_single_number(state_dict["best_score"]):
-            raise ValueError("early stopping knows no best score")
+            raise ValueError("early stopping has no best score")
         super().load_state_dict({**state_dict, "patience": self.patience})
 
 
 def max_steps_of(trainer: DictConfig) -> int | None:
-    """Return after how many steps a run with the config ``trainer`` ends; None: its epochs alone end it."""
+    """Return the maximum number of steps of the ``trainer`` config; None for no limit."""
     return None if trainer.max_steps == -1 else int(trainer.max_steps)
 
 
 class MaxSteps(Callback):
-    """End the run after so many optimizer steps, with a validation.
+    """Stop the run after a number of optimizer steps, with a validation.
 
-    Lightning's own ``max_steps`` makes a run that is resumed skip an epoch.
+    Lightning's own ``max_steps`` makes a resumed run skip an epoch.
     """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Ask for the end."""
+        """Stop the training when the steps are done."""
         if trainer.global_step >= self.steps:
             trainer.should_stop = True
 
@@ -188,7 +187,7 @@ class MaxSteps(Callback):
 class EMA(WeightAveraging):
     """Validate and save an exponential moving average of the weights (Polyak and Juditsky 1992).
 
-    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that the start is soon forgotten.
+    After n steps the decay is min(decay, (1 + n) / (10 + n)), so that early weights are forgotten quickly.
 
     Args:
         decay: share of the old average in the new one, 0..1.

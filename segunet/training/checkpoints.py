@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which, when, and written whole or not at all."""
+"""Checkpoints of a run, written atomically."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,16 @@ from segunet.inference.checkpoint import read_card
 logger = logging.getLogger(__name__)
 
 STATE_ADVICE = (
-    "A run can be resumed from its last.ckpt alone: restore that file from a copy, or start a new run with the "
-    "settings in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and predicted with."
+    "A run can be resumed only from its last.ckpt: restore that file from a copy, or start a new run with the "
+    "settings in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and used to predict."
 )
 
-# As Lightning and torch raise where a state has other keys, types or shapes.
-_OF_A_FOREIGN_STATE = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OverflowError)
+# Errors of Lightning and torch for a state with other keys, types or shapes.
+_STATE_ERRORS = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, OverflowError)
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint of one fixed name in the run's folder, which may have been moved since."""
+    """A checkpoint with a fixed name in the run's folder, which may have been moved."""
 
     def __init__(self, folder: Path, filename: str, **options: Any) -> None:
         super().__init__(folder, filename=filename, enable_version_counter=False, **options)
@@ -40,16 +40,16 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(str(self.dirpath)) / f"{self.filename}.ckpt"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the best score of an earlier state, if its checkpoint is intact; paths in it are not looked at."""
+        """Restore the best score of an earlier state, if its checkpoint is intact; saved paths are ignored."""
         path, score = self.path, state_dict.get("best_model_score")
         if self.monitor is None or score is None:
             return
         try:
             read_card(path, "")
             if not is_single_number(score):
-                raise UserError(f"last.ckpt does not know the score of {path}.")
+                raise UserError(f"last.ckpt does not have the score of {path}.")
         except UserError as error:
-            logger.warning("%s The checkpoint of the next validation is taken for the best.", str(error).strip())
+            logger.warning("%s The checkpoint of the next validation becomes the best.", str(error).strip())
             return
         self.best_model_score = self.kth_value = score
         self.best_model_path = self.kth_best_model_path = str(path)
@@ -63,14 +63,14 @@ def is_single_number(value: Any) -> bool:
 
 @contextmanager
 def restoring(path: Path | None, last: "LastCheckpoint | None" = None) -> Iterator[None]:
-    """Say of what goes wrong before ``last`` sees the training begin that it is due to the checkpoint in ``path``."""
+    """Convert errors before ``last`` has seen training start into a UserError that names the checkpoint ``path``."""
     try:
         yield
-    except _OF_A_FOREIGN_STATE as error:
+    except _STATE_ERRORS as error:
         if path is None or (last and last.training):
             raise
         raise UserError(
-            f"{path} does not hold the state of a training as segunet.train saves it ({type(error).__name__}: "
+            f"{path} does not hold a training state of segunet.train ({type(error).__name__}: "
             f"{one_line(str(error), 200)}). {STATE_ADVICE}"
         ) from error
 
@@ -78,8 +78,8 @@ def restoring(path: Path | None, last: "LastCheckpoint | None" = None) -> Iterat
 class LastCheckpoint(RunCheckpoint):
     """``last.ckpt``, at the end of each epoch: before its validation, which may fail, and again after it.
 
-    What is saved before tells Lightning that the first batch of the validation was begun, so that a resumed run
-    begins with the whole of it.
+    The one saved before tells Lightning that the first batch of the validation was started, so a resumed run
+    starts with the whole validation.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -87,19 +87,19 @@ class LastCheckpoint(RunCheckpoint):
         self.validating = self.training = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """See that what was saved, if anything, is taken up, and fits."""
+        """Check the restored optimizer state, if any."""
         check_moments(trainer.optimizers)
         self.training = True
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what was trained."""
+        """Save the checkpoint before the validation."""
         if not trainer.sanity_checking:
             self.validating = True
             trainer.save_checkpoint(self.path)
             self.validating = False
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Say that the validation is not done."""
+        """Mark the validation as not done."""
         if self.validating:
             progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
             for counts in (progress["total"], progress["current"]):
@@ -107,9 +107,9 @@ class LastCheckpoint(RunCheckpoint):
 
 
 def check_moments(optimizers: Sequence[Optimizer]) -> None:
-    """Raise a ValueError where what an optimizer knows of a parameter has another shape, which torch does not look at.
+    """Raise a ValueError if an optimizer's state has another shape than its parameter, which torch does not check.
 
-    Single numbers, such as a count of steps, fit any parameter.
+    Scalars, such as a step count, are valid for any parameter.
     """
     for optimizer in optimizers:
         for parameter, state in optimizer.state.items():
@@ -119,10 +119,10 @@ def check_moments(optimizers: Sequence[Optimizer]) -> None:
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Save checkpoints whole or not at all, in the folder they belong to.
+    """Save checkpoints atomically, by writing in the destination folder.
 
-    Lightning writes to the system's temporary folder and moves the file, which is a copy, and can be cut
-    short, where that folder is another file system.
+    Lightning writes to the system's temporary folder and moves the file, which is a copy, and may be truncated,
+    if that folder is on another file system.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

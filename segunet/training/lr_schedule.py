@@ -1,4 +1,4 @@
-"""Warm-up, cosine, flat final phase: a pure function of how far the run is."""
+"""Warm-up, cosine and flat final phase, as a pure function of the run's progress."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from pydantic import Field
 
 from segunet.base.validation import AtLeast0, Bounds, Share, checked
 
-Epochs = Annotated[float, Field(ge=0)]  # math.inf is no upper bound
+Epochs = Annotated[float, Field(ge=0)]  # math.inf for no upper bound
 
 
 @checked("lr_schedule")
@@ -25,15 +25,15 @@ class WarmupCosine:
 
     Attributes:
         warmup: W as a share of T, 0..1.
-        warmup_epochs: least and most W, in epochs.
+        warmup_epochs: smallest and largest W, in epochs.
         flat: N as a share of T, 0..1.
-        flat_epochs: least and most N, in epochs.
+        flat_epochs: smallest and largest N, in epochs.
         start_factor: s = lr * start_factor, 0..1, but at least start_lr.
-        start_lr: the least s.
+        start_lr: smallest s.
         min_factor: m = lr * min_factor, 0..1.
 
     Raises:
-        UserError: a share or a factor outside 0..1, bounds that are no pair, a rate below 0.
+        UserError: a share or a factor outside 0..1, invalid bounds, a rate below 0.
     """
 
     warmup: Share = 0.05

@@ -1,4 +1,4 @@
-"""Which parameters are optimised how: the encoder at its own rate, no decay on norms and biases."""
+"""Parameter groups: the encoder has its own learning rate, norms and biases have no weight decay."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from segunet.base.validation import Above0, AtLeast0, checked
 @checked("optimizer")
 @dataclass(frozen=True)
 class OptimizerFactory:
-    """Makes the optimizer of a network.
+    """Create the optimizer of a network.
 
     Attributes:
-        optimizer: called with the parameter groups; a class of ``torch.optim`` with its settings.
+        optimizer: called with the parameter groups; a ``torch.optim`` class with its settings.
         lr: peak learning rate.
-        encoder_lr: peak learning rate of ``net.encoder``; None is ``lr``.
-        weight_decay: for weights of two dimensions and more; norms and biases get none.
+        encoder_lr: peak learning rate of ``net.encoder``; None for ``lr``.
+        weight_decay: decay of weights with two or more dimensions; norms and biases have none.
 
     Raises:
-        UserError: a rate that is not above 0, a decay below 0; when called, settings that ``optimizer`` refuses.
+        UserError: a rate that is not above 0, a decay below 0; when called, settings that ``optimizer`` rejects.
     """
 
     optimizer: Callable[[list[dict[str, Any]]], Optimizer]
@@ -36,7 +36,7 @@ class OptimizerFactory:
         try:
             return self.optimizer(list(self._groups(net)))
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
-            raise UserError(f"optimizer.optimizer.*: torch does not take these settings: {error}") from error
+            raise UserError(f"optimizer.optimizer.*: torch does not accept these settings: {error}") from error
 
     def _groups(self, net: nn.Module) -> Iterator[dict[str, Any]]:
         for part, lr in (("encoder", self.encoder_lr or self.lr), ("decoder", self.lr)):

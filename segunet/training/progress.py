@@ -1,4 +1,4 @@
-"""What a run shows of its progress: a bar on a terminal, a line an epoch everywhere."""
+"""Progress of a run: a bar on a terminal, and one line per epoch everywhere."""
 
 import logging
 import math
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class RunProgress(Callback):
-    """A bar with images/s and time left on a terminal; a line an epoch everywhere."""
+    """A bar with images/s and time left on a terminal; one line per epoch everywhere."""
 
     def __init__(self, max_steps: int | None = None) -> None:
         self.max_steps = max_steps
         self.bar = progress_bar(TextColumn("{task.fields[speed]}"))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the bar, where the run stands."""
+        """Show the bar at the run's progress."""
         steps = min(trainer.estimated_stepping_batches, self.max_steps or math.inf)
         done = trainer.current_epoch * int(trainer.num_training_batches)
         self.task = self.bar.add_task("", total=steps * trainer.accumulate_grad_batches, completed=done, speed="")
@@ -55,16 +55,16 @@ class RunProgress(Callback):
         self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the epoch's line; the val columns stand where this epoch was validated.
+        """Log the epoch's line, with validation scores if this epoch was validated.
 
-        A resumed run may have nothing to do for its first epoch but to validate.
+        In the first epoch of a resumed run, only the validation may be left.
         """
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         if self.losses:
             parts.append(f"loss {np.mean(self.losses):.4f}")
         if self.validated:
-            parts += [f"val loss {logged['val/loss']:.4f}"] if "val/loss" in logged else []  # none in tiles
+            parts += [f"val loss {logged['val/loss']:.4f}"] if "val/loss" in logged else []  # no loss in tiles
             parts += [
                 f"mIoU {logged['val/miou']:.4f}",
                 f"pixel accuracy {logged['val/pixel_accuracy']:.4f}",
@@ -75,21 +75,21 @@ class RunProgress(Callback):
         logger.info("  ".join([*parts, f"{time.monotonic() - self.start:.0f} s"]))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away."""
+        """Hide the bar."""
         self.bar.stop()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Take the bar away and say how to go on."""
+        """Hide the bar and log how to resume."""
         self.bar.stop()
         run_dir = Path(trainer.default_root_dir)
         saved = (run_dir / "checkpoints" / "last.ckpt").is_file()
         command = f"python -m segunet.train {setting('resume', run_dir)}"
-        how = f"go on: {command}" if saved else "nothing was saved before the end of the first epoch"
+        how = f"resume: {command}" if saved else "nothing was saved before the end of the first epoch"
         logger.info("stopped in epoch %d; %s", trainer.current_epoch + 1, how)
 
 
 class ScoringProgress(Callback):
-    """A bar over the images of an evaluation."""
+    """A progress bar for evaluations."""
 
     def __init__(self) -> None:
         self.bar = progress_bar()
@@ -104,9 +104,9 @@ class ScoringProgress(Callback):
         self.bar.advance(self.task)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the bar away."""
+        """Hide the bar."""
         self.bar.stop()
 
     def on_exception(self, *_: Any) -> None:
-        """Take the bar away."""
+        """Hide the bar."""
         self.bar.stop()

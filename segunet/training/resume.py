@@ -1,6 +1,6 @@
-"""A run that is resumed: how far it got, and that it goes on with the network and the data that it began with.
+"""Resume a run: its progress, and checks that its network and data are unchanged.
 
-Its folder may come from anywhere, and may be damaged: everything in it is parsed before it is used.
+Its folder is untrusted and may be damaged: everything in it is validated before use.
 """
 
 import logging
@@ -27,20 +27,20 @@ from segunet.training.saved_config import ADVICE
 
 logger = logging.getLogger(__name__)
 LAST = "checkpoints/last.ckpt"
-_TRAINED = ("state_dict", "current_model_state", "optimizer_states")  # what the training goes on with
-_COUNTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Count | bool], config=STRICT)  # of Lightning's loops
+_STATE_KEYS = ("state_dict", "current_model_state", "optimizer_states")  # the training state
+_COUNTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Count | bool], config=STRICT)  # Lightning's counters
 
 
 class Progress(BaseModel, strict=True, frozen=True):
-    """How far a checkpoint's training got.
+    """Training progress of a checkpoint.
 
     Attributes:
-        epochs: epochs begun, of which all but perhaps the last are whole.
+        epochs: epochs started; all but perhaps the last are complete.
         steps: optimizer steps done.
-        batches: batches of the last epoch done.
-        whole: those were all of it.
-        validated: the last epoch was validated.
-        waited: validations since the best one, as early stopping counts them.
+        batches: batches done in the last epoch.
+        whole: whether the last epoch is complete.
+        validated: whether the last epoch was validated.
+        waited: validations since the best one, as counted by early stopping.
     """
 
     epochs: Count
@@ -53,13 +53,13 @@ class Progress(BaseModel, strict=True, frozen=True):
 
 @dataclass(frozen=True)
 class Resumed:
-    """What a run goes on from.
+    """State that a run resumes from.
 
     Attributes:
-        checkpoint: the file.
-        card: what it says of itself.
-        progress: how far it got.
-        finished: nothing is left to train or to validate, the report alone is missing.
+        checkpoint: the checkpoint file.
+        card: its card.
+        progress: its progress.
+        finished: whether only the report is missing, with nothing left to train or validate.
     """
 
     checkpoint: Path
@@ -72,7 +72,7 @@ def found_run(resume: Any) -> Path:
     """Return the folder of the run that the setting ``resume`` names.
 
     Raises:
-        UserError: no run that can be resumed is there.
+        UserError: there is no run that can be resumed.
     """
     run_dir = as_path(resume).absolute()
     if missing := [name for name in (CONFIG, LAST) if not (run_dir / name).is_file()]:
@@ -84,10 +84,10 @@ def found_run(resume: Any) -> Path:
 
 
 def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
-    """Read what the run in ``run_dir`` goes on from, and see that there is something left to do.
+    """Read the state that the run in ``run_dir`` resumes from.
 
     Raises:
-        UserError: a damaged checkpoint, one of another network, or a run that is finished.
+        UserError: a damaged checkpoint, one of another network, or a finished run.
     """
     path = run_dir / LAST
     content = read_checkpoint(path, STATE_ADVICE)
@@ -99,10 +99,10 @@ def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
 
 
 def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
-    """Return how far the training got that saved ``content``.
+    """Return the progress of the training that saved ``content``.
 
     Raises:
-        UserError: it does not say so, as nothing but ``last.ckpt`` and ``best.ckpt`` of a training does.
+        UserError: it has no progress; only ``last.ckpt`` and ``best.ckpt`` of a training have.
     """
     try:
         beside = {name: content[name] for name in ("epoch", "global_step")}
@@ -118,61 +118,61 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
             validated=counts["epoch_progress.current.processed"] == counts["epoch_progress.current.ready"],
             waited=max(waits, default=0),
         )
-        said = counts["epoch"] + 1, counts["global_step"]
+        stated = counts["epoch"] + 1, counts["global_step"]
     except ValidationError as error:
-        raise UserError(f"{path} does not say how far its training got: {explained(error)} {STATE_ADVICE}") from error
+        raise UserError(f"{path} has no valid training progress: {explained(error)} {STATE_ADVICE}") from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path} does not say how far its training got. {STATE_ADVICE}") from error
-    if said != (progress.epochs, progress.steps):
+        raise UserError(f"{path} has no valid training progress. {STATE_ADVICE}") from error
+    if stated != (progress.epochs, progress.steps):
         raise UserError(
-            f"{path} contradicts itself: {said[0]} epochs and {said[1]} steps, but its loops have done "
+            f"{path} is inconsistent: {stated[0]} epochs and {stated[1]} steps, but its loops have done "
             f"{progress.epochs} and {progress.steps}. {STATE_ADVICE}"
         )
     return progress
 
 
 def check_finite(content: Mapping[str, Any], path: Path) -> None:
-    """Raise a UserError where weights, or what the optimizer knows of them, hold NaN or infinity."""
-    for name in _TRAINED:
+    """Raise a UserError if weights or optimizer state contain NaN or infinity."""
+    for name in _STATE_KEYS:
         try:
             finite = all(bool(each.isfinite().all()) for each in tensors_in(content.get(name)))
-        except (RuntimeError, TypeError) as error:  # also of tensors without values, and of endless nesting
-            raise UserError(f"{path}: its {name} is not what a training saves. {STATE_ADVICE}") from error
+        except (RuntimeError, TypeError) as error:  # also for tensors without values and endless nesting
+            raise UserError(f"{path}: its {name} is invalid. {STATE_ADVICE}") from error
         if not finite:
             raise UserError(
-                f"{path}: its {name} holds NaN or infinity: the training diverged (a lower optimizer.lr, "
+                f"{path}: its {name} contains NaN or infinity: the training diverged (a lower optimizer.lr, "
                 f"trainer.gradient_clip_val=1 or trainer.precision=32-true may help), or the file is damaged. "
                 + STATE_ADVICE
             )
 
 
 def check_same_network(model: DictConfig, saved: Mapping[str, Any], path: Path) -> None:
-    """Raise a UserError where the ``model`` config of ``path`` differs from the one ``saved`` in its checkpoint."""
+    """Raise a UserError if the ``model`` config of ``path`` differs from the one ``saved`` in its checkpoint."""
     ours, theirs = leaves(OmegaConf.to_container(model)), leaves(saved)
     for name in theirs.keys() & ours.keys() - {"encoder.weights"}:
         if ours[name] != theirs[name]:
             raise UserError(
-                f"{path}: model.{name} is {shown(ours[name])}, but the run's checkpoint holds a network with "
+                f"{path}: model.{name} is {shown(ours[name])}, but the run's checkpoint has a network with "
                 f"{shown(theirs[name])}. {ADVICE}"
             )
 
 
 def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
-    """Return whether a run has ended and its report alone is missing.
+    """Return whether a run has ended and only its report is missing.
 
     Raises:
-        UserError: not even its report is missing.
+        UserError: it has ended and its report exists.
     """
     ended, longer = how_it_ended(cfg, progress)
     if ended and progress.validated:
         if has_results(run_dir):
-            raise UserError(f"resume={run_dir}: that run {ended}. To train it for longer, add {longer}.")
-        logger.info("the run %s; what is missing is the report", ended)
+            raise UserError(f"resume={run_dir}: that run {ended}. To train it longer, add {longer}.")
+        logger.info("the run %s; only its report is missing", ended)
         return True
     if not progress.whole:
         logger.warning(
-            "trainer.max_steps cut epoch %d of %s short after %d batches. The run goes on with the next epoch; what is "
-            "missing of that one is not trained.",
+            "trainer.max_steps cut epoch %d of %s short after %d batches. The run continues with the next epoch; the "
+            "remaining batches of this one are skipped.",
             progress.epochs,
             run_dir,
             progress.batches,
@@ -181,7 +181,7 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
 
 
 def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
-    """Return what ended a run, and the setting with which it goes on; two empty texts if it has not ended."""
+    """Return what ended a run and the setting to continue it; two empty strings if it has not ended."""
     patience, trainer = cfg.callbacks.early_stopping_patience, cfg.trainer
     if patience is not None and progress.waited >= patience:
         how = f"was stopped early after {progress.epochs} epochs"
@@ -194,7 +194,7 @@ def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
 
 
 def has_results(run_dir: Path) -> bool:
-    """Return whether the report, which is written last, is of the newest checkpoint, or there is nothing to report."""
+    """Return whether the report, which is written last, is up to date, or there is nothing to report."""
     page, last = run_dir / PAGE, run_dir / LAST
     if not (run_dir / BEST).is_file():
         return True
@@ -202,27 +202,27 @@ def has_results(run_dir: Path) -> bool:
 
 
 def check_same_data(card: CheckpointCard, datamodule: VOCDataModule) -> None:
-    """Compare the data with those that a run began with; another list is said.
+    """Compare the data with those that the run started with; a changed list is logged.
 
     Raises:
-        UserError: the classes have other names, or another order: the network's outputs would mean something else.
+        UserError: the class names or their order differ, which would change the meaning of the network's outputs.
     """
     if card.class_names != datamodule.class_names:
         raise UserError(
-            f"data.class_names is {_differing(datamodule.class_names, card.class_names)} in the run's checkpoint. A "
+            f"data.class_names is {_difference(datamodule.class_names, card.class_names)} in the run's checkpoint. A "
             "resumed run keeps its classes and their order: restore them, or start a new run."
         )
-    if card.lists is None:  # of a run that an earlier segunet began
+    if card.lists is None:  # a run of an earlier version
         return
     for name, saved, pairs in (
         (datamodule.train_split, card.lists.train, datamodule.train_pairs),
         (datamodule.val_split, card.lists.val, datamodule.val_pairs),
     ):
         if change := saved.change_to(ListCard.of([pair.name for pair in pairs])):
-            logger.warning("list %s of %s has changed since the run began: %s", name, datamodule.root, change)
+            logger.warning("list %s of %s has changed since the run started: %s", name, datamodule.root, change)
 
 
-def _differing(ours: Sequence[str], theirs: Sequence[str]) -> str:
+def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
     if len(ours) != len(theirs):
         return f"a list of {len(ours)} names, but of {len(theirs)}"
     index = next(index for index, name in enumerate(ours) if name != theirs[index])

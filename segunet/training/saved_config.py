@@ -1,7 +1,7 @@
-"""The config of a run that is resumed. Its folder may come from anywhere: nothing is built from it before it is parsed.
+"""The config of a resumed run. Its folder is untrusted, so the config is validated before anything is built from it.
 
-What a config of ``segunet.train`` can have is read from ``conf/``: the same keys, plain values, and only classes that
-``conf/`` names, or that the user trusts.
+It is validated against ``conf/``: the same keys, plain values, and only classes that ``conf/`` names or that the user
+trusts.
 """
 
 import inspect
@@ -32,37 +32,37 @@ from segunet.cli.overrides import composed
 from segunet.cli.run_dir import CONFIG
 
 logger = logging.getLogger(__name__)
-_LARGEST_FILE = 2**20  # bytes; a config has about 3,000
-_DEEPEST = 8
-_LARGEST_NUMBER = 2**32
-_LARGEST_SIZE = 100_000  # of a side in pixels, and of 16-bit values; constructors bound their networks
+_MAX_FILE_BYTES = 2**20  # bytes; a config has about 3,000
+_MAX_DEPTH = 8
+_MAX_NUMBER = 2**32
+_MAX_SIZE = 100_000  # side in pixels, 16-bit value; constructors limit the rest
 _SIZES = ("model.", "data.", "inference_size")
-_LONGEST_LIST = 2**12
-_LONGEST_TEXT = 2**12
-_OF_ANY_KIND = ("trainer.devices", "trainer.deterministic")
+_MAX_LIST = 2**12
+_MAX_TEXT = 2**12
+_ANY_TYPE = ("trainer.devices", "trainer.deterministic")
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
-# What classes and settings were called that segunet 0.1.0 wrote into configs.
+# Former names of settings and classes in configs that segunet 0.1.0 wrote.
 _RENAMED = {"pictures": "images"}
 _MOVED = {
     "segunet.losses.": "segunet.losses.segmentation.",
     "segunet.optimizer.": "segunet.training.optimizer.",
     "segunet.lr_schedule.": "segunet.training.lr_schedule.",
 }
-_NOTHING = object()
-_FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # in a resumed run
+_MISSING = object()
+_FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # cannot change in a resumed run
 
-# What was seen to be raised for a file that is no YAML, or YAML that is no config.
+# Errors for a file that is not YAML, or YAML that is not a config.
 _UNREADABLE = (OSError, ValueError, TypeError, RecursionError, YAMLError, OmegaConfBaseException)
 
 
 @dataclass(frozen=True)
 class ConfigParser:
-    """Turns a saved config into one of plain values, or refuses it.
+    """Validate a saved config and convert it to plain values.
 
     Attributes:
-        path: the file that is parsed, for messages.
-        named: texts of the command line: a class that the user named there is trusted.
+        path: the config file, for messages.
+        named: command-line overrides; a class that the user names there is trusted.
     """
 
     path: Path
@@ -72,15 +72,15 @@ class ConfigParser:
         """Return the config in the file.
 
         Raises:
-            UserError: the file cannot be read, or holds what no config of segunet.train has; says which key.
+            UserError: the file cannot be read, or is not a config of segunet.train; names the key.
         """
         return self.checked(self._read())
 
     def checked(self, saved: Mapping[Any, Any]) -> DictConfig:
-        """Return ``saved``, the file's content, as a config.
+        """Return ``saved``, the file's content, as a validated config.
 
         Raises:
-            UserError: it is none of segunet.train; says which key.
+            UserError: it is not a config of segunet.train; names the key.
         """
         known = _known(saved)
         config = OmegaConf.create(self._mapping(saved, known, ""))
@@ -88,13 +88,13 @@ class ConfigParser:
             if (value := OmegaConf.select(config, name, default=config.data.ignore_index)) != config.data.ignore_index:
                 raise self._error(name, f"is {shown(value)}, but data.ignore_index is {config.data.ignore_index}")
         if "download" in config.data:
-            config.data.download = False  # the run had its data
+            config.data.download = False  # the run already has its data
         return config
 
     def _read(self) -> dict[Any, Any]:
         try:
             content = self.path.read_bytes()
-            if len(content) > _LARGEST_FILE:
+            if len(content) > _MAX_FILE_BYTES:
                 raise ValueError(f"it has {len(content)} bytes")
             text = content.decode()
             _check_nesting(text)
@@ -104,12 +104,12 @@ class ConfigParser:
             raise UserError(f"{self.path} cannot be read as the config of a run: {reason}. {ADVICE}") from error
         if not isinstance(saved, dict):
             raise UserError(f"{self.path} holds no settings. {ADVICE}")
-        return {name: _moved(value) for name, value in saved.items()}
+        return {name: _with_current_names(value) for name, value in saved.items()}
 
     def _value(self, value: Any, known: Any, name: str) -> Any:
         if isinstance(value, dict) or isinstance(known, dict):
             return self._mapping(value, known if isinstance(known, dict) else {}, name)
-        if not _is_of_kind(value, known, name) or not _is_plain(value, name):
+        if not _has_valid_type(value, known, name) or not _is_plain(value, name):
             raise self._error(name, f"is {shown(value)}, an invalid setting")
         if isinstance(value, list):
             entry = known[0] if isinstance(known, list) else None
@@ -118,9 +118,9 @@ class ConfigParser:
 
     def _mapping(self, value: Any, known: Mapping[str, Any], name: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise self._error(name, f"is {shown(value)}, wanted settings of its own")
+            raise self._error(name, f"is {shown(value)}, wanted a mapping of settings")
         if name and not known and "_target_" not in value:
-            raise self._error(name, "has settings of its own, wanted a single value")
+            raise self._error(name, "is a mapping of settings, wanted a single value")
         if "_target_" in value and value["_target_"] != known.get("_target_"):
             self._check_trusted(value["_target_"], f"{name}._target_")
             known = {key: value[key] for key in ("_target_", "_partial_") if key in value}
@@ -129,21 +129,19 @@ class ConfigParser:
         return self._defaults(given, known, name) | given
 
     def _check_keys(self, value: Mapping[Any, Any], known: Mapping[str, Any], name: str) -> None:
-        """Raise a UserError for a key that neither ``conf/`` nor the signature of the class has."""
+        """Raise a UserError for a key that is neither in ``conf/`` nor in the class's signature."""
         allowed = known.keys() | _parameters(Trainer if name == "trainer" else _class(known))
         for key in value:
             if key not in allowed or (key == "_partial_" and value[key] is not known[key]):
                 raise self._error(f"{name}.{key}".lstrip("."), "is not a setting of segunet.train")
 
     def _defaults(self, given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return what ``conf/`` has for the keys that an older config lacks; say so."""
+        """Return the defaults in ``conf/`` for keys that an older config lacks; log them."""
         missing = {key: each for key, each in known.items() if key not in given}
         for key, each in missing.items():
-            if key == "_target_" or isinstance(each, dict) or _is_open(str(each)):
+            if key == "_target_" or isinstance(each, dict) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")
-            logger.warning(
-                "%s has no %s, so %s is taken, as in a new run", self.path, f"{name}.{key}".lstrip("."), each
-            )
+            logger.warning("%s has no %s, so %s is used, as in a new run", self.path, f"{name}.{key}".lstrip("."), each)
         return missing
 
     def _check_trusted(self, target: Any, name: str) -> None:
@@ -152,8 +150,8 @@ class ConfigParser:
         ):
             raise self._error(
                 name,
-                f"is {shown(target)}, a class that conf/ does not name. A config can name any code; if you trust "
-                f"this one, name its package in the environment variable {TRUSTED_VARIABLE} or add {name}={target} "
+                f"is {shown(target)}, a class that is not in conf/. A config can name any code; if you trust "
+                f"this one, list its package in the environment variable {TRUSTED_VARIABLE} or add {name}={target} "
                 "to the command",
             )
 
@@ -166,7 +164,7 @@ ADVICE = "Restore the file as segunet.train wrote it, or start a new run."
 
 @contextmanager
 def naming(path: Path | None) -> Iterator[None]:
-    """Say of what goes wrong that it is due to the config in ``path``, if any."""
+    """Prefix errors with ``path``, the config that caused them, if any."""
     try:
         yield
     except (UserError, InstantiationException, OmegaConfBaseException) as error:
@@ -177,18 +175,18 @@ def naming(path: Path | None) -> Iterator[None]:
 
 
 def resumed_config(run_dir: Path) -> DictConfig:
-    """Return the config that ``run_dir`` was trained with, changed by this command line's other overrides.
+    """Return the config that ``run_dir`` was trained with, updated by this command line's other overrides.
 
     Raises:
-        UserError: a config that no run has, or an override that names no value of it.
+        UserError: an invalid config, or an override that does not name one of its values.
     """
     path = run_dir / CONFIG
     changes = resume_changes()
     cfg = ConfigParser(path, changes).parse()
     for override in changes:
         key, _, text = override.partition("=")
-        old, new = OmegaConf.select(cfg, key, default=_NOTHING), OmegaConf.from_dotlist([f"value={text}"]).value
-        if old is _NOTHING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
+        old, new = OmegaConf.select(cfg, key, default=_MISSING), OmegaConf.from_dotlist([f"value={text}"]).value
+        if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
                 "optimizer and ignore_index. Change another single value of its config (such as "
@@ -199,70 +197,70 @@ def resumed_config(run_dir: Path) -> DictConfig:
 
 
 def resume_changes() -> list[str]:
-    """Return what the command line gives a resumed run besides ``resume``, each as ``name=value``."""
+    """Return the command line's overrides other than ``resume``, each as ``name=value``."""
     return [override for override in HydraConfig.get().overrides.task if not override.startswith("resume=")]
 
 
-def _moved(value: Any) -> Any:
-    """Return the value with today's names for the classes of earlier configs."""
+def _with_current_names(value: Any) -> Any:
+    """Return the value with former names of settings and classes replaced by current ones."""
     if not isinstance(value, dict):
         return value
-    value = {_RENAMED.get(key, key): _moved(each) for key, each in value.items()}
+    value = {_RENAMED.get(key, key): _with_current_names(each) for key, each in value.items()}
     target = str(value.get("_target_"))
     module = target.rpartition(".")[0] + "."
     return value | {"_target_": _MOVED[module] + target.removeprefix(module)} if module in _MOVED else value
 
 
 def _check_nesting(text: str) -> None:
-    """Raise a ValueError for YAML whose reading would take long: a short text can stand for a very large one."""
+    """Raise a ValueError for deeply nested YAML or aliases, with which a short text can expand to a huge value."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+        if depth > _MAX_DEPTH or isinstance(event, yaml.AliasEvent):
             raise ValueError("its values are nested too deeply, or refer to each other")
 
 
 def _is_plain(value: Any, name: str) -> bool:
-    """Return whether ``value`` is one that a config file gives, of a size that a run can have."""
+    """Return whether ``value`` is a plain config value within size limits."""
     if isinstance(value, list):
-        return len(value) <= _LONGEST_LIST and name.count("[") < 2
+        return len(value) <= _MAX_LIST and name.count("[") < 2
     if isinstance(value, str):
-        return len(value) <= _LONGEST_TEXT and "${" not in value and "\0" not in value
+        return len(value) <= _MAX_TEXT and "${" not in value and "\0" not in value
     if isinstance(value, int | float):
         if value == math.inf:
             return name.endswith("_epochs[1]")  # no upper bound
-        return abs(value) <= (_LARGEST_SIZE if name.startswith(_SIZES) else _LARGEST_NUMBER)  # False for NaN
+        return abs(value) <= (_MAX_SIZE if name.startswith(_SIZES) else _MAX_NUMBER)  # False for NaN
     return value is None
 
 
-def _is_of_kind(value: Any, known: Any, name: str) -> bool:
-    """Return whether ``value`` can stand where a new run has ``known``; null can always."""
-    if value is None or known is None or name in _OF_ANY_KIND or (isinstance(known, str) and _is_open(known)):
+def _has_valid_type(value: Any, known: Any, name: str) -> bool:
+    """Return whether ``value`` has the type of a new run's value ``known``; null always does."""
+    if value is None or known is None or name in _ANY_TYPE or (isinstance(known, str) and _is_unresolved(known)):
         return True
     if isinstance(known, bool | list) or isinstance(value, bool | list):
         return type(value) is type(known)
-    return isinstance(value, int | float) or isinstance(known, str)  # YAML takes some names for numbers
+    return isinstance(value, int | float) or isinstance(known, str)  # YAML reads some names as numbers
 
 
-def _is_open(known: str) -> bool:
+def _is_unresolved(known: str) -> bool:
     return "${" in known or known == "???"
 
 
 def _known(saved: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return what a new run with the choices most like ``saved`` would have."""
+    """Return the config of a new run with the group choices most similar to ``saved``."""
     choices = [f"{group}={_nearest(files, saved.get(group))}" for group, files in _groups().items()]
-    return _of_new_run(tuple(choices))
+    return _new_run_config(tuple(choices))
 
 
 @cache
-def _of_new_run(choices: Sequence[str]) -> dict[str, Any]:
+def _new_run_config(choices: Sequence[str]) -> dict[str, Any]:
     known = OmegaConf.to_container(composed("train", choices))
     assert isinstance(known, dict)
     return {str(key): value for key, value in known.items()}
 
 
 def _nearest(files: Mapping[str, Any], saved: Any) -> str:
-    """Return the choice whose keys and classes are most like ``saved``."""
+    """Return the choice whose keys and classes are most similar to ``saved``."""
     ours = _marks(saved)
     classes = {mark for mark in ours if "_target_=" in mark}
     return max(files, key=lambda each: (len(_marks(files[each]) & classes), -len(_marks(files[each]) ^ ours)))
@@ -275,7 +273,7 @@ def _marks(config: Any) -> set[str]:
 
 @cache
 def _groups() -> dict[str, dict[str, Any]]:
-    """Return the content of the files of each group that a training is composed of."""
+    """Return the content of the files of each config group of segunet.train."""
     groups = [key for key, value in composed("train", []).items() if isinstance(value, DictConfig)]
     return {
         str(group): {
@@ -296,6 +294,6 @@ def _class(known: Mapping[str, Any]) -> type | None:
 
 
 def _parameters(target: type | None) -> set[str]:
-    """Return the names that a class takes, but not those that it passes on as they are."""
+    """Return the names of a class's parameters, without ``*args`` and ``**kwargs``."""
     parameters = inspect.signature(target).parameters.values() if target else ()
     return {each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}

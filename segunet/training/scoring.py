@@ -21,9 +21,9 @@ class ScoringTask(LightningModule):
     Args:
         net: images (N, 3, H, W) uint8 -> logits (N, K, H, W).
         num_classes: K.
-        ignore_index: mask value that is not scored.
+        ignore_index: mask value of pixels that are not scored.
         inference: whole images or tiles, test-time augmentation.
-        boundary_iou: whether to compute it too; it takes time.
+        boundary_iou: whether to compute boundary IoU too, which takes time.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ScoringTask(LightningModule):
         return predictions
 
     def enough_memory_for(self, batch: Batch) -> AbstractContextManager[None]:
-        """Say of an image that is scored and runs out of memory which it is and what to do."""
+        """Convert an out-of-memory error while scoring into a UserError that names the image and gives advice."""
         height, width = batch.masks.shape[-2:]
         what = f"when scoring {len(batch.names)} image(s) of {width} x {height} pixels at once ({batch.names[0]})"
         if len(batch.names) > 1:
@@ -67,5 +67,5 @@ class ScoringTask(LightningModule):
         return enough_memory(what, f"Score it in {smaller}.")
 
     def on_test_epoch_end(self) -> None:
-        """Make the split's scores."""
+        """Compute the split's scores."""
         self.scores = self.counter.scores()

@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class SegmentationTask(ScoringTask):
-    """Train a network; everything is handed in built.
+    """Train a network; takes ready-made objects.
 
     Args:
         net: images (N, 3, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
-        loss: of the logits and the masks.
-        optimizer: makes the optimizer from the net.
-        lr_schedule: of the learning rate, set before each optimizer step.
+        loss: loss of the logits and the masks.
+        optimizer: creates the optimizer from the net.
+        lr_schedule: learning rate schedule, applied before each optimizer step.
         class_names: K names, for the log.
-        card: what rebuilds the net from a checkpoint, plain containers only; saved with each checkpoint.
-        inference: of the validation; in tiles it has no loss.
-        max_steps: optimizer steps after which the run ends, if its epochs do not end it before; None: they do.
+        card: describes how to rebuild the net, in plain containers; saved with each checkpoint.
+        inference: how validation images are predicted; in tiles there is no loss.
+        max_steps: optimizer steps after which the run ends, unless its epochs end first; None for no limit.
     """
 
     def __init__(
@@ -62,14 +62,14 @@ class SegmentationTask(ScoringTask):
         """Return the loss of a batch.
 
         Raises:
-            UserError: the loss is not finite; says at which step and on which images.
+            UserError: the loss is not finite; names the step and the images.
         """
         parts: LossParts = self.loss(self.net(batch.images), batch.masks)
         if not torch.isfinite(parts.total):
             raise UserError(
                 f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
-                f"the images {', '.join(batch.names)}. The last checkpoint is from before that. Look at these "
-                "images and masks; else start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
+                f"the images {', '.join(batch.names)}. The last checkpoint was saved before that. Check these "
+                "images and masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
                 "trainer.precision=32-true."
             )
         self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})
@@ -106,7 +106,7 @@ class SegmentationTask(ScoringTask):
         self.log_dict({f"val/{name}": float(value) for name, value in values.items()}, sync_dist=True)
 
     def _val_loss(self) -> dict[str, Tensor]:
-        """Return the validation's loss and its parts; nothing in tiles, whose blended classes have none."""
+        """Return the validation loss and its parts; empty in tiles, whose blended predictions have no logits."""
         if self.inference.tile:
             return {}
         parts = LossParts(**self.val_losses.compute())
@@ -114,14 +114,14 @@ class SegmentationTask(ScoringTask):
         return self._named(parts)
 
     def _name_absent_classes(self, scores: Scores) -> None:
-        """Say once which classes the validation list has no pixel of."""
+        """Log once which classes the validation list has no pixels of."""
         note = absent_note(scores, self.class_names)
         if note and not self.absent_named and not self.trainer.sanity_checking and self.trainer.is_global_zero:
             logger.warning("classes %s", note)
             self.absent_named = True
 
     def configure_optimizers(self) -> Optimizer:
-        """Make the optimizer; the schedule runs over what ``max_epochs`` and ``max_steps`` leave of the run."""
+        """Create the optimizer; the schedule spans the run as limited by ``max_epochs`` and ``max_steps``."""
         optimizer = self.optimizer(self.net)
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         total_steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
@@ -130,14 +130,14 @@ class SegmentationTask(ScoringTask):
         return optimizer
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of the next optimizer step by the share of epochs done, however many steps they had."""
+        """Set the learning rate of the next optimizer step from the epochs completed, fractions included."""
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
             for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
                 group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the card, and the scores of the last validation."""
+        """Add the card and the scores of the last validation."""
         checkpoint["segunet"] = dict(self.card)
         if self.scores is not None:
             checkpoint["segunet"]["scores"] = {

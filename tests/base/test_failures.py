@@ -56,7 +56,7 @@ def test_what_ended_another_process_of_the_run_is_told() -> None:
     gloo = RuntimeError("[/pytorch/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:31813")
     told = explained(gloo)
     assert told is not None
-    assert "Another process of this run ended" in told.paragraph
+    assert "Another process of this run died" in told.paragraph
 
 
 def test_other_errors_are_left_as_they_are() -> None:

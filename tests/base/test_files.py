@@ -157,7 +157,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
 
 
 def test_a_run_s_folder_has_one_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segunet.base.files._PATIENCE", 0.2)
+    monkeypatch.setattr("segunet.base.files._LOCK_TIMEOUT", 0.2)
     folder = tmp_path / "run"
     with locked(folder), pytest.raises(UserError, match=f"Another process is writing to {folder}"), locked(folder):
         pass

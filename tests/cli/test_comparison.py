@@ -114,7 +114,7 @@ def test_failures_are_named_by_their_cause(sweep: Path) -> None:
 def test_a_damaged_file_of_scores_is_named(sweep: Path) -> None:
     for content in ("{", "[1]", "null"):
         (sweep / "0" / "metrics.json").write_text(content)
-        with pytest.raises(UserError, match=f"{sweep / '0' / 'metrics.json'} is no file of scores"):
+        with pytest.raises(UserError, match=f"{sweep / '0' / 'metrics.json'} is not a valid file of scores"):
             read_runs(sweep)
 
 

@@ -16,9 +16,9 @@ from tests.commands import Command
 
 WRONG = {
     "chekpoint=x": "predict has no setting chekpoint. Did you mean checkpoint?",
-    "tta": "tta cannot be read as a setting. Settings are typed as name=value.",
+    "tta": "tta cannot be parsed as a setting. Settings are typed as name=value.",
     "hydra.job.nam=x": "predict has no setting hydra.job.nam.",
-    "input=a=b.jpg": "input=a=b.jpg cannot be read as a setting. Type it as 'input=\"a=b.jpg\"'",
+    "input=a=b.jpg": "input=a=b.jpg cannot be parsed as a setting. Type it as 'input=\"a=b.jpg\"'",
     "input=forêt.jpg": "'input=\"forêt.jpg\"'",
     "input=a,b.jpg": "'input=\"a,b.jpg\"'",
 }
@@ -28,9 +28,9 @@ WRONG_OF_TRAIN = {
     "optimizer=adm": "optimizer=adm: there is no such optimizer. Give one of adam, adamw, adamw_scratch, sgd.",
     "optimizer=null": "Config group override must be",
     "model=article model.decoder.width=1": "Did you mean model.decoder.widths?",
-    "data.class_names=a,b": "A list is typed as 'data.class_names=[a,b]'",
-    "data.class_names=[ü,b]": """Type entries with such signs in quotes, as in 'data.class_names=["...",...]'.""",
-    "seed=range(1,3)": "seed=range(1,3) gives several values, as only a sweep (-m) takes them.",
+    "data.class_names=a,b": "Type a list as 'data.class_names=[a,b]'",
+    "data.class_names=[ü,b]": """Quote entries with special characters, as in 'data.class_names=["...",...]'.""",
+    "seed=range(1,3)": "seed=range(1,3) gives several values, which only a sweep (-m) accepts.",
     "model@foo=article": "train has no setting model@foo. Did you mean model?",
     "-m trainer.max_epoch=1,2": "Did you mean trainer.max_epochs?",
     "-m loss=abc,ce": "loss=abc: there is no such loss. Give one of ce, ce_dice, focal_dice.",

@@ -49,7 +49,7 @@ def test_a_sweep_compares_runs_that_are_as_they_would_be_alone(run: Command, tin
     assert "(n - 1)" in result.output
     assert "seed=2" not in result.output.splitlines()[0]
     again = run(train, "-m", *tiny, "seed=1,2", f"hydra.sweep.dir={sweep}")
-    assert "is there already" in again.error
+    assert "exists and is not an empty folder" in again.error
 
 
 def test_a_failed_run_leaves_the_others_and_is_named(
@@ -173,7 +173,7 @@ def test_a_comparison_that_cannot_be_written_ends_the_sweep(
     monkeypatch.setattr("segunet.cli.sweep.write_job", foreign)
     result = run(summary, "-m", "measure=false", "depth=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert result.status == 1
-    assert "job.json is no file of a sweep's run" in result.error
+    assert "job.json is not a valid job file" in result.error
 
 
 @needs_optuna

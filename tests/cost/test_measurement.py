@@ -93,13 +93,13 @@ def test_what_is_to_be_compiled_is_compiled() -> None:
 
 
 def test_a_process_that_the_system_ends_is_said() -> None:
-    with pytest.raises(UserError, match="because memory ran out"):
+    with pytest.raises(UserError, match="for lack of memory"):
         measure(Workload(Sigmoids, a_bad_end, CPU))
 
 
 def test_what_does_not_fit_into_memory_is_said() -> None:
     check_memory(1, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"1000000\.0 GB at the very least"):
+    with pytest.raises(UserError, match=r"at least 1000000\.0 GB"):
         check_memory(10**15, torch.device("cpu"))
     with pytest.raises(UserError, match=r"PyTorch cannot run this: .*can't allocate memory.*Try another size"):
         measure(Workload(Sigmoids, too_many_images, CPU))

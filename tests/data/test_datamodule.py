@@ -78,7 +78,7 @@ def test_any_value_of_a_mask_can_be_ignored(tmp_path: Path, value: int) -> None:
 def test_a_mask_has_values_for_256_classes(tmp_path: Path) -> None:
     names = [f"class {number}" for number in range(257)]
     assert datamodule(tmp_path, setup=None, class_names=names[:256]).form.num_classes == 256
-    with pytest.raises(UserError, match="one name, class 0: there is nothing to tell it from"):
+    with pytest.raises(UserError, match="one name, class 0: at least two are needed"):
         datamodule(tmp_path, setup=None, class_names=names[:1])
     with pytest.raises(UserError, match="257 names"):
         datamodule(tmp_path, setup=None, class_names=names)
@@ -195,7 +195,7 @@ def test_validation_has_every_image_once_over_all_processes(voc_folder: Path, wo
 def test_every_process_of_a_validation_has_a_batch(voc_folder: Path) -> None:
     for rank in range(4):  # 4 images of 3 sizes
         made = on_process(datamodule(voc_folder, val_batch_size=2), rank, 4)
-        with pytest.raises(UserError, match=r"makes 3 batch.* 4 processes\. Lower data\.val_batch_size"):
+        with pytest.raises(UserError, match=r"gives 3 batch.* 4 processes\. Lower data\.val_batch_size"):
             made.val_dataloader()
 
 

@@ -303,7 +303,7 @@ def test_refusal_says_what_to_do_and_is_not_repeated(server: Server, tmp_path: P
     url = f"{server.url}/gone"
     with pytest.raises(UserError) as error:
         fetch(url, tmp_path / "file", "0" * 32, "data.voc_url")
-    wanted = (url, "404", "often down", "data.voc_url=", "by hand", str(tmp_path / "file"), "0" * 32)
+    wanted = (url, "404", "often down", "data.voc_url=", "put the archive", str(tmp_path / "file"), "0" * 32)
     assert [word for word in wanted if word not in message(error)] == []
     assert server.wanted == [None]
 
@@ -367,7 +367,7 @@ def test_a_place_that_cannot_be_written_is_said(voc: tuple[str, str], tmp_path: 
 def test_two_processes_do_not_download_into_one_folder(
     voc: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segunet.base.files._PATIENCE", 0.0)
+    monkeypatch.setattr("segunet.base.files._LOCK_TIMEOUT", 0.0)
     with locked(tmp_path), pytest.raises(UserError, match="Another process is writing to"):
         download_voc2012(tmp_path, *voc)
     assert download_voc2012(tmp_path, *voc).is_dir()

@@ -76,7 +76,7 @@ def test_facts_are_remembered_while_no_file_has_changed(
         again = label_facts(pairs, FORM)
     assert (again.pixels == first.pixels).all()
     assert (again.images == first.images).all()
-    with pytest.raises(UserError, match="values that are no class"):
+    with pytest.raises(UserError, match="values that are not classes"):
         label_facts(pairs, MaskFormat(2, IGNORE_INDEX, voc_palette()))
     os.utime(pairs[1].mask, (1, 1))
     Image.fromarray(np.array([[0, 1]], dtype=np.uint8)).save(pairs[1].mask)
@@ -99,7 +99,7 @@ def test_what_is_remembered_is_not_believed_blindly(tmp_path: Path, cache: Path)
         "[" * 100_000,
         "7",
         good[:-9],
-        good + " " * labels._LARGEST,
+        good + " " * labels._MAX_CACHE_BYTES,
         *(json.dumps({**content, "pixels": value}) for value in wrong),
         json.dumps({**content, "images": [[]] * 256}),
         json.dumps({**content, "stamp": "another", "pixels": [9] * 256}),
@@ -121,8 +121,8 @@ def test_a_training_says_what_is_wrong_with_any_mask_before_its_first_step(
     start = [*TINY, f"data.root={voc_folder}", "trainer.max_steps=1", "data.class_names=[background,disc,square,cross]"]
     result = run(train, *start, f"run_dir={tmp_path / 'run'}")
     assert result.status == 0, result.error
-    for split, so in (("train", "cannot be learnt"), ("val", "cannot be scored")):
-        assert f"no mask of list {split} has cross: what is absent {so}" in result.output
+    for split, so in (("train", "cannot be learned"), ("val", "cannot be scored")):
+        assert f"no mask of list {split} has cross: these classes {so}" in result.output
     mask = list_pairs(voc_folder, "val")[-1].mask
     with Image.open(mask) as image:
         pixels = np.array(image)
@@ -130,5 +130,5 @@ def test_a_training_says_what_is_wrong_with_any_mask_before_its_first_step(
     Image.fromarray(pixels).save(mask)
     result = run(train, *start, f"run_dir={tmp_path / 'bad'}")
     assert result.status == 1
-    assert f"{mask} has values that are no class: 9 (1 pixels)" in result.error
+    assert f"{mask} has values that are not classes: 9 (1 pixels)" in result.error
     assert not (tmp_path / "bad").exists()

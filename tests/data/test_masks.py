@@ -57,14 +57,14 @@ def test_a_sixteen_bit_mask_holds_indices(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [256, 257, 511, 65535])
 def test_a_sixteen_bit_value_that_is_no_class_is_refused(tmp_path: Path, value: int) -> None:
     Image.fromarray(np.full((8, 8), value, dtype=np.uint16)).save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=rf"mask\.png has values that are no class: {value} \(64 pixels\)"):
+    with pytest.raises(UserError, match=rf"mask\.png has values that are not classes: {value} \(64 pixels\)"):
         read_mask(tmp_path / "mask.png", (8, 8), THREE)
 
 
 def test_a_negative_value_is_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), -1, dtype=np.int32)).save(tmp_path / "mask.tif")
     (tmp_path / "mask.tif").rename(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=r"no class: -1 \(64 pixels\)"):
+    with pytest.raises(UserError, match=r"not classes: -1 \(64 pixels\)"):
         read_mask(tmp_path / "mask.png", (8, 8), THREE)
 
 
@@ -97,7 +97,7 @@ def test_two_classes_of_one_colour_are_refused_where_masks_are_rgb(tmp_path: Pat
         palette[2] = palette[colour]
         form = MaskFormat(3, IGNORE_INDEX, palette)
         Image.fromarray(palette[indices(0, 1, 255)]).save(tmp_path / "mask.png")
-        with pytest.raises(UserError, match=rf"mask\.png is an RGB mask, .* {words} have one colour"):
+        with pytest.raises(UserError, match=rf"mask\.png is an RGB mask, .* {words} the same colour"):
             read_mask(tmp_path / "mask.png", (24, 40), form)
         save_mask(tmp_path / "mask.png", indices(0, 1, 2))
         assert read_mask(tmp_path / "mask.png", (24, 40), form).max() == 2

@@ -203,7 +203,7 @@ def test_exif_that_readers_disagree_on_is_refused(tmp_path: Path) -> None:
     data = (tmp_path / "turned.jpg").read_bytes()
     (tmp_path / "turned.jpg").write_bytes(data[:2] + segments[0] + segments[1] + data[2:])
     for reader in (read_image, read_size):
-        with pytest.raises(UserError, match=r"turned\.jpg .*EXIF entries disagree on how it is turned: 1 and 6"):
+        with pytest.raises(UserError, match=r"turned\.jpg .*EXIF entries disagree on the orientation: 1 and 6"):
             reader(tmp_path / "turned.jpg")
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 3
@@ -313,7 +313,7 @@ def test_modes_without_a_plain_reading_are_refused_by_name(tmp_path: Path, mode:
     # A TIFF may come under any of the suffixes: Pillow goes by the content.
     Image.fromarray(np.full((8, 8), 1000, dtype=dtype)).save(tmp_path / "deep.tif")
     (tmp_path / "deep.tif").rename(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=rf"deep\.png is an image of mode {mode}, .* wanted 8 or 16 bits a channel"):
+    with pytest.raises(UserError, match=rf"deep\.png is an image of mode {mode}, .* wanted 8 or 16 bits per channel"):
         read_image(tmp_path / "deep.png")
 
 

@@ -148,10 +148,10 @@ def test_weights_that_are_none_are_refused(content: Content, tmp_path: Path) -> 
     weight = content["state_dict"][name]
     changes: dict[str, Callable[[], Any]] = {
         "NaN or infinity": lambda: weight * math.nan,
-        "no tensor of real numbers": lambda: weight.to(torch.complex64),
-        "is no tensor of real numbers": lambda: weight.to(torch.float8_e4m3fn),
-        "conv1.weight is no tensor of real numbers": lambda: weight.to("meta"),
-        "larger than what is stored": lambda: torch.zeros(1).expand(weight.shape),
+        "not a tensor of real numbers": lambda: weight.to(torch.complex64),
+        "is not a tensor of real numbers": lambda: weight.to(torch.float8_e4m3fn),
+        "conv1.weight is not a tensor of real numbers": lambda: weight.to("meta"),
+        "larger than its stored data": lambda: torch.zeros(1).expand(weight.shape),
         "of another shape or type": lambda: weight.half(),
     }
     for what, change in changes.items():
@@ -177,7 +177,7 @@ def test_damage_anywhere_is_seen(content: Content, tmp_path: Path) -> None:
 
 def test_torch_s_older_format_is_refused_as_it_has_no_checksums(content: Content, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
-    with pytest.raises(UserError, match=r"old\.ckpt is no checkpoint of segunet"):
+    with pytest.raises(UserError, match=r"old\.ckpt is not a segunet checkpoint"):
         load_checkpoint(tmp_path / "old.ckpt")
 
 

@@ -97,7 +97,7 @@ def test_a_training_scores_no_ignored_class(run: Command, voc_folder: Path, tmp_
     ious = [row["iou"] for row in metrics["per_class"].values()]
     assert ious[0] is None
     assert metrics["miou"] == np.mean([iou for iou in ious[1:] if iou is not None])
-    note = "classes without a pixel in the truth, where the IoU is 0 or undefined: unseen"
+    note = "classes without pixels in the truth (their IoU is 0 or undefined): unseen"
     assert (folder / "train.log").read_text().count(note) == 1
     assert result.output.count(note) == 2  # after the first validation, and below the table
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)

@@ -49,7 +49,7 @@ def test_a_full_state_dict_is_loaded_and_its_classifier_reported_unused(
     count = sum("num_batches_tracked" not in name for name in encoder.state_dict())
     assert f"full.pth: {count} of the encoder's {count} tensors loaded" in log.text
     assert "not used: fc.bias, fc.weight" in log.text
-    assert "left at random" not in log.text
+    assert "initialized at random" not in log.text
 
 
 def test_a_home_folder_is_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_a_partial_state_dict_leaves_the_rest_at_random_and_says_so(
     assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
     assert "layer4.0.conv1.weight" in differing(encoder, state)
     assert "part.pth: 5 of the encoder's 100 tensors loaded" in log.text
-    assert "left at random, not in the file: layer1.0.bn1.bias" in log.text
+    assert "not in the file, initialized at random: layer1.0.bn1.bias" in log.text
     assert "more" in log.text
     assert "not used" not in log.text
 

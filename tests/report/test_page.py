@@ -115,7 +115,7 @@ def test_the_classes_have_their_numbers_and_a_dash_for_what_is_undefined() -> No
     assert rows[4] == ["4", "unseen", "0.0000", "–", "0.0000", "0"]  # noqa: RUF001
     cells = root.findall(".//tbody/tr")[3].findall("*")
     assert [cell.attrib["data-value"] for cell in cells] == ["3", "absent", "", "", "", "0"]
-    assert "Classes without a pixel in the truth, where the IoU is 0 or undefined: absent, unseen." in text_of(root)
+    assert "Classes without pixels in the truth (their IoU is 0 or undefined): absent, unseen." in text_of(root)
     widths = [each.attrib["style"] for each in root.findall(".//tbody/tr")[1].findall(".//span[@class='bar']/span")]
     assert widths == ["width:23.8%", "width:45.0%", "width:38.5%", "width:8.9%"]
 

@@ -98,7 +98,7 @@ def test_the_table_shows_every_class_and_the_headline(scores: Scores) -> None:
     assert "0.5714" in rows["disc, round"]
     assert "100" in rows["background"]
     assert rows["absent"].count(" - ") == 3
-    assert lines[-2] == "classes without a pixel in the truth, where the IoU is 0 or undefined: absent"
+    assert lines[-2] == "classes without pixels in the truth (their IoU is 0 or undefined): absent"
     assert lines[-1].split("  ") == [
         f"mIoU {scores.miou:.4f}",
         f"pixel accuracy {scores.pixel_accuracy:.4f}",

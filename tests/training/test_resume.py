@@ -255,7 +255,7 @@ def test_containers_that_are_nested_into_each_other_take_no_time() -> None:
     nested: list[Any] = [torch.tensor(math.nan)]
     for _ in range(60):
         nested = [nested, nested]
-    with pytest.raises(UserError, match="state_dict holds NaN"):
+    with pytest.raises(UserError, match="state_dict contains NaN"):
         check_finite({"state_dict": nested}, Path("last.ckpt"))
 
 
@@ -263,7 +263,7 @@ def test_loops_that_are_nested_deeply_are_refused(trained: Path) -> None:
     path, loops = trained / "checkpoints" / "last.ckpt", dict[str, Any]()
     for _ in range(3000):
         loops = {"deeper": loops}
-    with pytest.raises(UserError, match="does not say how far its training got"):
+    with pytest.raises(UserError, match="has no valid training progress"):
         progress_in(read_checkpoint(path) | {"loops": {"fit_loop": loops}}, path)
 
 
@@ -288,7 +288,7 @@ def test_a_score_that_is_none_or_has_lost_its_checkpoint_is_forgotten(
     (tmp_path / "best.ckpt").unlink()
     best.load_state_dict({"best_model_score": torch.tensor(0.5)})
     assert best.best_k_models == {}
-    assert caplog.text.count("The checkpoint of the next validation is taken for the best") == 5
+    assert caplog.text.count("The checkpoint of the next validation becomes the best") == 5
     assert f"There is no checkpoint {tmp_path / 'best.ckpt'}" in caplog.text
 
 
@@ -354,9 +354,9 @@ def test_a_damaged_run_is_refused_or_goes_on_without_a_traceback(run: Command, t
             result = damaged(damage, *REPLACED, str(events))
             assert result.status == 0, (damage, result)
             assert "best.ckpt" in result.output
-            assert "of the next validation is taken for the best" in result.output
+            assert "of the next validation becomes the best" in result.output
             assert "best epoch: 3" in result.output
-    assert "job.json is no file of a sweep" in damaged(lambda path: path.write_text("{"), "job.json").error
+    assert "job.json is not a valid job file" in damaged(lambda path: path.write_text("{"), "job.json").error
     for name in (*REPLACED, "tensorboard"):
         result = damaged(swap, name)
         assert result.status == 1, (name, result)
@@ -372,7 +372,7 @@ def test_a_diverged_run_is_not_resumed(run: Command, trained: Path, tmp_path: Pa
         tensors[list(tensors)[-1]].fill_(math.nan)
         torch.save(content, last)
         error = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=3").error
-        assert f"{last}: its {name} holds NaN" in error
+        assert f"{last}: its {name} contains NaN" in error
 
 
 def test_what_a_run_began_with_and_what_it_is_resumed_with_are_compared(
@@ -397,5 +397,5 @@ def test_what_a_run_began_with_and_what_it_is_resumed_with_are_compared(
     (lists / "val.txt").write_text("\n".join(began["val"][::-1]))
     result = run(train, f"resume={folder}", "trainer.max_epochs=3", "trainer.limit_train_batches=1")
     assert result.status == 0, result.error
-    assert f"list train of {voc} has changed since the run began: it had 6 names, now it has 5" in result.output
-    assert f"list val of {voc} has changed since the run began: its names stand in another order" in result.output
+    assert f"list train of {voc} has changed since the run started: it had 6 names, now it has 5" in result.output
+    assert f"list val of {voc} has changed since the run started: its names are in another order" in result.output

@@ -1,4 +1,4 @@
-"""A sheet of examples of both lists with their masks laid over them, to be looked at."""
+"""A contact sheet of examples of both lists, overlaid with their masks."""
 
 import math
 from collections import Counter
@@ -17,20 +17,20 @@ from segunet.images.drawing import ImageArray, legend_of_shares, overlay, stack
 from segunet.images.reading import read_image
 
 _COLUMNS = 6
-_WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # of a tile's image, between tiles, and of a line of text; pixels
-_WITHOUT_IMAGE = ("missing", "unreadable")
+_WIDTH, _HEIGHT, _GAP, _LINE = 240, 200, 6, 18  # in pixels: a tile's image, the gap between tiles, a line of text
+_NO_IMAGE = ("missing", "unreadable")
 _FONT = ImageFont.load_default(size=13)
 
 
 def contact_sheet(survey: Survey, count: int, seed: int) -> ImageArray:
     """Draw ``count`` examples of each list and the legend of all classes, uint8 (H, W, 3).
 
-    Up to half of the examples are ones with an error or a warning, which is written below them in red.
+    Up to half of them are examples with an error or a warning, which is written below them in red.
 
     Args:
-        survey: of the data set, concluded.
-        count: examples of each list.
-        seed: decides which of the other examples are drawn.
+        survey: finished survey of the data set.
+        count: examples per list.
+        seed: determines which of the other examples are drawn.
     """
     rows = []
     for split in survey.splits:
@@ -47,7 +47,7 @@ def contact_sheet(survey: Survey, count: int, seed: int) -> ImageArray:
 
 
 def troubles_of(survey: Survey, split: Split) -> dict[str, str]:
-    """Return the names on the list that have an error or a warning, each with the kind of its first one."""
+    """Return the names on the list with an error or a warning, and the kind of the first one of each."""
     serious = survey.of_severity("error") + survey.of_severity("warning")
     kinds = {each.file: each.kind for each in reversed(serious) if each.split == split.role}
     return {pair.name: kinds[path] for pair in split.pairs for path in (pair.mask, pair.image) if path in kinds}
@@ -56,14 +56,15 @@ def troubles_of(survey: Survey, split: Split) -> dict[str, str]:
 def chosen(pairs: Sequence[Pair], troubles: Mapping[str, str], count: int, seed: int) -> list[Pair]:
     """Return ``count`` of the pairs, or all: first up to half of them with troubles, then others.
 
-    Each kind of trouble has its turn, in which those with an overlay to see go first, those without an image last.
+    The kinds of trouble take turns; within a turn, examples with a visible overlay come first, those without an image
+    last.
     """
     turns: Counter[str] = Counter()
     troubled: list[tuple[int, bool, bool, Pair]] = []
     for pair in pairs:
         if kind := troubles.get(pair.name):
             turns[kind] += 1
-            troubled.append((turns[kind], kind in _WITHOUT_IMAGE, KINDS[kind].severity == "error", pair))
+            troubled.append((turns[kind], kind in _NO_IMAGE, KINDS[kind].severity == "error", pair))
     others = [pair for pair in pairs if pair.name not in troubles]
     shown = [pair for *_, pair in sorted(troubled)][: max(math.ceil(count / 2), count - len(others))]
     drawn = default_rng(seed).choice(len(others), min(len(others), count - len(shown)), replace=False)
@@ -71,7 +72,7 @@ def chosen(pairs: Sequence[Pair], troubles: Mapping[str, str], count: int, seed:
 
 
 def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> ImageArray:
-    """Draw an example with its name, and what is wrong with it, below."""
+    """Draw an example with its name and its problem below."""
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT + 2 * _LINE), "white")
     draw = ImageDraw.Draw(canvas)
     image = _overlaid(pair, form)
@@ -82,14 +83,14 @@ def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> ImageArray:
         scale = min((_WIDTH - _GAP) / width, _HEIGHT / height)
         small = Image.fromarray(image).resize((max(round(width * scale), 1), max(round(height * scale), 1)))
         canvas.paste(small, (0, _HEIGHT - small.height))
-    draw.text((0, _HEIGHT), _fitted(pair.name), fill="black", font=_FONT)
+    draw.text((0, _HEIGHT), _shortened(pair.name), fill="black", font=_FONT)
     if trouble is not None:
-        draw.text((0, _HEIGHT + _LINE), _fitted(KINDS[trouble].title), fill="red", font=_FONT)
+        draw.text((0, _HEIGHT + _LINE), _shortened(KINDS[trouble].title), fill="red", font=_FONT)
     return np.asarray(canvas)
 
 
 def _overlaid(pair: Pair, form: MaskFormat) -> ImageArray | None:
-    """Return the image under its mask, the image alone if that cannot be used, or None."""
+    """Return the image overlaid with its mask, the image alone if the mask is invalid, or None."""
     try:
         image = read_image(pair.image, form.image_range)
     except UserError:
@@ -106,7 +107,7 @@ def _heading(text: str) -> ImageArray:
     return np.asarray(canvas)
 
 
-def _fitted(text: str) -> str:
+def _shortened(text: str) -> str:
     """Cut the text to a tile's width."""
     fits = text
     while _FONT.getlength(fits) > _WIDTH - _GAP:

@@ -1,6 +1,6 @@
-"""Find what is wrong with a VOC folder, by the rules with which a training reads it (``voc.py``).
+"""Find problems in a VOC folder, by the same rules as training (``voc.py``).
 
-An example is read, judged and forgotten: what is kept of it is small, whatever the size of the data set.
+Each example is read, checked and dropped; memory use stays small for any size of the data set.
 """
 
 import hashlib
@@ -36,16 +36,16 @@ _OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mista
 
 @dataclass
 class Split:
-    """One of the two lists, and what its masks hold.
+    """One of the two lists, and the values in its masks.
 
     Attributes:
         role: "train" or "val".
-        path: the list's file.
-        names: as they are on it.
+        path: the list file.
+        names: names on the list, with repetitions.
         masks: the folder of its masks.
-        pairs: one for each different name; files may be missing.
+        pairs: one per distinct name; files may be missing.
         pixels: int64 (256,), pixels of each value over the masks.
-        images: int64 (256,), masks that hold the value.
+        images: int64 (256,), number of masks with each value.
     """
 
     role: str
@@ -59,16 +59,16 @@ class Split:
 
 @dataclass
 class Examined:
-    """What the two files of an example hold.
+    """Contents of the two files of an example.
 
     Attributes:
         pair: the example.
-        findings: kind, file and detail of each.
+        findings: kind, file and detail of each finding.
         size: the upright image's (height, width); None if it cannot be read.
-        image_mode, mask_mode: Pillow's; None for a file that cannot be read.
-        digest: of the upright image's decoded RGB pixels.
-        counts: int64 (256,), pixels of each value of the mask; None if it cannot be used.
-        colours: the class that alone has the colour, by the palette that an index mask brings along.
+        image_mode, mask_mode: Pillow's mode; None for a file that cannot be read.
+        digest: hash of the upright image's decoded RGB pixels.
+        counts: int64 (256,), pixels of each value of the mask; None if it is invalid.
+        colours: colour -> the only class that has it, in the palette stored in an index mask.
     """
 
     pair: Pair
@@ -86,7 +86,7 @@ class Examined:
 
     @contextmanager
     def noting(self, kind: str, path: Path) -> Iterator[None]:
-        """Turn a UserError into a finding, without its advice, which is given once a kind."""
+        """Convert a UserError into a finding, without its advice, which is given once per kind."""
         try:
             yield
         except UserError as error:
@@ -94,18 +94,18 @@ class Examined:
 
 
 class Survey:
-    """What was found in a folder so far: :meth:`add` the examples of both lists, then :meth:`conclude`.
+    """Findings about a folder: :meth:`add` the examples of both lists, then :meth:`conclude`.
 
     Args:
         folder: in VOC's layout.
         splits: its training and its validation list.
-        form: what a mask may hold.
+        form: format of the masks.
         class_names: K names.
 
     Attributes:
-        findings: everything found.
-        sizes: how many images have the (height, width).
-        image_modes, mask_modes: how many files have Pillow's mode.
+        findings: all findings.
+        sizes: number of images by (height, width).
+        image_modes, mask_modes: number of files by Pillow's mode.
     """
 
     def __init__(self, folder: Path, splits: Sequence[Split], form: MaskFormat, class_names: Sequence[str]) -> None:
@@ -115,10 +115,10 @@ class Survey:
         self.image_modes: Counter[str] = Counter()
         self.mask_modes: Counter[str] = Counter()
         self._images: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
-        self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> the class that it was first, and where
+        self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> first class with it, and its mask
 
     def add(self, split: Split, seen: Examined) -> None:
-        """Take up what was seen of an example of ``split``."""
+        """Add an examined example of ``split``."""
         self.findings += [Finding(*finding, split.role) for finding in seen.findings]
         if seen.image_mode is not None:
             self.image_modes[seen.image_mode] += 1
@@ -133,17 +133,17 @@ class Survey:
             self._compare_colours(split, seen)
 
     def _compare(self, split: Split, seen: Examined) -> None:
-        """Note an image that was there before by another name."""
+        """Report an image that occurred before by another name."""
         path = seen.pair.image
         earlier = self._images.setdefault((seen.size, seen.digest), {})
         for role, other in earlier.items():
             if other != path:
                 kind = "repeated_image" if role == split.role else "leak"
-                self.findings.append(Finding(kind, path, f"has the pixels of {other.name} ({role})", split.role))
+                self.findings.append(Finding(kind, path, f"has the same pixels as {other.name} ({role})", split.role))
         earlier.setdefault(split.role, path)
 
     def _compare_colours(self, split: Split, seen: Examined) -> None:
-        """Note a mask whose palette gives a class the colour that another class has in an earlier mask."""
+        """Report a mask whose palette gives a class the colour of another class in an earlier mask."""
         path = seen.pair.mask
         for colour, index in seen.colours.items():
             owner, other = self._owners.setdefault(colour, (index, path))
@@ -153,48 +153,48 @@ class Survey:
                 return
 
     def conclude(self) -> None:
-        """Add what only the whole shows: the lists, the classes, the files that no list names."""
+        """Add the findings about the whole data set: lists, classes, unlisted files."""
         for split in self.splits:
-            self._judge_list(split)
+            self._check_list(split)
         train, val = self.splits
         on_train = set(train.names)
         for name in dict.fromkeys(val.names):
             if name in on_train:
-                self._of_list("leak", val, f"names {name!r}, and so does {train.path.name}")
+                self._report("leak", val, f"names {name!r}, as does {train.path.name}")
         self.findings += unlisted_files(self.folder, self.splits)
 
     def by_kind(self) -> dict[str, list[Finding]]:
-        """Return the findings of each kind that was found, the most serious kind first."""
+        """Return the findings by kind, the most serious kind first."""
         by_kind: dict[str, list[Finding]] = {kind: [] for kind in KINDS}
         for finding in self.findings:
             by_kind[finding.kind].append(finding)
         return {kind: found for kind, found in by_kind.items() if found}
 
     def of_severity(self, severity: Severity) -> list[Finding]:
-        """Return the findings that are as serious as that."""
+        """Return the findings of that severity."""
         return [finding for finding in self.findings if KINDS[finding.kind].severity == severity]
 
-    def _judge_list(self, split: Split) -> None:
+    def _check_list(self, split: Split) -> None:
         for name, times in repeated_names(split.names).items():
-            self._of_list("faulty_list", split, f"names {name!r} {times} times")
+            self._report("faulty_list", split, f"names {name!r} {times} times")
         present = np.flatnonzero(split.pixels[: len(self.class_names)]).tolist()
         if teaches_nothing(values := _values_of(split.pixels), self.form):
-            self._of_list("nothing_to_learn", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
+            self._report("nothing_to_learn", split, f"has only {' and '.join(map(str, sorted(values)))} in its masks")
         elif split.role == "train" and len(present) == 1 < len(self.class_names):
-            self._of_list("nothing_to_learn", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
+            self._report("nothing_to_learn", split, f"has only class {present[0]} ({self.class_names[present[0]]})")
         for index, name in enumerate(self.class_names):
             if present and index not in {*present, self.form.ignore_index}:
-                self._of_list("absent_class", split, f"has no pixel of class {index} ({name})")
+                self._report("absent_class", split, f"has no pixels of class {index} ({name})")
 
-    def _of_list(self, kind: str, split: Split, detail: str) -> None:
+    def _report(self, kind: str, split: Split, detail: str) -> None:
         self.findings.append(Finding(kind, split.path, detail, split.role))
 
 
 def read_split(folder: Path, role: str, split: str) -> Split:
-    """Read the list ``split``, which is to be trained on or to be validated on (``role``).
+    """Read the list ``split``, whose ``role`` is "train" or "val".
 
     Raises:
-        UserError: no list, an empty one, or one that is no UTF-8 text.
+        UserError: no list, an empty one, or one that is not UTF-8 text.
     """
     path = list_path(folder, split)
     names = read_names(path)
@@ -203,18 +203,18 @@ def read_split(folder: Path, role: str, split: str) -> Split:
 
 
 def examine(pair: Pair, form: MaskFormat) -> Examined:
-    """Read both files of ``pair`` as a training does; what would stop it is noted, as is what is worth a look."""
+    """Read both files of ``pair`` as in training, and report errors and anything worth a look."""
     seen = Examined(pair)
     for path, examine_file in ((pair.image, _examine_image), (pair.mask, _examine_mask)):
         if is_file(path):
             examine_file(seen, form)
         else:
-            seen.note("missing", path, _what_is_there(path))
+            seen.note("missing", path, _missing_reason(path))
     return seen
 
 
 def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
-    """Return a finding for each file among the images and masks that no list leads to."""
+    """Return a finding for each image, mask or other file that is not on a list."""
     image_of = {pair.name: pair.image for split in splits for pair in split.pairs}
     images, others = _files_in(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
     masks: dict[Path, str] = {}
@@ -229,7 +229,7 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
             mask = "" if name in with_mask else ", and has no mask"
             findings.append(Finding("unused_file", path, on_neither + mask, None))
         elif path != image_of[name]:
-            findings.append(Finding("stray_file", path, f"is passed over for {image_of[name].name}", None))
+            findings.append(Finding("stray_file", path, f"is hidden by {image_of[name].name}", None))
     for path, name in masks.items():
         if name not in image_of and name not in with_image:
             findings.append(Finding("stray_file", path, f"{on_neither}, and has no image", None))
@@ -243,9 +243,9 @@ def _examine_image(seen: Examined, form: MaskFormat) -> None:
         if turned != 1:
             seen.note("converted", path, f"has the EXIF orientation {turned}")
         if is_transparent(values):
-            seen.note("converted", path, "has pixels that are not opaque")
+            seen.note("converted", path, "has transparent pixels")
         if loses_levels(values, form.image_range):
-            seen.note("few_levels", path, f"has 16 bits, of which fewer than {FEW_LEVELS} levels are left in 8")
+            seen.note("few_levels", path, f"has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8")
         pixels = as_eight_bit_rgb(values, form.image_range)
         seen.size = pixels.shape[:2]
         seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
@@ -265,11 +265,11 @@ def _examine_mask(seen: Examined, form: MaskFormat) -> None:
     with seen.noting("mask_values", path):
         check_values(path, mask, form)
         seen.counts = np.bincount(mask.ravel(), minlength=256)
-        _judge_values(seen, palette, form)
+        _check_values(seen, palette, form)
 
 
-def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskFormat) -> None:
-    """Note what is allowed in a mask and yet may be a mistake."""
+def _check_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskFormat) -> None:
+    """Report mask values that are allowed but may be a mistake."""
     assert seen.counts is not None
     path, values = seen.pair.mask, _values_of(seen.counts)
     if values == {form.ignore_index}:
@@ -280,27 +280,27 @@ def _judge_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskF
         seen.note("only_class_0", path, "holds only 0")
     if seen.mask_mode in COLOUR_MODES:
         seen.note("converted", path, f"is an {seen.mask_mode} mask")
-    if palette is not None and (swapped := _in_another_s_colour(values, palette, form)):
+    if palette is not None and (swapped := _swapped_class(values, palette, form)):
         seen.note("palette_order", path, "draws class {} in the colour of class {}".format(*swapped))
     elif palette is not None:
         seen.colours = _own_colours(values, palette, form)
 
 
 def _own_palette(image: Image.Image) -> NDArray[np.uint8] | None:
-    """Return the colours (n, 3) that an index image brings along."""
+    """Return the palette (n, 3) stored in an index image."""
     colours = image.getpalette("RGB") if image.mode == "P" else None
     return None if colours is None else np.array(colours, dtype=np.uint8).reshape(-1, 3)
 
 
 def _own_colours(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> dict[tuple[int, ...], int]:
-    """Return the class of each colour that the mask's own palette gives to one of its classes alone."""
+    """Return the class of each colour that the mask's own palette gives to only one of its classes."""
     classes = sorted(values & set(range(min(len(palette), form.num_classes))))
     colours = [tuple(palette[index].tolist()) for index in classes]
     return {colour: index for colour, index in zip(colours, classes, strict=True) if colours.count(colour) == 1}
 
 
-def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> tuple[int, int] | None:
-    """Return a class that the mask's own palette draws in the colour of another class, and that one."""
+def _swapped_class(values: set[int], palette: NDArray[np.uint8], form: MaskFormat) -> tuple[int, int] | None:
+    """Return a class that the mask's own palette draws in the colour of another class, and the other class."""
     colours = form.palette[: form.num_classes]
     for index in sorted(values & set(range(min(len(palette), form.num_classes)))):
         owners = np.flatnonzero((colours == palette[index]).all(axis=1)).tolist()
@@ -310,7 +310,7 @@ def _in_another_s_colour(values: set[int], palette: NDArray[np.uint8], form: Mas
 
 
 def _files_in(folder: Path, suffixes: tuple[str, ...]) -> tuple[dict[Path, str], list[Path]]:
-    """Return the files below ``folder`` that have one of the suffixes, each with its name on a list; and the others."""
+    """Return the files below ``folder`` with one of the suffixes, mapped to their list names, and the other files."""
     files = sorted(path for below in folders_below(folder) for path in below.iterdir() if not path.is_dir())
     named = {path: path.relative_to(folder).with_suffix("").as_posix() for path in files if path.suffix in suffixes}
     return named, [path for path in files if path not in named]
@@ -320,14 +320,14 @@ def _values_of(counts: NDArray[np.int64]) -> set[int]:
     return set(np.flatnonzero(counts).tolist())
 
 
-def _what_is_there(path: Path) -> str:
-    """Say why there is no file ``path``, and what may have been meant for it."""
+def _missing_reason(path: Path) -> str:
+    """Return why there is no file ``path``, and a similar file if there is one."""
     if near := [other for suffix in _OTHER_SUFFIXES if is_file(other := path.with_suffix(suffix))]:
         return f"is not there, but {near[0].name} is"
     try:
         path.stat()
     except FileNotFoundError:
         return "is not there"
-    except (OSError, ValueError) as error:  # no permission, a name that no file can have
+    except (OSError, ValueError) as error:  # no permission, or an invalid file name
         return f"is not there: {error.strerror if isinstance(error, OSError) else error}"
     return "is a folder"

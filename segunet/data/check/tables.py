@@ -1,4 +1,4 @@
-"""What was found in a data set, in the terminal and as check.json."""
+"""Findings about a data set, in the terminal and as check.json."""
 
 import os
 from collections import Counter
@@ -17,7 +17,7 @@ from segunet.data.check.findings import KINDS, SEVERITIES, Finding
 from segunet.data.check.survey import Split, Survey
 from segunet.data.masks import enet_weights
 
-_SHOWN = 3  # files of a kind; the others are in check.json
+_SHOWN = 3  # files per kind; the others are in check.json
 _STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
@@ -27,31 +27,31 @@ def write_findings(survey: Survey, folder: Path) -> None:
 
 
 def as_dict(survey: Survey) -> dict[str, Any]:
-    """Return what check.json holds.
+    """Return the content of check.json.
 
     folder               the data set's
     class_names          K names
-    ignore_index         the mask value that is no class
+    ignore_index         the mask value of ignored pixels
     errors, warnings, notes
-                         how many findings there are of each
-    findings             list, the most serious kind first; only kinds that were found:
+                         number of findings of each
+    findings             list, most serious kind first; only kinds that were found:
         kind             its short name, as in ``segunet.data.check.findings.KINDS``
-        severity         error (stops a training or spoils its scores), warning or note
-        title, advice    what it is and what to do, in words
+        severity         error (stops training or invalidates its scores), warning or note
+        title, advice    what it is and what to do
         count            length of ``files``
-        files            list of every file: ``file`` (path below the folder), ``detail`` (goes on from the
-                         file's name to a sentence) and ``split`` (train, val or null)
+        files            list of every file: ``file`` (path below the folder), ``detail`` (completes a sentence
+                         that starts with the file's name) and ``split`` (train, val or null)
     splits               for train and val:
         list             path of the list below the folder
-        examples         number of different names on it
-        classes          for each class name ``pixels`` and ``images``: its pixels, and the masks that hold it
+        examples         number of distinct names on it
+        classes          for each class name ``pixels`` and ``images``: its pixels, and the masks with it
         ignored          the same for the ignore index
     images, masks      of both lists:
-        modes            Pillow's mode -> how many files
+        modes            Pillow's mode -> number of files
     images             also:
-        sizes            how many different ones
+        sizes            number of distinct sizes
         height, width    [smallest, median, largest] in pixels, upright; null if no image could be read
-    class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none can be used
+    class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none is valid
     """
     return {
         "folder": str(survey.folder.absolute()),
@@ -72,7 +72,7 @@ def as_dict(survey: Survey) -> dict[str, Any]:
 
 
 def class_weights(survey: Survey) -> list[float] | None:
-    """Return the weights that ``loss.pixelwise.class_weights=auto`` takes; None without a pixel of any class."""
+    """Return the weights of ``loss.pixelwise.class_weights=auto``; None without a pixel of any class."""
     pixels = survey.splits[0].pixels[: survey.form.num_classes]
     weights = enet_weights(pixels, survey.form.ignore_index)
     return weights if (pixels[np.array(weights) > 0]).any() else None
@@ -89,7 +89,7 @@ def show_findings(survey: Survey) -> None:
         more = f"... and {len(found) - _SHOWN} more. " if len(found) > _SHOWN else ""
         _print(Text(f"{'':16}{more}{advice}", "dim"))
     if not survey.findings:
-        _print(Text("no problems were found"))
+        _print(Text("no problems found"))
 
 
 def show_images(survey: Survey) -> None:
@@ -105,10 +105,10 @@ def show_images(survey: Survey) -> None:
 
 
 def show_balance(survey: Survey) -> None:
-    """Print each class's share of the pixels, and in how many images it is, for each list; weights to paste."""
+    """Print each class's share of the pixels and number of images in each list, and class weights to paste."""
     weights = class_weights(survey)
     if weights is None:
-        _print(Text("no mask of the training list could be counted, so nothing is said of the classes' balance"))
+        _print(Text("no mask of the training list is valid, so class balance is not reported"))
         return
     table = Table()
     table.add_column("class")
@@ -120,9 +120,7 @@ def show_balance(survey: Survey) -> None:
         table.add_row(escape(name), *(cell for pair in cells for cell in pair))
     console.print(table)
     listed = ",".join(map(str, weights))
-    _print(
-        Text(f"weights of the classes, if rare ones are to count more:\n  'loss.pixelwise.class_weights=[{listed}]'")
-    )
+    _print(Text(f"class weights, to give rare classes more weight:\n  'loss.pixelwise.class_weights=[{listed}]'"))
 
 
 def _balance(split: Split, value: int) -> tuple[str, str]:
@@ -157,7 +155,7 @@ def _spread(sizes: Counter[tuple[int, int]], axis: int) -> list[float] | None:
 
 def _below(survey: Survey, path: Path) -> str:
     below = path.relative_to(survey.folder) if path.is_relative_to(survey.folder) else path
-    return os.fsencode(below.as_posix()).decode(errors="replace")  # not every name of a file is UTF-8
+    return os.fsencode(below.as_posix()).decode(errors="replace")  # not every file name is UTF-8
 
 
 def _print(text: Text) -> None:
