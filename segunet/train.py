@@ -23,6 +23,7 @@ from segunet.cli.run_dir import (
     check_places,
     chosen,
     command_on_same_data,
+    has_checkpoints,
     is_main_process,
     open_run_dir,
     planned_run_dir,
@@ -119,7 +120,7 @@ def own(run_dir: Path) -> AbstractContextManager[None]:
 
 def check_new(run_dir: Path) -> None:
     """Raise a UserError if another process has trained in the folder while this one waited for it."""
-    if is_main_process() and (run_dir / "checkpoints").exists():
+    if is_main_process() and has_checkpoints(run_dir):
         raise UserError(f"{run_dir} now holds another training run. Give another run_dir, or resume that one.")
 
 
@@ -135,7 +136,7 @@ def built(start: Start) -> Parts:
             check_same_data(resumed.card, datamodule)
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
-        trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else None)
+        trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
         if resumed and resumed.finished:
             trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps the original value
     if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):

@@ -203,6 +203,28 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_checkpoint_is_written_is_no_full_disk(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def interrupted(*_: object) -> None:
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise RuntimeError("unexpected pos 64 vs 0")  # as torch's writer does when it is closed early
+
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.save", interrupted)
+        result = run(train, *tiny, f"run_dir={folder}")
+        assert result.status == 128 + number
+        assert "disk" not in result.output + result.error
+    assert list((folder / "checkpoints").iterdir()) == []
+    again = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")  # nothing was saved: the folder is free
+    assert again.status == 0, again.error
+    assert [step for step, _ in scalars(folder, "train/loss")] == [0, 1, 2]
+
+
 def test_a_run_that_was_stopped_before_its_report_is_finished_by_a_resume(
     run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

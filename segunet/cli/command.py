@@ -65,17 +65,25 @@ def _errors_as_paragraphs() -> Iterator[None]:
     """On an error, exit with a status and a message; in a sweep, end only the run."""
     try:
         yield
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
-    except SystemExit as stop:  # Lightning exits with 1 on Ctrl-C
-        sys.exit(128 + signal.SIGINT if isinstance(stop.__context__, KeyboardInterrupt) else stop.code)
-    except Exception as error:
+    except BaseException as error:
+        causes = list(_causes(error))
+        if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+            sys.exit(128 + signal.SIGINT)
+        if stop := next((cause for cause in causes if isinstance(cause, SystemExit)), None):
+            sys.exit(stop.code)
         paragraph = _paragraph(error)
         if full_errors() or not paragraph:
             raise
         if in_sweep():
             raise UserError(paragraph) from error
         sys.exit(f"error: {paragraph}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what led to it: libraries replace an interrupt by their own error, such as a failed save."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def _given_folder(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give a folder for the results.")
     check_places(folder, (CONFIG, *results))
-    if (folder / "checkpoints").exists():
+    if has_checkpoints(folder):
         raise UserError(
             f"run_dir={cfg.run_dir} already holds a training run. Give another run_dir, or resume that run: "
             f"python -m segunet.train {setting('resume', cfg.run_dir)}"
@@ -103,6 +103,11 @@ def _given_folder(cfg: DictConfig, name: str, results: Sequence[str]) -> Path:
             "folder, or a new one."
         )
     return folder
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a training has saved a checkpoint in its ``folder``: one killed before that can start again."""
+    return any((folder / "checkpoints").glob("*.ckpt"))
 
 
 def check_places(folder: Path, names: Iterable[str]) -> None:

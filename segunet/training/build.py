@@ -183,21 +183,19 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
     return [*callbacks, best, LastCheckpoint(checkpoints)]
 
 
-def trainer_from_config(
-    cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int | None = None
-) -> Trainer:
+def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int = 0) -> Trainer:
     """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
 
     Args:
         cfg: config of segunet.train.
         callbacks: callbacks of the trainer.
         run_dir: the run's folder.
-        steps_done: steps of a resumed run; TensorBoard drops what was logged after them, as it is trained again.
+        steps_done: steps done before; TensorBoard drops what was logged after them, as it is trained again.
 
     Raises:
         UserError: an invalid setting, or one that would write outside the run's folder.
     """
-    again = {} if steps_done is None or not _is_tensorboard(cfg.logger) else {"purge_step": steps_done}
+    again = {"purge_step": steps_done} if _is_tensorboard(cfg.logger) else {}
     board = instantiate(cfg.logger, save_dir=str(run_dir), **again)
     try:
         check_within(run_dir, [str(board.log_dir)])
