@@ -19,7 +19,7 @@ from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.inference.logits import TTA, check_tta, predict
 from segunet.inference.precision import fabric_from_settings
-from segunet.inference.tiling import check_tile_alone, check_tiles, predict_rows
+from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, predict_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
 
@@ -97,7 +97,7 @@ class Predictor:
 
     def _tiled(self, image: ImageArray, advance: Callable[[float], object]) -> NDArray[np.uint8]:
         assert self.tile is not None
-        height, width = (min(self.tile, side) for side in image.shape[:2])
+        height, width = (min(self.tile + 2 * context_of(self.net), side) for side in image.shape[:2])
         self._check_memory("A tile", height * width, height * width, band=height * image.shape[1])
         prediction = np.empty(image.shape[:2], dtype=np.uint8)
         top = 0

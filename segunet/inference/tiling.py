@@ -69,7 +69,7 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
     """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in total.
 
     Where tiles overlap, their class probabilities are added with weights that decrease towards a tile's edge. Only
-    one row of tiles is held in memory: K x tile x W floats.
+    one row of tiles is held in memory: K x tile x W floats. Unpadded networks use :func:`rows_in_context`.
 
     Args:
         net: in evaluation mode.
@@ -78,6 +78,9 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
         overlap: minimum overlap of neighbouring tiles, as a share of a tile's side, 0..0.9.
         tta: a key of ``inference.logits.TTA``, for each tile.
     """
+    if context_of(net):
+        yield from rows_in_context(net, image, tile, tta)
+        return
     height, width = image.shape[-2:]
     tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
     size = (min(tile, height), min(tile, width))
@@ -97,6 +100,45 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
         kept = size[0] - done
         band[:, :kept] = band[:, done:].clone()
         band[:, kept:] = 0
+
+
+def context_of(net: nn.Module) -> int:
+    """Return the number of pixels around a tile that an unpadded network needs, a multiple of its stride; else 0.
+
+    It covers the pixels that a tile's scores depend on, and those that the network mirrors at the image's border.
+    """
+    border, stride = getattr(net, "border", 0), getattr(net, "stride", 1)
+    return (border // stride + 2) * stride if border else 0
+
+
+def rows_in_context(net: nn.Module, image: Tensor, tile: int, tta: str = "none") -> Iterator[Tensor]:
+    """Yield the prediction from top to bottom, int64 (h, W) for each row of tiles, by the overlap-tile strategy.
+
+    Ronneberger et al. 2015, figure 2: each tile is predicted with its surroundings, and tiles do not overlap. The
+    result equals the prediction of the whole image, because tiles start at multiples of the network's stride.
+
+    Args:
+        net: an unpadded network with a ``border`` and a ``stride``, such as ``models.classic_unet.ClassicUNet``.
+        image: uint8 (3, H, W) RGB, on the net's device.
+        tile: side of the tiles in pixels, rounded down to a multiple of the stride.
+        tta: a key of ``inference.logits.TTA``, for each tile.
+    """
+    context, stride = context_of(net), int(getattr(net, "stride"))  # noqa: B009
+    step = max(tile // stride, 1) * stride
+    for top, bottom, above, below in _with_context(image.shape[-2], step, context):
+        row = []
+        for left, right, before, behind in _with_context(image.shape[-1], step, context):
+            tiles = image[None, :, above:below, before:behind]
+            scores = class_scores(net, tiles, (below - above, behind - before), tta)[0]
+            row.append(scores[:, top - above : bottom - above, left - before : right - before].argmax(dim=0))
+        yield torch.cat(row, dim=1)
+
+
+def _with_context(length: int, step: int, context: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield the start and stop of each tile along a side, and the start and stop of the tile with its context."""
+    for start in range(0, length, step):
+        stop = min(start + step, length)
+        yield start, stop, max(start - context, 0), min(stop + context, length)
 
 
 def tile_starts(length: int, tile: int, overlap: float) -> list[int]:

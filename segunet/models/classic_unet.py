@@ -129,8 +129,8 @@ class ClassicUNet(nn.Module):
                 above = max(inner, 1) + self._missing(max(inner, 1)) + 2 * self.border
                 below = above - self.stride if above - self.stride > 2 * self.border else above
                 raise UserError(
-                    f"A side of {side} pixels does not fit the network, whose maps are halved {len(self.up)} times. The "
-                    f"nearest that fit are {below} and {above}."
+                    f"A side of {side} pixels does not fit the network, whose maps are halved {len(self.up)} times. "
+                    f"The nearest that fit are {below} and {above}."
                 )
 
 

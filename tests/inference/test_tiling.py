@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from segunet.inference.logits import predict
 from segunet.inference.tiling import predict_rows, tile_starts
+from segunet.models.classic_unet import ClassicUNet
 
 
 class Brightness(nn.Module):
@@ -68,3 +69,14 @@ def test_tiles_cover_a_side_with_the_overlap_and_stay_inside(length: int, overla
     assert starts[-1] == max(length - 64, 0)
     steps = [after - before for before, after in itertools.pairwise(starts)]
     assert all(0 < step <= 64 * (1 - overlap) + 0.5 for step in steps)
+
+
+def test_tiles_of_an_unpadded_network_are_the_whole_image() -> None:
+    torch.manual_seed(0)
+    net = ClassicUNet(3, mean=[127.5], std=[127.5], widths=(2, 4, 8, 16, 32)).double().eval()
+    for size, tile in (((300, 210), 64), ((260, 333), 100), ((120, 400), 32)):
+        image = random_image(*size)
+        with torch.no_grad():
+            whole = predict(net, image[None], size)[0]
+            assert torch.equal(torch.cat(list(predict_rows(net, image, tile, 0.25))), whole), (size, tile)
+        assert len(whole.unique()) == 3
