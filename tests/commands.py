@@ -41,6 +41,11 @@ WHOLE = [
 ]
 
 
+def for_any_size(model: str) -> list[str]:
+    """Return the settings with which a choice of conf/model starts at random and takes images of any size."""
+    return ["model.padded=true"] if model == "classic_unet" else ["model.encoder.weights=null"]
+
+
 def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Return a function that runs ``module.main`` with overrides."""
 

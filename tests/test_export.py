@@ -13,18 +13,19 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from segunet import evaluate, export
 from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
+from segunet.cli.overrides import composed
 from segunet.formats.read import import_openvino
 from segunet.formats.write import FORMATS, traced
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint
 from segunet.inference.fidelity import Comparison, check_same
 from segunet.metrics.scores import scores_from_confusion
+from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
-from tests.commands import Command
+from tests.commands import Command, for_any_size
 from tests.exports import Exports, export_to_every_format
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
@@ -85,10 +86,12 @@ def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trai
 
 def small(model: str) -> torch.nn.Module:
     """Build a model config with a short encoder and narrow decoder, from a random start."""
-    sizes = ["model.encoder.depth=18", "model.encoder.num_maps=3", "model.encoder.weights=null"]
-    reduced = ["model.decoder.reduced_channels=[4,4,8]"] if model.startswith("unet_resnet50") else []
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        cfg = compose("train", [f"model={model}", "data=voc2012", *sizes, *reduced, "model.decoder.widths=[8,8]"])
+    sizes = ["model.encoder.depth=18", "model.encoder.num_maps=3", "model.decoder.widths=[8,8]"]
+    if model == "classic_unet":
+        sizes = ["model.widths=[4,8,16]"]
+    elif model.startswith("unet_resnet50"):
+        sizes.append("model.decoder.reduced_channels=[4,4,8]")
+    cfg = composed("train", [f"model={model}", "data=voc2012", *for_any_size(model), *sizes])
     torch.manual_seed(0)
     return build.net_from_config(cfg.model).eval()
 
@@ -103,6 +106,16 @@ def test_every_model_is_traced_for_any_size(model: str) -> None:
             wanted = net(images)
             torch.testing.assert_close(program(images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
     assert program.to("meta")(images.to("meta")).shape == wanted.shape  # nothing ties it to the CPU
+
+
+def test_an_unpadded_network_is_traced_for_any_size_that_it_can_mirror() -> None:
+    torch.manual_seed(0)
+    net = ClassicUNet(2, mean=[127.5], std=[127.5], widths=(4, 8, 16)).eval()  # mirrors up to 23 pixels
+    program = traced(net).module()
+    for shape in ((1, 3, 24, 24), (2, 3, 72, 104), (3, 3, 65, 33)):
+        images = torch.randint(256, shape, dtype=torch.uint8)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-4)
 
 
 def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:

@@ -16,6 +16,7 @@ from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.unet import UNet
 from segunet.training import build
+from tests.commands import for_any_size
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
@@ -24,7 +25,7 @@ MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 @cache
 def from_conf(model: str) -> nn.Module:
     """Build a model config for VOC's 21 classes, from a random start."""
-    overrides = [f"model={model}", "data=voc2012", "model.encoder.weights=null"]
+    overrides = [f"model={model}", "data=voc2012", *for_any_size(model)]
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         cfg = compose("train", overrides)
     torch.manual_seed(0)
@@ -157,8 +158,9 @@ def test_a_backward_pass_reaches_every_parameter(model: str) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_mean_and_std_are_in_the_state_dict_and_nothing_else_is_unnamed(model: str) -> None:
     state = from_conf(model).state_dict()
-    assert {name.split(".")[0] for name in state} == {"mean", "std", "encoder", "decoder", "head"}
-    assert state["mean"].shape == state["std"].shape == (1, 3, 1, 1)
+    parts, channels = ({"down", "up", "merge"}, 1) if model == "classic_unet" else ({"encoder", "decoder"}, 3)
+    assert {name.split(".")[0] for name in state} == {"mean", "std", "head", *parts}
+    assert state["mean"].shape == state["std"].shape == (1, channels, 1, 1)
     assert [name for name, _ in from_conf(model).named_parameters() if name in ("mean", "std")] == []
 
 
