@@ -17,7 +17,7 @@ from segunet.formats.pt2 import EXTRA_FILE
 from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
 from segunet.formats.seal import UNSEALED, seal
 
-_EXAMPLE = (2, 3, 72, 104)  # padded in both directions, like any other size
+_EXAMPLE = (2, 3, 71, 103)  # padded in both directions, like any other size
 _SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
 
 
@@ -45,10 +45,12 @@ def traced(net: nn.Module) -> ExportedProgram:
     Raises:
         RuntimeError: torch.export cannot trace the network, or not for every size.
     """
-    images = torch.zeros(_EXAMPLE, dtype=torch.uint8)
+    least = int(getattr(net, "least_side", 1))  # pixels: an unpadded network cannot mirror smaller images
+    count, channels, height, width = _EXAMPLE
+    images = torch.zeros(count, channels, height + least, width + least, dtype=torch.uint8)
     # In channels_last the trace would check memory layouts, and specialize maps of one pixel.
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    sizes = ({axis: Dim(name, min=1) for axis, name in _SIZES.items()},)
+    sizes = ({axis: Dim(name, min=1 if axis == 0 else least) for axis, name in _SIZES.items()},)
     # By default sizes of 1 would be specialized; torch.onnx traces this way too.
     settings = torch.fx.experimental._config
     with torch.no_grad(), settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]

@@ -34,6 +34,7 @@ class ClassicUNet(nn.Module):
     Attributes:
         border: pixels that the logits of :meth:`scores` lose at each side; 0 if padded.
         stride: pixels of the image for a pixel of the coarsest map.
+        least_side: pixels of the smallest image that can be mirrored.
 
     Raises:
         UserError: an invalid setting, or not as many numbers as input channels in mean and std.
@@ -64,8 +65,9 @@ class ClassicUNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, kernel_size=2, stride=2) for a, b in ways_up)
         self.merge = nn.ModuleList(DoubleConv(2 * b, b, padded, norm) for _, b in ways_up)
         self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
-        self.stride = 2 ** len(ways_up)
+        self.stride = int(2 ** len(ways_up))
         self.border = 0 if padded else 6 * self.stride - 4  # 92 with four steps
+        self.least_side = self.border + 1
         self.apply(_he_normal)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -86,16 +88,20 @@ class ClassicUNet(nn.Module):
         return (images - self.mean) / self.std
 
     def mirrored(self, x: Tensor) -> Tensor:
-        """Mirror x (N, C, H, W) at its borders (figure 2), to the least size whose scores cover H x W from (0, 0)."""
-        before, height, width = self.border, *x.shape[-2:]
-        below, right = (before + self._missing(side) for side in (height, width))
-        if before and not torch.compiler.is_compiling() and (below >= height or right >= width):
-            least = before + self.stride
+        """Mirror x (N, C, H, W) at its borders (figure 2), so that its scores cover H x W from (0, 0) on.
+
+        The last row and column are repeated until every map that is pooled has even sides.
+        """
+        height, width = x.shape[-2:]
+        if not torch.compiler.is_compiling() and min(height, width) < self.least_side:
             raise UserError(
-                f"An image of {width} x {height} pixels is too small for the unpadded network, which mirrors up to "
-                f"{least - 1} of them at each side. Give images of {least} x {least} or more, or model.padded=true."
+                f"An image of {width} x {height} pixels is too small for the unpadded network, which mirrors "
+                f"{self.border} pixels at its borders. Give images of {self.least_side} x {self.least_side} or more, "
+                "or train with model.padded=true."
             )
-        return F.pad(x, (before, right, before, below), mode="reflect" if before else "constant")
+        if self.border:
+            x = F.pad(x, (self.border,) * 4, mode="reflect")
+        return F.pad(x, (0, self._missing(width), 0, self._missing(height)), mode="replicate")
 
     def scores(self, x: Tensor) -> Tensor:
         """Return the scores (N, K, H - 2 border, W - 2 border) of x (N, C, H, W), as in figure 1.

@@ -54,7 +54,8 @@ def test_an_image_is_mirrored_so_that_its_scores_are_those_of_the_larger_one() -
     net, image = network().double(), images(300, 300)
     with torch.no_grad():
         inner = net(image)  # 300 = 4 + 18.5 * 16: mirrored to 484 and 8 more
-        wider = nn.functional.pad(net.normalize(image), (92, 92 + 8, 92, 92 + 8), mode="reflect")
+        wider = nn.functional.pad(net.normalize(image), (92, 92, 92, 92), mode="reflect")
+        wider = nn.functional.pad(wider, (0, 8, 0, 8), mode="replicate")
         assert torch.equal(net.scores(wider)[..., :300, :300], inner)
         # What is far from a border does not depend on how it was mirrored.
         part = net(image[..., 16:, 32:])
