@@ -25,11 +25,11 @@ class ClassicUNet(nn.Module):
         num_classes: channels of the logits, 1..256.
         in_channels: 1 for the grey of an image, 3 for its colours.
         widths: channels of each step down, the finest first.
-        padded: convolutions keep their maps' size, by zeros around them; False is as printed.
-        norm: batch normalisation after each 3x3 convolution; the paper has none.
-        dropout: share of the coarsest map's values that is left out while training.
+        padded: zero padding in the convolutions, which then keep the size of their maps; False as in the paper.
+        norm: batch normalization after each 3x3 convolution; none in the paper.
+        dropout: share of the coarsest map's values that is dropped in training.
         mean: per input channel, subtracted from the image, in its units of 0..255.
-        std: per input channel, what the image is divided by after that.
+        std: per input channel, the divisor after that.
 
     Attributes:
         border: pixels that the logits of :meth:`scores` lose at each side; 0 if padded.
