@@ -266,7 +266,11 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     folder = tmp_path / "run"
     missing = run(train, f"resume={folder}")
     assert missing.status == 1
-    assert "last.ckpt" in missing.error
+    assert "there is no such folder" in missing.error
+    folder.mkdir()
+    assert "got one without config.yaml, checkpoints/last.ckpt" in run(train, f"resume={folder}").error
+    assert "it is a file" in run(train, f"resume={__file__}").error
+    folder.rmdir()
     run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")
     assert "all of its 1 epochs" in run(train, f"resume={folder}").error
     for override in ("model=article", "optimizer.lr=1e-5", "data.ignore_index=0", f"run_dir={tmp_path}/b"):

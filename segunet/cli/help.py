@@ -85,7 +85,8 @@ def _commented(text: str, comments: dict[str, list[str]]) -> Iterator[str]:
     begun = {row: setting for setting, row in _settings_of(text)}
     for row, line in enumerate(text.splitlines()):
         indent = line[: len(line) - len(line.lstrip())]
-        yield from (f"{indent}{comment}" for comment in comments.get(begun.get(row, ""), []))
+        if row in begun:
+            yield from (f"{indent}{comment}" for comment in comments.get(begun[row], []))
         yield line
 
 

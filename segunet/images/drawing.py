@@ -153,14 +153,15 @@ def palette_image(mask: NDArray[np.integer[Any]], palette: ImageArray) -> Image.
 def confusion_image(confusion: NDArray[np.integer[Any]], class_names: Sequence[str]) -> ImageArray:
     """Draw a confusion matrix (K, K): row = truth, column = prediction, each cell its share of the row in %."""
     cell, font = 34, ImageFont.load_default(size=13)
-    names = _row_labels(drawable(class_names), cell, font)
-    left, size = names.width, names.height  # the matrix starts at (left, left)
-    canvas = Image.new("RGB", (left + size + 10, left + size + 30), "white")
-    canvas.paste(names, (0, left))
-    canvas.paste(names.rotate(90, expand=True), (left, 0))
-    draw = ImageDraw.Draw(canvas)
+    rows, columns = (_labels(drawable(class_names), cell, font, right) for right in (True, False))
+    left, size = rows.width, rows.height  # the matrix starts at (left, left)
     caption = "row: truth; column: prediction; number: % of the row"
-    draw.text((left + size, left + size + 8), caption, fill="black", font=font, anchor="ra")
+    width = max(left + size + 10, int(font.getlength(caption)) + 20)
+    canvas = Image.new("RGB", (width, left + size + 30), "white")
+    canvas.paste(rows, (0, left))
+    canvas.paste(columns.rotate(90, expand=True), (left, 0))  # their left ends, at the matrix
+    draw = ImageDraw.Draw(canvas)
+    draw.text((width - 10, left + size + 8), caption, fill="black", font=font, anchor="ra")
     totals = confusion.sum(axis=1, keepdims=True)
     shares = confusion / np.maximum(totals, 1)
     for (row, column), share in np.ndenumerate(shares):
@@ -176,13 +177,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
 
 
-def _row_labels(names: Sequence[str], cell: int, font: Any) -> Image.Image:
-    """Draw the names as rows, ``cell`` pixels apart."""
+def _labels(names: Sequence[str], cell: int, font: Any, right: bool) -> Image.Image:
+    """Draw the names as rows, ``cell`` pixels apart, aligned at the right or at the left."""
     width = int(max(font.getlength(name) for name in names)) + 20
     band = Image.new("RGB", (width, cell * len(names)), "white")
     draw = ImageDraw.Draw(band)
     for number, name in enumerate(names):
-        draw.text((width - 8, number * cell + cell // 2), name, fill="black", font=font, anchor="rm")
+        x, anchor = (width - 8, "rm") if right else (8, "lm")
+        draw.text((x, number * cell + cell // 2), name, fill="black", font=font, anchor=anchor)
     return band
 
 

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import check_within
 from segunet.base.validation import Above0, AtLeast0, Count, Positive, check, explained
 from segunet.base.version import __version__
@@ -277,8 +277,8 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
     wanted, got = checkpoint.class_names, datamodule.class_names
     if len(wanted) != len(got):
         raise UserError(
-            f"The checkpoint's network has {len(wanted)} classes ({', '.join(wanted[:5])}, ...), the data set "
-            f"{datamodule.root} has {len(got)} ({', '.join(got[:5])}, ...). Give the data set that the checkpoint "
+            f"The checkpoint's network has {len(wanted)} classes ({abbreviated(wanted)}), the data set "
+            f"{datamodule.root} has {len(got)} ({abbreviated(got)}). Give the data set that the checkpoint "
             "was trained on (data=..., data.root=...), or another checkpoint."
         )
     if wanted != got:

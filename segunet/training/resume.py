@@ -75,10 +75,13 @@ def found_run(resume: Any) -> Path:
         UserError: there is no run that can be resumed.
     """
     run_dir = as_path(resume).absolute()
+    if not run_dir.is_dir():
+        what = "it is a file" if run_dir.exists() else "there is no such folder"
+        raise UserError(f"resume={run_dir}: {what}. Give the folder of a run, such as outputs/train/DATE_TIME.")
     if missing := [name for name in (CONFIG, LAST) if not (run_dir / name).is_file()]:
         raise UserError(
             f"resume={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, got one without "
-            f"{', '.join(missing)}. A run can be resumed once its first epoch is complete."
+            f"{', '.join(missing)}. A run can be resumed once its first epoch is complete; before, start it again."
         )
     return run_dir
 

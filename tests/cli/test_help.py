@@ -74,6 +74,7 @@ def test_the_settings_are_all_there_and_explained(run: Command, module: object) 
     settings = settings[settings.index("\n") : settings.index("--cfg job")]
     assert yaml.safe_load(settings) == yaml.safe_load(run(module, "--cfg", "job").output)
     assert unexplained(settings) == []
+    assert "every value below" not in settings  # the file's head is not about the entries of lists
 
 
 def test_it_follows_the_choices(run: Command) -> None:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFont
 
 from segunet.images.drawing import (
     at_size_of,
@@ -148,6 +148,16 @@ def test_a_confusion_image_shows_rows_as_truth() -> None:
         cells = [image[top + 2, left + 34 * column + 2] for column in range(3)]
         assert cells[1][2] - cells[1][0] > 80
         assert all(cells[column].min() > 240 for column in (0, 2))
+
+
+def test_a_confusion_image_s_labels_are_beside_the_matrix_and_its_caption_is_whole() -> None:
+    font, name = ImageFont.load_default(size=13), "a" * 20
+    image = confusion_image(np.eye(2, dtype=np.int64), [name, "bb"])
+    left = int(font.getlength(name)) + 20
+    assert (image[left - 30 : left, left + 34 : left + 68] < 128).any()  # above the second column
+    assert (image[left + 34 : left + 68, left - 30 : left] < 128).any()  # beside the second row
+    small = confusion_image(np.eye(2, dtype=np.int64), ["a", "b"])
+    assert (small[:, :8] > 128).all()
 
 
 def test_a_confusion_image_shows_shares_of_the_row_not_counts() -> None:
