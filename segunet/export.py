@@ -170,6 +170,8 @@ def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
         "ignore_index": checkpoint.data.ignore_index,
         "data": checkpoint.data.model_dump(),
         "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
+        "border": getattr(checkpoint.net, "border", 0),
+        "stride": getattr(checkpoint.net, "stride", 1),
         "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K",
     }
     try:

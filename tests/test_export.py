@@ -10,11 +10,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
-from segunet import evaluate, export
+from segunet import evaluate, export, load, train
 from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
 from segunet.cli.overrides import composed
@@ -25,7 +26,7 @@ from segunet.inference.fidelity import Comparison, check_same
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
-from tests.commands import Command, for_any_size
+from tests.commands import TINY, Command, for_any_size
 from tests.exports import Exports, export_to_every_format
 
 MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
@@ -116,6 +117,23 @@ def test_an_unpadded_network_is_traced_for_any_size_that_it_can_mirror() -> None
         images = torch.randint(256, shape, dtype=torch.uint8)
         with torch.no_grad():
             torch.testing.assert_close(program(images), net(images), rtol=1e-4, atol=1e-4)
+
+
+def test_an_unpadded_network_is_exported_and_predicts_in_tiles_what_the_whole_image_gives(
+    run: Command, trained: Path, tmp_path: Path
+) -> None:
+    data = [f"data.root={trained / 'voc'}", *(each for each in TINY if each.startswith(("data", "trainer")))]
+    options = ["model=classic_unet", "model.widths=[2,4,4,4,4]", "data.transform.crop_size=96"]
+    run(train, *data, *options, "data.transform.base_size=120", "inference_size=128", f"run_dir={tmp_path / 'run'}")
+    checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert run(export, f"checkpoint={checkpoint}", "format=torch_export", "images=2").status == 0
+    image = np.random.default_rng(0).integers(0, 256, (150, 310, 3), dtype=np.uint8)
+    for suffix in (".ckpt", ".pt2"):
+        path = checkpoint.with_suffix(suffix)
+        whole, tiles = (load(path, inference_size=None, tile=tile).predict(image) for tile in (None, 64))
+        assert (whole != tiles).mean() < 1e-4, suffix
+        with pytest.raises(UserError):
+            load(path).predict(image[:60])
 
 
 def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:

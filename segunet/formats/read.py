@@ -38,7 +38,32 @@ _OPERATORS = frozenset(
 )
 
 
-class ArrayNet(nn.Module):
+class ExportedNet(nn.Module):
+    """The network of an exported file.
+
+    Attributes:
+        border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network.
+    """
+
+    border = 0
+    stride = 1
+
+    @property
+    def least_side(self) -> int:
+        """The side in pixels of the smallest image that the network accepts."""
+        return self.border + 1
+
+    def check_size(self, images: Tensor) -> None:
+        """Raise a UserError if ``images`` (N, 3, H, W) are too small for an unpadded network to mirror."""
+        height, width = images.shape[-2:]
+        if min(height, width) < self.least_side:
+            raise UserError(
+                f"An image of {width} x {height} pixels is too small for this unpadded network. Give images of "
+                f"{self.least_side} x {self.least_side} or more."
+            )
+
+
+class ArrayNet(ExportedNet):
     """A network of another runtime as a module. It always runs on the CPU.
 
     Args:
@@ -55,6 +80,7 @@ class ArrayNet(nn.Module):
         Raises:
             RuntimeError: the runtime failed, for example out of memory.
         """
+        self.check_size(images)
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
         array = images.to("cpu", torch.uint8).contiguous().numpy()
@@ -65,7 +91,7 @@ class ArrayNet(nn.Module):
         return torch.from_numpy(logits).to(images.device)
 
 
-class ProgramNet(nn.Module):
+class ProgramNet(ExportedNet):
     """A program of torch.export as a module, on any device."""
 
     def __init__(self, program: nn.Module) -> None:
@@ -79,11 +105,12 @@ class ProgramNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
+        self.check_size(images)
         logits: Tensor = self.program(images)
         return logits
 
 
-def read_exported(path: Path) -> tuple[nn.Module, Any]:
+def read_exported(path: Path) -> tuple[ExportedNet, Any]:
     """Return the network of a file that segunet.export wrote, and its card, as unvalidated JSON.
 
     Args:
@@ -127,7 +154,7 @@ def import_openvino() -> Any:
     return import_extra("openvino", "openvino")
 
 
-def _read_onnx(path: Path) -> tuple[nn.Module, str | None]:
+def _read_onnx(path: Path) -> tuple[ExportedNet, str | None]:
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -151,12 +178,12 @@ def _check_operators(path: Path) -> None:
         )
 
 
-def _read_program(path: Path) -> tuple[nn.Module, str | None]:
+def _read_program(path: Path) -> tuple[ExportedNet, str | None]:
     program, text = read_program(path)
     return ProgramNet(program.to(memory_format=torch.channels_last)), text  # faster than as it was traced
 
 
-def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
+def _read_openvino(path: Path) -> tuple[ExportedNet, str | None]:
     if b"<net" not in path.read_bytes()[:200]:
         raise UserError(f"{path} is not an OpenVINO network. {EXPORT_AGAIN}")
     core = import_openvino().Core()
@@ -172,7 +199,7 @@ def _read_openvino(path: Path) -> tuple[nn.Module, str | None]:
     return ArrayNet(lambda images: compiled(images)[0]), text
 
 
-READERS: dict[str, Callable[[Path], tuple[nn.Module, str | None]]] = {
+READERS: dict[str, Callable[[Path], tuple[ExportedNet, str | None]]] = {
     ".onnx": _read_onnx,
     ".pt2": _read_program,
     ".xml": _read_openvino,

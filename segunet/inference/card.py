@@ -23,6 +23,7 @@ Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
+Border = Annotated[int, Field(ge=0, le=4096)]  # pixels
 PixelCount = Annotated[int, Field(ge=0, le=2**45)]  # a sum of 65,536 of them fits into an int64
 _MAX_VALUES = 2**20  # per card; the confusion of 256 classes has 2**16, and each scored image has one
 
@@ -162,13 +163,19 @@ class CheckpointCard(Card):
 
 
 class ExportedCard(Card):
-    """The card of an exported file, with the packages that wrote it and its input and output."""
+    """The card of an exported file, with the packages that wrote it and its input and output.
+
+    Attributes:
+        border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network.
+    """
 
     torch: Text = ""
     exporter: Text = ""
     ignore_index: Byte
     input: Text
     output: Text
+    border: Border = 0
+    stride: Annotated[int, Field(ge=1, le=4096)] = 1
     checksum: Text = ""
 
 

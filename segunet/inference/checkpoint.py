@@ -73,9 +73,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
         UserError: no file, not a checkpoint, not segunet's, damaged, or of a class that is not trusted.
     """
     if path.suffix in READERS:
-        net, content = read_exported(path)
-        exported = parsed(ExportedCard, content, path, EXPORT_AGAIN)
-        return _checkpoint(net, exported, path)
+        exported, content = read_exported(path)
+        about = parsed(ExportedCard, content, path, EXPORT_AGAIN)
+        exported.border, exported.stride = about.border, about.stride
+        return _checkpoint(exported, about, path)
     content = read_checkpoint(path)
     card = card_of(content, path)
     net = _with_weights(card, weights_of(content["state_dict"], path), path)
@@ -233,16 +234,17 @@ def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
 
 def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
     """Return the checkpoint, after checking that the network runs and has a logit per class."""
+    side = max(64, int(getattr(net, "least_side", 1)))
     try:
         with torch.inference_mode():
-            logits = net.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
-        fits = tuple(logits.shape) == (1, len(card.class_names), 64, 64)
+            logits = net.eval()(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+        fits = tuple(logits.shape) == (1, len(card.class_names), side, side)
     except Exception as error:  # each runtime and class has its own errors
         raise UserError(f"{path}: its network cannot be run: {' '.join(str(error).split())[:300]}.") from error
     if not fits:
         raise UserError(
-            f"{path}: its network returns logits {tuple(logits.shape)} for an image of 64 x 64 pixels, but it has "
-            f"{len(card.class_names)} class names. It is damaged, or was not written by segunet."
+            f"{path}: its network returns logits {tuple(logits.shape)} for an image of {side} x {side} pixels, but it "
+            f"has {len(card.class_names)} class names. It is damaged, or was not written by segunet."
         )
     model = card.model if isinstance(card, CheckpointCard) else None
     return Checkpoint(net, list(card.class_names), card.colours, card.inference_size, card.data, model)
