@@ -55,6 +55,8 @@ def download_voc2012(root: Path, url: str = VOC_URL, md5: str = VOC_MD5) -> Path
     if _has_lists(voc_dir / VOC_LISTS):
         return voc_dir
     with locked(root), _writing(root):
+        if _has_lists(voc_dir / VOC_LISTS):  # another process completed it while this one waited
+            return voc_dir
         if voc_dir.exists():
             raise UserError(
                 f"VOC2012 cannot be written to {voc_dir}: that folder exists, without train.txt and val.txt in its "
@@ -84,6 +86,8 @@ def download_sbd(voc_dir: Path, url: str = SBD_URL, md5: str = SBD_MD5) -> None:
         raise UserError(f"SBD is added to VOC2012, but {voc_dir / VOC_LISTS} lacks train.txt or val.txt.")
     archive = voc_dir.parent / SBD_ARCHIVE
     with locked(voc_dir.parent), _writing(voc_dir.parent):
+        if (voc_dir / VOC_LISTS / "trainaug.txt").is_file():  # likewise
+            return
         fetch(url, archive, md5, option="data.sbd_url")
         with _unpacked(archive, voc_dir.parent, SBD_FOLDER) as folder:
             _merge(folder / SBD_FOLDER, voc_dir)

@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections import namedtuple
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -371,6 +372,20 @@ def test_two_processes_do_not_download_into_one_folder(
     with locked(tmp_path), pytest.raises(UserError, match="Another process is writing to"):
         download_voc2012(tmp_path, *voc)
     assert download_voc2012(tmp_path, *voc).is_dir()
+
+
+def test_what_another_process_completes_in_the_meantime_is_taken(
+    voc: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def locked_after_another(folder: Path) -> Iterator[None]:
+        monkeypatch.setattr(download, "locked", locked)
+        download_voc2012(folder, *voc)
+        with locked(folder):
+            yield
+
+    monkeypatch.setattr(download, "locked", locked_after_another)
+    assert download_voc2012(tmp_path, *voc) == tmp_path / "VOCdevkit" / "VOC2012"
 
 
 def test_incomplete_voc_is_left_alone(server: Server, voc: tuple[str, str], voc_dir: Path) -> None:
