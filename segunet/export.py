@@ -21,6 +21,7 @@ from segunet.formats.read import READERS, read_exported
 from segunet.formats.write import FORMATS, Format, traced
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint
 from segunet.inference.fidelity import Comparison, check_same, compare
+from segunet.models.classic_unet import border_of
 from segunet.training import build
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
@@ -170,7 +171,7 @@ def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
         "ignore_index": checkpoint.data.ignore_index,
         "data": checkpoint.data.model_dump(),
         "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
-        "border": getattr(checkpoint.net, "border", 0),
+        "border": border_of(checkpoint.net),
         "stride": getattr(checkpoint.net, "stride", 1),
         "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K",
     }

@@ -20,6 +20,7 @@ from segunet.base.extras import import_extra
 from segunet.base.files import is_file
 from segunet.formats.pt2 import read_program
 from segunet.formats.seal import check_seal
+from segunet.models.classic_unet import check_can_mirror
 
 METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
 INPUT, OUTPUT = "images", "logits"
@@ -48,20 +49,6 @@ class ExportedNet(nn.Module):
     border = 0
     stride = 1
 
-    @property
-    def least_side(self) -> int:
-        """The side in pixels of the smallest image that the network accepts."""
-        return self.border + 1
-
-    def check_size(self, images: Tensor) -> None:
-        """Raise a UserError if ``images`` (N, 3, H, W) are too small for an unpadded network to mirror."""
-        height, width = images.shape[-2:]
-        if min(height, width) < self.least_side:
-            raise UserError(
-                f"An image of {width} x {height} pixels is too small for this unpadded network. Give images of "
-                f"{self.least_side} x {self.least_side} or more."
-            )
-
 
 class ArrayNet(ExportedNet):
     """A network of another runtime as a module. It always runs on the CPU.
@@ -80,7 +67,7 @@ class ArrayNet(ExportedNet):
         Raises:
             RuntimeError: the runtime failed, for example out of memory.
         """
-        self.check_size(images)
+        check_can_mirror(images, self.border)
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
         array = images.to("cpu", torch.uint8).contiguous().numpy()
@@ -105,7 +92,7 @@ class ProgramNet(ExportedNet):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
-        self.check_size(images)
+        check_can_mirror(images, self.border)
         logits: Tensor = self.program(images)
         return logits
 

@@ -16,6 +16,7 @@ from segunet.base.extras import import_extra
 from segunet.formats.pt2 import EXTRA_FILE
 from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
 from segunet.formats.seal import UNSEALED, seal
+from segunet.models.classic_unet import border_of
 
 _EXAMPLE = (2, 3, 71, 103)  # padded in both directions, like any other size
 _SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
@@ -45,7 +46,7 @@ def traced(net: nn.Module) -> ExportedProgram:
     Raises:
         RuntimeError: torch.export cannot trace the network, or not for every size.
     """
-    least = int(getattr(net, "least_side", 1))  # pixels: an unpadded network cannot mirror smaller images
+    least = border_of(net) + 1  # pixels: an unpadded network cannot mirror smaller images
     count, channels, height, width = _EXAMPLE
     images = torch.zeros(count, channels, height + least, width + least, dtype=torch.uint8)
     # In channels_last the trace would check memory layouts, and specialize maps of one pixel.

@@ -24,6 +24,7 @@ from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
 from segunet.inference.logits import TTA
 from segunet.models import NETWORKS
+from segunet.models.classic_unet import border_of
 from segunet.models.encoder import ResNetEncoder
 
 logger = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _check_fit(weights: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> N
 
 def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
     """Return the checkpoint, after checking that the network runs and has a logit per class."""
-    side = max(64, int(getattr(net, "least_side", 1)))
+    side = max(64, border_of(net) + 1)
     try:
         with torch.inference_mode():
             logits = net.eval()(torch.zeros(1, 3, side, side, dtype=torch.uint8))

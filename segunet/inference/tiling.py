@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError
 from segunet.base.validation import check
 from segunet.inference.logits import check_tta, class_scores, predict
+from segunet.models.classic_unet import border_of
 
 _MIN_TILE = 32  # pixels; one pixel of the encoder's coarsest map
 
@@ -107,7 +108,7 @@ def context_of(net: nn.Module) -> int:
 
     It covers the pixels that a tile's scores depend on, and those that the network mirrors at the image's border.
     """
-    border, stride = getattr(net, "border", 0), getattr(net, "stride", 1)
+    border, stride = border_of(net), int(getattr(net, "stride", 1))
     return (border // stride + 2) * stride if border else 0
 
 

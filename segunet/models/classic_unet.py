@@ -34,7 +34,6 @@ class ClassicUNet(nn.Module):
     Attributes:
         border: pixels that the logits of :meth:`scores` lose at each side; 0 if padded.
         stride: pixels of the image for a pixel of the coarsest map.
-        least_side: pixels of the smallest image that can be mirrored.
 
     Raises:
         UserError: an invalid setting, or not as many numbers as input channels in mean and std.
@@ -67,7 +66,6 @@ class ClassicUNet(nn.Module):
         self.head = nn.Conv2d(widths[0], num_classes, kernel_size=1)
         self.stride = int(2 ** len(ways_up))
         self.border = 0 if padded else 6 * self.stride - 4  # 92 with four steps
-        self.least_side = self.border + 1
         self.apply(_he_normal)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -93,12 +91,8 @@ class ClassicUNet(nn.Module):
         The last row and column are repeated until every map that is pooled has even sides.
         """
         height, width = x.shape[-2:]
-        if not torch.compiler.is_compiling() and min(height, width) < self.least_side:
-            raise UserError(
-                f"An image of {width} x {height} pixels is too small for the unpadded network, which mirrors "
-                f"{self.border} pixels at its borders. Give images of {self.least_side} x {self.least_side} or more, "
-                "or train with model.padded=true."
-            )
+        if not torch.compiler.is_compiling():
+            check_can_mirror(x, self.border)
         if self.border:
             x = F.pad(x, (self.border,) * 4, mode="reflect")
         return F.pad(x, (0, self._missing(width), 0, self._missing(height)), mode="replicate")
@@ -138,6 +132,21 @@ class ClassicUNet(nn.Module):
                     f"A side of {side} pixels does not fit the network, whose maps are halved {len(self.up)} times. "
                     f"The nearest that fit are {below} and {above}."
                 )
+
+
+def border_of(net: nn.Module) -> int:
+    """Return how many pixels an unpadded network mirrors at an image's borders; 0 for any other network."""
+    return int(getattr(net, "border", 0))
+
+
+def check_can_mirror(images: Tensor, border: int) -> None:
+    """Raise a UserError if ``images`` (N, C, H, W) are too small for ``border`` pixels to be mirrored."""
+    (height, width), least = images.shape[-2:], border + 1
+    if min(height, width) < least:
+        raise UserError(
+            f"An image of {width} x {height} pixels is too small for the unpadded network, which mirrors {border} "
+            f"pixels at its borders. Give images of {least} x {least} or more, or train with model.padded=true."
+        )
 
 
 class DoubleConv(nn.Sequential):
