@@ -16,7 +16,8 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs
 from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.formats.read import READERS
-from segunet.inference.checkpoint import build_network, load_checkpoint
+from segunet.inference.checkpoint import load_checkpoint
+from segunet.models.build import build_network
 from segunet.training import build
 
 _SIZE = 512

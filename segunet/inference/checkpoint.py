@@ -1,31 +1,26 @@
 """Load the network of a checkpoint or exported file; file contents are validated before use."""
 
-import inspect
 import logging
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from hydra.utils import get_class
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import is_file, read_torch_file
-from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
-from segunet.base.validation import one_line, shown
+from segunet.base.validation import one_line
 from segunet.base.version import __version__
 from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
 from segunet.inference.logits import TTA
-from segunet.models import NETWORKS
+from segunet.models.build import build_network
 from segunet.models.classic_unet import border_of
-from segunet.models.encoder import ResNetEncoder
 
 logger = logging.getLogger(__name__)
 FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # value of a setting that the checkpoint provides
@@ -132,35 +127,6 @@ def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
             "classes depend on left and right, its predictions get worse. Compare with tta=none.",
             tta,
         )
-
-
-def build_network(config: Mapping[str, Any]) -> Any:
-    """Build the network of a card's config: a listed or trusted class, called with plain values.
-
-    Args:
-        config: ``_target_``, optionally ``_partial_``, and the arguments; nested configs are built first.
-
-    Raises:
-        UserError: a class that is not trusted; arguments that it does not accept.
-    """
-    target = config.get("_target_")
-    if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
-        raise UserError(
-            f"it names the class {shown(target)}, which is none of segunet's networks ({', '.join(NETWORKS)}). A "
-            f"checkpoint can name any code; if you trust this one, list its package in the environment variable "
-            f"{TRUSTED_VARIABLE} (comma-separated)."
-        )
-    cls = NETWORKS.get(target) or get_class(target)
-    arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
-    if cls is ResNetEncoder:
-        arguments["weights"] = None  # a checkpoint has its own: nothing is downloaded or read
-    if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
-        raise UserError(f"{target} does not accept {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
-    return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
-
-
-def _built(value: Any) -> Any:
-    return build_network(value) if isinstance(value, dict) and "_target_" in value else value
 
 
 def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) -> nn.Module:

@@ -13,7 +13,8 @@ import torch
 
 import segunet
 from segunet.base.errors import UserError
-from segunet.inference.checkpoint import build_network, load_checkpoint, read_card
+from segunet.inference.checkpoint import load_checkpoint, read_card
+from segunet.models.build import build_network
 
 Content = dict[str, Any]
 EVIL = {"_target_": "pathlib.Path.touch", "_args_": [{"_target_": "pathlib.Path", "_args_": ["ran"]}]}
