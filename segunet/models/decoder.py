@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
-from segunet.models.blocks import ConvNormAct, UpBlock
+from segunet.models.blocks import ConvNormAct, Norm, ScaleShift, UpBlock
 
 
 @checked("model.decoder")
@@ -21,7 +21,7 @@ class UNetDecoder(nn.Module):
             first; None uses the maps unchanged.
         full_resolution_width: channels of a last step without a skip, from half the input's size to the
             input's size; None ends at half the input's size.
-        norm: batch normalisation in the decoder's blocks.
+        norm: batch normalisation in the decoder's blocks; ``group`` for group normalisation, False for none.
         align_corners: as in ``torch.nn.functional.interpolate``, for bilinear upsampling.
         upsampling: bilinear or nearest.
 
@@ -35,7 +35,7 @@ class UNetDecoder(nn.Module):
         widths: Sequence[Channels],
         reduced_channels: Sequence[Channels] | None = None,
         full_resolution_width: Channels | None = None,
-        norm: bool = True,
+        norm: Norm = True,
         align_corners: bool = False,
         upsampling: Literal["bilinear", "nearest"] = "bilinear",
     ) -> None:
@@ -57,19 +57,24 @@ class UNetDecoder(nn.Module):
             UpBlock(below, skip, width, norm, align_corners, upsampling)
             for below, skip, width in zip(inputs, skips, widths, strict=True)
         )
+        self.widths = list(widths)
         self.out_channels = widths[-1]
         self.to_full_resolution: UpBlock | None = None
         if full_resolution_width is not None:
             self.to_full_resolution = UpBlock(widths[-1], 0, full_resolution_width, norm, align_corners, upsampling)
             self.out_channels = full_resolution_width
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """Return (N, out_channels, H/2, W/2), or (N, out_channels, H, W) with a full-resolution step."""
+    def forward(self, maps: list[Tensor], scale_shifts: Sequence[ScaleShift] | None = None) -> Tensor:
+        """Return (N, out_channels, ...) at the finest map's size, or at twice that with a full-resolution step.
+
+        ``scale_shifts``, if given, are one for each of the ``widths``.
+        """
         if self.reduce:
             maps = [reduce(each) for reduce, each in zip(self.reduce, maps, strict=True)]
         x = maps[-1]
-        for step, skip in zip(self.steps, maps[-2::-1], strict=True):
-            x = step(x, skip)
+        given: Sequence[ScaleShift | None] = scale_shifts or [None] * len(self.steps)
+        for step, skip, scale_shift in zip(self.steps, maps[-2::-1], given, strict=True):
+            x = step(x, skip, scale_shift)
         if self.to_full_resolution is not None:
             x = self.to_full_resolution(x)
         return x

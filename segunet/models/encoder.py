@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError
-from segunet.base.validation import checked
+from segunet.base.validation import Channels, checked
+from segunet.models.blocks import group_norm
 from segunet.models.weights import load_encoder_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -30,6 +31,8 @@ class ResNetEncoder(nn.Module):
         frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
+        in_channels: channels of the input; ``imagenet`` weights need 3.
+        norm: batch or group normalisation; ``imagenet`` weights need ``batch``.
 
     Raises:
         UserError: an unknown depth or number of maps; weights that are unavailable or do not match.
@@ -43,19 +46,35 @@ class ResNetEncoder(nn.Module):
         ceil_pool: bool = False,
         frozen_stages: Annotated[int, Field(ge=0)] = 0,
         zero_init_residual: bool = False,
+        in_channels: Channels = 3,
+        norm: Literal["batch", "group"] = "batch",
     ) -> None:
         super().__init__()
         if frozen_stages > num_maps:
             raise UserError(
                 f"model.encoder.frozen_stages={frozen_stages}: with num_maps={num_maps} it has only {num_maps} stages."
             )
-        resnet = torchvision.models.get_model(f"resnet{depth}", weights=None, zero_init_residual=zero_init_residual)
+        if weights == "imagenet" and (in_channels, norm) != (3, "batch"):
+            raise UserError(
+                f"model.encoder.weights=imagenet is for 3 input channels and batch normalisation, got "
+                f"in_channels={in_channels} and norm={norm}. Give null for random weights, or a file as "
+                "model.encoder.weights."
+            )
+        resnet = torchvision.models.get_model(
+            f"resnet{depth}",
+            weights=None,
+            zero_init_residual=zero_init_residual,
+            norm_layer=group_norm if norm == "group" else None,
+        )
         self.conv1, self.bn1, self.relu = resnet.conv1, resnet.bn1, resnet.relu
+        if in_channels != 3:
+            self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True) if ceil_pool else resnet.maxpool
         stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][: num_maps - 1]
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
-        self.num_maps = num_maps
+        self.num_maps, self.in_channels = num_maps, in_channels
         self._frozen = [nn.ModuleList([self.conv1, self.bn1]), *stages][:frozen_stages]
         expansion = resnet.fc.in_features // 512
         self.channels = [64, *(64 * expansion * 2**i for i in range(num_maps - 1))]

@@ -36,7 +36,7 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
             raise UserError(
                 f"{weights}: {name} has shape {tuple(value.shape)}, the ResNet-{depth} encoder needs "
                 f"{tuple(wanted[name].shape)}. The file belongs to another network: choose a matching "
-                "model.encoder.depth or another model.encoder.weights."
+                "model.encoder.depth and in_channels, or another model.encoder.weights."
             )
     encoder.load_state_dict(matched, strict=False)
     logger.info(_match_report(weights, set(wanted), set(matched), set(source)))

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError
-from segunet.models.blocks import ConvNormAct, UpBlock
+from segunet.models.blocks import ConvNormAct, Norm, UpBlock, group_norm
 from segunet.models.decoder import UNetDecoder
 
 CHANNELS = [4, 8, 12, 16]
+NORMS: tuple[Norm, ...] = (True, "group", False)
 
 
 def random_maps(channels: list[int], height: int = 32, width: int = 48, seed: int = 0) -> list[Tensor]:
@@ -93,6 +94,49 @@ def test_conv_norm_act_keeps_the_size_and_has_a_bias_or_a_norm(norm: bool, kerne
     assert out.min() == 0
     assert any(isinstance(layer, nn.BatchNorm2d) for layer in block) == norm
     assert ("0.bias" in block.state_dict()) == (not norm)
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(1, 1), (7, 1), (16, 4), (48, 12), (50, 10), (64, 16), (512, 32)])
+def test_groups_divide_the_channels_and_are_at_most_32(channels: int, groups: int) -> None:
+    assert group_norm(channels).num_groups == groups
+
+
+def test_norms_are_batch_group_or_none_under_the_same_names() -> None:
+    batch, group, none = (UNetDecoder(CHANNELS, [16, 9, 7], [2, 3, 4, 5], norm=each) for each in NORMS)
+    names = [
+        f"{part}.1.{kind}" for part in ("reduce.0", "steps.0.conv1", "steps.2.conv2") for kind in ("weight", "bias")
+    ]
+    assert set(names) <= {name for name, _ in batch.named_parameters()}
+    assert [name for name, _ in group.named_parameters()] == [name for name, _ in batch.named_parameters()]
+    assert [type(each[1]) for step in group.steps for each in step.children()] == [nn.GroupNorm] * 6  # type: ignore[index]
+    assert not any(isinstance(module, nn.GroupNorm | nn.BatchNorm2d) for module in none.modules())
+    with pytest.raises(UserError, match=r"model\.decoder\.norm"):
+        UNetDecoder(CHANNELS, [16, 9, 7], norm="layer")  # type: ignore[arg-type]
+
+
+def test_scale_and_shift_act_between_the_norm_and_the_relu_of_the_first_convolution() -> None:
+    torch.manual_seed(0)
+    block = UpBlock(5, 3, 8, norm="group")
+    skip, below = random_maps([3, 5], 8, 12)
+    scale, shift = torch.randn(2, 8, 1, 1), torch.randn(2, 8, 1, 1)
+    x = F.interpolate(below, scale_factor=2.0, mode="bilinear")
+    x = F.group_norm(F.conv2d(torch.cat([skip, x], dim=1), block.get_parameter("conv1.0.weight"), padding=1), 2)
+    x = (x * (1 + scale) + shift).relu()
+    wanted = F.group_norm(F.conv2d(x, block.get_parameter("conv2.0.weight"), padding=1), 2).relu()
+    torch.testing.assert_close(block(below, skip, (scale, shift)), wanted)
+
+
+def test_each_step_has_its_own_scale_and_shift() -> None:
+    torch.manual_seed(0)
+    decoder, maps = UNetDecoder(CHANNELS, [10, 9, 7], norm=False), random_maps(CHANNELS)
+    nothing = [(torch.zeros(2, width, 1, 1), torch.zeros(2, width, 1, 1)) for width in decoder.widths]
+    before = decoder(maps)
+    torch.testing.assert_close(decoder(maps, nothing), before)
+    for number, (scale, shift) in enumerate(nothing):
+        changed = [*nothing[:number], (scale + 1, shift), *nothing[number + 1 :]]
+        assert not torch.allclose(decoder(maps, changed), before)
+    with pytest.raises(ValueError, match="shorter"):
+        decoder(maps, nothing[:-1])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from typing import Any, get_args
 import pytest
 import torch
 import torchvision
+from torch import nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from segunet.base.errors import UserError
@@ -70,6 +71,40 @@ def test_the_parameters_have_torchvision_s_names_and_shapes(depth: Depth) -> Non
 def test_zero_init_residual_starts_each_branch_at_zero() -> None:
     assert not ResNetEncoder(depth=18, zero_init_residual=True).get_parameter("layer1.0.bn2.weight").any()
     assert ResNetEncoder(depth=18).get_parameter("layer1.0.bn2.weight").all()
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_group_norm_takes_the_place_of_batch_norm_under_its_names(depth: Depth) -> None:
+    batch, group = ResNetEncoder(depth), ResNetEncoder(depth, norm="group", zero_init_residual=True)
+    assert [name for name, _ in group.named_parameters()] == [name for name, _ in batch.named_parameters()]
+    assert list(group.buffers()) == []
+    norms = [module for module in group.modules() if isinstance(module, nn.GroupNorm)]
+    assert len(norms) == sum(isinstance(module, nn.BatchNorm2d) for module in batch.modules())
+    last = "bn2" if depth == 18 else "bn3"
+    assert not group.get_parameter(f"layer1.0.{last}.weight").any()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # a sample's maps do not depend on the others, in training either
+        for together, alone in zip(group(images), group(images[:1]), strict=True):
+            torch.testing.assert_close(together[:1], alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_channels", [1, 4])
+def test_other_inputs_have_their_own_first_convolution(in_channels: int) -> None:
+    torch.manual_seed(0)
+    encoder = ResNetEncoder(18, 3, in_channels=in_channels)
+    assert [each.shape[1] for each in encoder(torch.zeros(2, in_channels, 32, 32))] == [64, 64, 128]
+    weight = ResNetEncoder(18, 3).conv1.weight
+    assert encoder.conv1.weight.shape == (64, in_channels, *weight.shape[2:])
+    assert encoder.conv1.bias is None
+    assert float(encoder.conv1.weight.detach().std()) == pytest.approx(float(weight.detach().std()), rel=0.05)
+
+
+@pytest.mark.parametrize("setting", [{"in_channels": 4}, {"norm": "group"}])
+def test_imagenet_s_weights_are_refused_for_another_input_or_norm(setting: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"weights=imagenet is for 3 input channels and batch norm.* Give null"):
+        ResNetEncoder(18, weights="imagenet", **setting)
+    with pytest.raises(UserError, match=r"model\.encoder\.norm must be 'batch' or 'group', got 'layer'"):
+        ResNetEncoder(18, norm="layer")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("depth", [0, 20, 500])
