@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from segunet.base.paths import CONF_DIR
+
 
 @dataclass
 class Result:
@@ -39,6 +41,10 @@ WHOLE = [
     "model.decoder.widths=[32,32,16,16]",
     "model.decoder.reduced_channels=[8,8,16,16,32]",
 ]
+
+
+# The choices of conf/model that return logits.
+SEGMENTATION_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml") if path.stem != "diffusion_unet")
 
 
 def for_any_size(model: str) -> list[str]:

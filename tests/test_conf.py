@@ -7,14 +7,19 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
+from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
 from tests.images.test_palette import VOC_NAMES
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
-TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
-    f"data={name}" for name in ("sample", "voc2012", "custom")
-]
+TRAIN_CHOICES = [
+    f"{group}={path.stem}"
+    for group in GROUPS
+    for path in sorted((CONF_DIR / group).glob("*.yaml"))
+    if path.stem != "diffusion_unet"
+] + [f"data={name}" for name in ("sample", "voc2012", "custom")]
 
 
 def composed(root: str, *overrides: str) -> DictConfig:
@@ -27,7 +32,8 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
     roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert"}
     parts = {"command", "data/from_checkpoint", "from/article", "from/smp", "hydra/sweeper/search"}
-    assert files - tested == roots | parts
+    denoiser = {"model/diffusion_unet"}
+    assert files - tested == roots | parts | denoiser
 
 
 @pytest.mark.parametrize("choice", TRAIN_CHOICES)
@@ -41,6 +47,13 @@ def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
     assert task.net.get_submodule("head").out_channels == len(datamodule.class_names)
     callbacks = build.callbacks_from_config(cfg, datamodule, tmp_path)
     assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
+
+
+def test_a_denoiser_is_built_but_not_trained_for_segmentation() -> None:
+    cfg = composed("train", "model=diffusion_unet")
+    assert isinstance(build.net_from_config(cfg.model), DiffusionUNet)
+    with pytest.raises(UserError, match="is a denoiser, which returns no logits"):
+        build.task_from_config(cfg, build.datamodule_from_config(cfg))
 
 
 def test_the_classes_are_written_once() -> None:

@@ -17,7 +17,6 @@ import torch
 
 from segunet import evaluate, export, load, train
 from segunet.base.errors import UserError
-from segunet.base.paths import CONF_DIR
 from segunet.cli.overrides import composed
 from segunet.formats.read import import_openvino
 from segunet.formats.write import FORMATS, traced
@@ -26,10 +25,9 @@ from segunet.inference.fidelity import Comparison, check_same
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
+from tests.commands import SEGMENTATION_MODELS as MODELS
 from tests.commands import TINY, Command, for_any_size
 from tests.exports import Exports, export_to_every_format
-
-MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 
 
 @pytest.fixture

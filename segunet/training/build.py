@@ -24,6 +24,7 @@ from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
+from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, max_steps_of
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.progress import RunProgress
@@ -99,6 +100,8 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     """
     check_num_classes(cfg.model, datamodule)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
+    if isinstance(net, DiffusionUNet):
+        raise UserError("The model is a denoiser, which returns no logits. Choose a segmentation network, see --help.")
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
     check_batch_norm(net, datamodule)

@@ -1,4 +1,4 @@
-"""The U-Net: the article's network against its definition, and every model config through one tester."""
+"""The U-Net: the article's network against its definition, and every segmentation network through one tester."""
 
 from functools import cache, partial
 from typing import Any
@@ -16,9 +16,9 @@ from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.unet import UNet
 from segunet.training import build
+from tests.commands import SEGMENTATION_MODELS as MODELS
 from tests.commands import for_any_size
 
-MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml"))
 MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
 
 
