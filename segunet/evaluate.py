@@ -46,7 +46,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
     datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
-    task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou)
+    task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou, datamodule.objects)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
     strips = ImageStrips(cfg.images, checkpoint.palette, checkpoint.class_names, run_dir)
     callbacks: list[pl.Callback] = [ScoringProgress(), strips]

@@ -25,7 +25,17 @@ State = Literal["done", "failed", "unfinished"]
 JOB_FILE, COMPARISON = "job.json", "comparison.json"
 SPREAD = "sample standard deviation over the runs (n - 1)"
 _SEED = "seed"  # the setting that a combination's runs differ in
-_SHOWN = ("miou", "pixel_accuracy", "mean_accuracy", "fwiou", "seconds")  # in the terminal; the files have all
+# In the terminal; the files have all.
+_SHOWN = [
+    "miou",
+    "pixel_accuracy",
+    "mean_accuracy",
+    "fwiou",
+    "merged_objects",
+    "split_objects",
+    "rand_error",
+    "seconds",
+]
 
 
 @dataclass(frozen=True)

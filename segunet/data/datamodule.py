@@ -13,20 +13,24 @@ import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
-from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size
+from segunet.data.cells import check_cells, write_cells
+from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
-from segunet.data.labels import absent_classes, check_learnable, label_facts
+from segunet.data.labels import LabelFacts, absent_classes, check_learnable, label_facts
 from segunet.data.masks import MaskFormat, enet_weights
+from segunet.data.objects import check_object_maps
 from segunet.data.sample import check_sample, write_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
 from segunet.images.palette import voc_palette
 from segunet.images.reading import Range, read_size, warn_of_few_levels
+from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
@@ -52,6 +56,9 @@ class VOCDataModule(pl.LightningDataModule):
         voc_md5, sbd_md5: md5 of these archives, if they were repacked; None is torchvision's.
         image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
         inference_size: long side at which validation images enter the network; None is their own size.
+        objects: whether the masks show separate objects, which are scored too; they are read from SegmentationObject
+            if there is such a folder, else they are the connected regions of the masks' classes.
+        border_weights: weights of the pixels between objects in the loss; None for none.
         seed: seed of the order and the augmentation.
 
     Raises:
@@ -77,6 +84,8 @@ class VOCDataModule(pl.LightningDataModule):
         sbd_md5: Text | None = None,
         image_range: Range = None,
         inference_size: Pixels | None = None,
+        objects: bool = False,
+        border_weights: BorderWeights | None = None,
         seed: Count = 0,
     ) -> None:
         super().__init__()
@@ -94,6 +103,8 @@ class VOCDataModule(pl.LightningDataModule):
             "sbd": (sbd_url or SBD_URL, sbd_md5 or SBD_MD5),
         }
         self.inference_size = inference_size
+        self.objects = objects
+        self.border_weights = border_weights if border_weights and border_weights.w0 > 0 else None
         self.seed = seed
         self.first_epoch = 0  # number of epochs a resumed run has completed
         self.stage: str | None = None  # stage that the lists were read for
@@ -116,9 +127,10 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
-        self.val_pairs = list_pairs(folder, self.val_split)
+        objects = self.objects or self.border_weights is not None
+        self.val_pairs = list_pairs(folder, self.val_split, objects)
         if stage == "fit":
-            self.train_pairs = list_pairs(folder, self.train_split)
+            self.train_pairs = list_pairs(folder, self.train_split, objects)
             self.check_batch_size()
             warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
         self.stage = stage
@@ -136,9 +148,19 @@ class VOCDataModule(pl.LightningDataModule):
             if pairs:
                 facts = label_facts(pairs, self.form)
                 check_learnable(facts, self.form, split)
+                self._check_objects(pairs, split, facts)
                 absent = absent_classes(facts, self.form, self.class_names)
                 if absent and self.train_pairs:
                     logger.warning("no mask of list %s has %s: these classes %s", split, abbreviated(absent, 8), effect)
+
+    def _check_objects(self, pairs: Sequence[Pair], split: str, facts: LabelFacts) -> None:
+        """Raise a UserError for an invalid object map, or if there are no objects to weight the borders of."""
+        if self.border_weights and not facts.values - {0, self.form.ignore_index}:
+            raise UserError(
+                f"data.border_weights needs objects, but all masks of list {split!r} of {self.root} are background. "
+                "Set data.border_weights=null, or check the masks."
+            )
+        check_object_maps(pairs)
 
     def check_shared_memory(self) -> None:
         """Raise a UserError if the batches prefetched by loader processes exceed the shared memory."""
@@ -157,10 +179,9 @@ class VOCDataModule(pl.LightningDataModule):
     def _batch_bytes(self) -> Iterator[int]:
         """Yield the size in bytes of a training batch, if any, and of the largest validation batch."""
         if self.train_pairs and self.transform is not None:
-            example = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)[0, 0]
-            yield self.batch_size * _bytes(example)
+            yield self.batch_size * _bytes(self._train_dataset()[0, 0])
         largest = self._val_batches()[0]
-        yield len(largest) * _bytes(EvalDataset(self.val_pairs, self.form, self.inference_size)[largest[0]])
+        yield len(largest) * _bytes(self.val_dataset()[largest[0]])
 
     def class_weights(self) -> list[float]:
         """Return :func:`segunet.data.masks.enet_weights` of the training masks."""
@@ -170,8 +191,7 @@ class VOCDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of shuffled, augmented images; incomplete batches are dropped."""
         self.check_batch_size()
-        assert self.transform is not None
-        dataset = TrainDataset(self.train_pairs, self.form, self.transform, self.seed)
+        dataset = self._train_dataset()
         world, rank = self._world_and_rank()
         sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)
         # Lightning sets the sampler's epoch only after worker processes have started on the first one.
@@ -200,8 +220,15 @@ class VOCDataModule(pl.LightningDataModule):
                 f"{self.val_batch_size} images of equal size, too few for {world} processes. Lower "
                 "data.val_batch_size or trainer.devices, or add images to the list."
             )
-        dataset = EvalDataset(self.val_pairs, self.form, self.inference_size)
-        return DataLoader(dataset, batch_sampler=batches[rank::world], **self._worker_options())
+        return DataLoader(self.val_dataset(), batch_sampler=batches[rank::world], **self._worker_options())
+
+    def val_dataset(self) -> EvalDataset:
+        """Return the validation images, in the list's order."""
+        return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, self.border_weights)
+
+    def _train_dataset(self) -> TrainDataset:
+        assert self.transform is not None
+        return TrainDataset(self.train_pairs, self.form, self.transform, self.seed, self.border_weights)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the validation loader, for an evaluation."""
@@ -232,6 +259,7 @@ class VOCDataModule(pl.LightningDataModule):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "worker_init_fn": _use_one_thread,
+            "collate_fn": collate,
         }
 
 
@@ -249,6 +277,23 @@ class SampleDataModule(VOCDataModule):
             UserError: it holds an older version.
         """
         check_sample(self.root)
+        self.prepare_data()
+
+
+class CellsDataModule(VOCDataModule):
+    """The built-in cells: a VOC folder with SegmentationObject that is generated once."""
+
+    def prepare_data(self) -> None:
+        """Write the folder if it is missing or of an older version; called in one process only."""
+        write_cells(self.root)
+
+    def prepare_scoring(self) -> None:
+        """Write the folder if it is missing; existing data is never overwritten.
+
+        Raises:
+            UserError: it holds an older version.
+        """
+        check_cells(self.root)
         self.prepare_data()
 
 
@@ -284,7 +329,7 @@ def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> N
 
 
 def _bytes(example: Batch) -> int:
-    return example.images.nbytes + example.masks.nbytes
+    return sum(field.nbytes for field in example if isinstance(field, Tensor))
 
 
 def _use_one_thread(_worker: int) -> None:

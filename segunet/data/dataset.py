@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler, default_collate
 
 from segunet.data.masks import MaskFormat, read_mask
+from segunet.data.objects import read_objects
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import Pair
 from segunet.images.reading import read_image, read_size
 from segunet.images.resizing import resize_long_side
+from segunet.losses.weight_map import BorderWeights
 
 
 class Batch(NamedTuple):
@@ -24,18 +26,33 @@ class Batch(NamedTuple):
         masks: uint8 (N, H', W'), class index or the ignore index (an eighth of int64's size when copied to the
             device); their size differs from the images' if these were resized for the network.
         names: names of the examples.
+        objects: int32 (N, H', W'), the object of each pixel, 0 for none; None unless objects are scored.
+        border_weights: float32 (N, H', W'), see :mod:`segunet.losses.weight_map`; None unless the data set has them.
     """
 
     images: Tensor
     masks: Tensor
     names: Sequence[str]
+    objects: Tensor | None = None
+    border_weights: Tensor | None = None
 
 
 class TrainDataset(Dataset[Batch]):
-    """Augmented examples, indexed by (epoch, index), so that each epoch is augmented differently in any process."""
+    """Augmented examples, indexed by (epoch, index), so that each epoch is augmented differently in any process.
 
-    def __init__(self, pairs: Sequence[Pair], form: MaskFormat, transform: TrainTransform, seed: int) -> None:
+    Border weights, if any, are computed after the augmentation, of the objects as they were before it was cropped.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        form: MaskFormat,
+        transform: TrainTransform,
+        seed: int,
+        border_weights: BorderWeights | None = None,
+    ) -> None:
         self.pairs, self.form, self.transform, self.seed = pairs, form, transform, seed
+        self.border_weights = border_weights
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -44,15 +61,27 @@ class TrainDataset(Dataset[Batch]):
         epoch, index = key
         pair = self.pairs[index]
         image, mask = read_pair(pair, self.form)
-        image, mask = self.transform(image, mask, (self.seed, epoch, index))
-        return as_batch(image, mask, pair.name)
+        objects = read_objects(pair, mask, self.form.ignore_index) if self.border_weights else None
+        image, mask, objects = self.transform(image, mask, (self.seed, epoch, index), objects)
+        return as_batch(image, mask, pair.name, border_weights=_weights(objects, self.border_weights))
 
 
 class EvalDataset(Dataset[Batch]):
-    """Whole images, resized to ``inference_size`` on their long side unless it is None; masks unchanged."""
+    """Whole images, resized to ``inference_size`` on their long side unless it is None; masks unchanged.
 
-    def __init__(self, pairs: Sequence[Pair], form: MaskFormat, inference_size: int | None) -> None:
+    With their ``objects`` and border weights, if wanted.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        form: MaskFormat,
+        inference_size: int | None,
+        objects: bool = False,
+        border_weights: BorderWeights | None = None,
+    ) -> None:
         self.pairs, self.form, self.inference_size = pairs, form, inference_size
+        self.objects, self.border_weights = objects, border_weights
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -62,7 +91,10 @@ class EvalDataset(Dataset[Batch]):
         image, mask = read_pair(pair, self.form)
         if self.inference_size is not None:
             image = resize_long_side(image, self.inference_size)
-        return as_batch(image, mask, pair.name)
+        wanted = self.objects or self.border_weights
+        objects = read_objects(pair, mask, self.form.ignore_index) if wanted else None
+        weights = _weights(objects, self.border_weights)
+        return as_batch(image, mask, pair.name, objects if self.objects else None, weights)
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -96,7 +128,28 @@ def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[
     return image, read_mask(pair.mask, image.shape[:2], form)
 
 
-def as_batch(image: NDArray[np.uint8], mask: NDArray[np.uint8], name: str) -> Batch:
-    """Convert to tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> uint8 (H', W')."""
-    channels_first = np.array(image.transpose(2, 0, 1), order="C")
-    return Batch(torch.from_numpy(channels_first), torch.from_numpy(np.array(mask, dtype=np.uint8)), name)
+def as_batch(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8],
+    name: str,
+    objects: NDArray[np.int32] | None = None,
+    border_weights: NDArray[np.float32] | None = None,
+) -> Batch:
+    """Convert to tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> uint8, int32 and float32 (H', W')."""
+    return Batch(
+        torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
+        torch.from_numpy(np.array(mask, dtype=np.uint8)),
+        name,
+        None if objects is None else torch.from_numpy(objects),
+        None if border_weights is None else torch.from_numpy(border_weights),
+    )
+
+
+def collate(examples: Sequence[Batch]) -> Batch:
+    """Return the batch of some examples; a field that they do not have stays None, which torch does not collate."""
+    columns: Iterator[tuple[Any, ...]] = zip(*examples, strict=True)
+    return Batch._make(None if column[0] is None else default_collate(list(column)) for column in columns)
+
+
+def _weights(objects: NDArray[np.int32] | None, weights: BorderWeights | None) -> NDArray[np.float32] | None:
+    return None if objects is None or weights is None else weights(objects)

@@ -84,13 +84,19 @@ def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.
     Raises:
         UserError: colours that are not in the palette, a mode without indices, or an EXIF rotation.
     """
-    if turn_of(image) != 1:
-        raise UserError(
-            f"{path} is a mask with the EXIF orientation {turn_of(image)}, which some programs rotate it by",
-            "Save it upright, without EXIF.",
-        )
+    _check_upright(path, image)
     if image.mode in COLOUR_MODES:
         return _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
+    return index_values(path, image)
+
+
+def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
+    """Return the integers (H, W) of the opened mask or object map, unchecked.
+
+    Raises:
+        UserError: a mode without indices, or an EXIF rotation.
+    """
+    _check_upright(path, image)
     if image.mode in _INDEX_MODES:
         return np.asarray(image)  # for a palette image, its indices
     raise UserError(
@@ -98,6 +104,14 @@ def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.
         "are class indices)",
         "Save it as one.",
     )
+
+
+def _check_upright(path: Path, image: Image.Image) -> None:
+    if turn_of(image) != 1:
+        raise UserError(
+            f"{path} is a mask with the EXIF orientation {turn_of(image)}, which some programs rotate it by",
+            "Save it upright, without EXIF.",
+        )
 
 
 def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:

@@ -5,23 +5,15 @@ Each class is a shape. Colour and texture are hints only (an object has its clas
 rotation, and lie among background clutter of the same colours.
 """
 
-import json
-import logging
-import shutil
-import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.random import Generator, default_rng
+from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
 
-from segunet.base.errors import UserError
-from segunet.base.terminal import setting
-from segunet.images.palette import IGNORE_INDEX, voc_palette
-
-logger = logging.getLogger(__name__)
+from segunet.data.built_in import BuiltIn, check, write
+from segunet.images.palette import IGNORE_INDEX
 
 # Any change to the images must change this, so that an older folder is rewritten.
 RECIPE = {"version": 1, "seed": 2012, "size": 64, "train": 1600, "val": 160}
@@ -29,60 +21,20 @@ OWN_HUE = 0.5
 OWN_TEXTURE = 0.75
 _OVERSAMPLING = 3  # drawn this many times larger, then averaged
 _MAX_OBJECTS = 2
-_OWN = {"JPEGImages", "SegmentationClass", "ImageSets", "sample.json"}  # contents of the sample's folder
 
 
 def write_sample(root: Path) -> None:
-    """Write the sample into ``root``, unless it exists already; a killed call leaves no partial sample.
-
-    Args:
-        root: folder for JPEGImages, SegmentationClass and ImageSets.
-
-    Raises:
-        UserError: ``root`` holds other files, or is not writable.
-    """
-    if _is_current(root):
-        return
-    try:
-        _write_sample(root)
-    except OSError as error:
-        raise UserError(
-            f"data.root={root}: the built-in sample (15 MB) cannot be written there: {error.strerror or error}. Free "
-            "some space, or give another folder."
-        ) from error
+    """Write the sample into the folder ``root``, as :func:`segunet.data.built_in.write` says."""
+    write(_sample(), root)
 
 
 def check_sample(root: Path) -> None:
-    """Raise a UserError if ``root`` holds another version of the sample, which :func:`write_sample` replaces."""
-    if (root / "sample.json").exists() and not _is_current(root):
-        raise UserError(
-            f"data.root={root} holds another version of the built-in sample, and data to score are never "
-            "overwritten. To score the checkpoint's own data, leave data=sample out; to use this "
-            f"version's: python -m segunet.check_data data=sample {setting('data.root', root)}, or another data.root."
-        )
+    """Check the sample in ``root``, as :func:`segunet.data.built_in.check` says."""
+    check(_sample(), root)
 
 
-def _write_sample(root: Path) -> None:
-    root = root.resolve()  # keeps a link
-    there = {path.name for path in root.iterdir()} if root.is_dir() else set()
-    if there and not ("sample.json" in there and there <= _OWN):
-        raise UserError(
-            f"data.root={root} is for the built-in sample, but contains other files. "
-            "They were not changed. Choose data=voc2012 or data=custom for a folder of your own."
-        )
-    if (root / "sample.json").is_file():
-        logger.info("the sample in %s is of another version and is rewritten", root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
-            (draft / folder).mkdir(parents=True)
-        for split in ("train", "val"):
-            _write_split(draft, split)
-        (draft / "sample.json").write_text(json.dumps(RECIPE))
-        _move_into_place(draft, root)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+def _sample() -> BuiltIn:
+    return BuiltIn("sample", RECIPE, draw_example, megabytes=15)
 
 
 def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
@@ -100,41 +52,6 @@ def draw_example(rng: Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     small = mask[_OVERSAMPLING // 2 :: _OVERSAMPLING, _OVERSAMPLING // 2 :: _OVERSAMPLING].copy()
     small[_border(small)] = IGNORE_INDEX
     return (image.clip(0, 1) * 255).round().astype(np.uint8), small
-
-
-def _is_current(root: Path) -> bool:
-    try:
-        return bool(json.loads((root / "sample.json").read_text()) == RECIPE)
-    except (OSError, ValueError):
-        return False
-
-
-def _move_into_place(draft: Path, root: Path) -> None:
-    """Move ``draft`` to ``root``, unless another process was faster."""
-    draft.chmod(0o755)
-    outdated = draft.with_name(f"{draft.name}-outdated")
-    try:
-        if root.exists() and not _is_current(root):
-            root.replace(outdated)
-        draft.replace(root)
-    except OSError:
-        if not _is_current(root):
-            raise
-    finally:
-        shutil.rmtree(outdated, ignore_errors=True)
-
-
-def _write_split(root: Path, split: str) -> None:
-    count = RECIPE[split]
-    names = [f"{split}_{number:04d}" for number in range(count)]
-    palette = voc_palette().tobytes()
-    for number, name in enumerate(names):
-        image, mask = draw_example(default_rng([RECIPE["seed"], split == "val", number]))
-        Image.fromarray(image).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-        indexed = Image.fromarray(mask)
-        indexed.putpalette(palette)
-        indexed.save(root / "SegmentationClass" / f"{name}.png")
-    (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
 
 
 def _colour(rng: Generator, hue: float) -> NDArray[np.float64]:

@@ -1,18 +1,28 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import albumentations as A
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.base.validation import Above0, Bounds, Byte, Pixels, Share, checked
+from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
 from segunet.images.resizing import resize, resize_mask
+
+
+class Augmented(NamedTuple):
+    """An augmented example: image uint8 (S, S, 3), mask uint8 (S, S), objects int32 (S, S) if given."""
+
+    image: NDArray[np.uint8]
+    mask: NDArray[np.uint8]
+    objects: NDArray[np.int32] | None
 
 
 @checked("data.transform", ignore_index="data.ignore_index")
 class TrainTransform:
-    """Scale jitter, crop, flip, colour jitter.
+    """Scale jitter, crop, flip, colour jitter, elastic deformation.
 
     The crop is cut out before it is scaled, so the cost of an example does not depend on the image size. It is
     resized once, image and mask both at pixel centres.
@@ -25,6 +35,7 @@ class TrainTransform:
         scale: smallest and largest factor of the scale jitter on top of that.
         flip: probability of a horizontal flip.
         color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue.
+        elastic: standard deviation in pixels of the displacements of :func:`elastic_field`; 0 for none.
 
     Raises:
         UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
@@ -39,26 +50,34 @@ class TrainTransform:
         scale: Bounds[Above0] = (0.5, 2.0),
         flip: Share = 0.5,
         color_jitter: Share = 0.3,
+        elastic: AtLeast0 = 0.0,
     ) -> None:
-        self.crop_size, self._base_size, self._scale = crop_size, base_size, scale
+        self.crop_size, self._ignore_index = crop_size, ignore_index
+        self._base_size, self._scale, self._elastic = base_size, scale, elastic
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
             [
                 A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
                 A.HorizontalFlip(p=flip),
                 A.ColorJitter(jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=1.0),
-            ]
+            ],
+            additional_targets={"objects": "mask"},
         )
 
     def __call__(
-        self, image: NDArray[np.uint8], mask: NDArray[np.uint8], key: Sequence[int]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the augmented pair, uint8 (S, S, 3) and (S, S).
+        self,
+        image: NDArray[np.uint8],
+        mask: NDArray[np.uint8],
+        key: Sequence[int],
+        objects: NDArray[np.int32] | None = None,
+    ) -> Augmented:
+        """Return the augmented example.
 
         Args:
             image: uint8 (H, W, 3) RGB.
             mask: uint8 (H, W).
-            key: (seed, epoch, index); the same key gives the same pair in any process.
+            key: (seed, epoch, index); the same key gives the same example in any process.
+            objects: int32 (H, W), the object of each pixel, changed with the mask; 0 in the padding.
         """
         rng = np.random.default_rng(list(key))
         self._compose.set_random_seed(int(rng.integers(2**32)))
@@ -66,9 +85,40 @@ class TrainTransform:
         if self._base_size is not None:
             factor *= self._base_size / max(mask.shape)
         (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
-        image, mask = image[top:bottom, left:right], mask[top:bottom, left:right]
-        pair = self._compose(image=resize(image, (width, height)), mask=resize_mask(mask, (width, height)))
-        return pair["image"], pair["mask"]
+        size, part = (width, height), (slice(top, bottom), slice(left, right))
+        targets: dict[str, NDArray[Any]] = {
+            "image": resize(image[part], size),
+            "mask": resize_mask(mask[part], size),
+        }
+        if objects is not None:
+            targets["objects"] = resize_mask(objects[part], size)
+        done = self._compose(**targets)
+        example = Augmented(done["image"], done["mask"], done.get("objects"))
+        if self._elastic > 0:
+            example = displaced(example, elastic_field(self.crop_size, self._elastic, rng))
+        if example.objects is not None:
+            example.objects[example.mask == self._ignore_index] = 0  # the padding has the mask's value
+        return example
+
+
+def elastic_field(size: int, deviation: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """Draw smooth displacements (y, x) in pixels, float32 (size, size, 2) (Ronneberger et al. 2015, section 3.1).
+
+    Those of a 3 x 3 grid are normal with that standard ``deviation``; the others are interpolated bicubically.
+    """
+    grid = rng.normal(0, deviation, (3, 3, 2)).astype(np.float32)
+    return np.asarray(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC))
+
+
+def displaced(example: Augmented, field: NDArray[np.float32]) -> Augmented:
+    """Return the example with the pixel at (y, x) taken from (y, x) + ``field`` (S, S, 2), mirrored at the borders."""
+    y, x = np.indices(example.mask.shape, dtype=np.float32) + np.moveaxis(field, -1, 0)
+
+    def taken(values: NDArray[Any], interpolation: int) -> NDArray[Any]:
+        return np.asarray(cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REFLECT_101))
+
+    objects = None if example.objects is None else taken(example.objects, cv2.INTER_NEAREST)
+    return Augmented(taken(example.image, cv2.INTER_LINEAR), taken(example.mask, cv2.INTER_NEAREST), objects)
 
 
 def shown(length: int, factor: float, crop_size: int, rng: np.random.Generator) -> tuple[int, int, int]:

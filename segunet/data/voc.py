@@ -3,6 +3,7 @@
 <folder>/JPEGImages/<name>.jpg
 <folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
 <folder>/SegmentationClassAug/<name>.png       the masks of the list trainaug: VOC's and SBD's
+<folder>/SegmentationObject/<name>.png         optional: the number of each pixel's object, 0 for background
 <folder>/ImageSets/Segmentation/<split>.txt    one name per line
 """
 
@@ -17,14 +18,16 @@ from segunet.images.integrity import IMAGE_SUFFIXES
 
 SBD_SPLIT = "trainaug"
 IMAGE_FOLDER = "JPEGImages"
+OBJECT_FOLDER = "SegmentationObject"
 
 
 class Pair(NamedTuple):
-    """One example's name and its two files."""
+    """One example's name and its files; ``objects`` is None if not wanted, or if there is no SegmentationObject."""
 
     name: str
     image: Path
     mask: Path
+    objects: Path | None = None
 
 
 def voc_folder_in(root: Path) -> Path | None:
@@ -56,18 +59,24 @@ def find_voc_folder(root: Path) -> Path:
     )
 
 
-def list_pairs(folder: Path, split: str) -> list[Pair]:
-    """Return the pairs of ``split``, in the list's order; every file exists.
+def list_pairs(folder: Path, split: str, objects: bool = False) -> list[Pair]:
+    """Return the pairs of ``split``, in the list's order, with their ``objects`` if wanted; every file exists.
 
     Raises:
-        UserError: no list, an empty one, a repeated name, or a name without its image or mask.
+        UserError: no list, an empty one, a repeated name, or a name without its image, mask or object map.
     """
     path = list_path(folder, split)
     names = read_names(path)
     if repeated := repeated_names(names):
         raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one of the lines.")
     pairs = named_pairs(folder, split, names)
-    for kind, files in (("image", [p.image for p in pairs]), ("mask", [p.mask for p in pairs])):
+    if objects and split != SBD_SPLIT and (maps := folder / OBJECT_FOLDER).is_dir():
+        pairs = [pair._replace(objects=maps / f"{pair.name}.png") for pair in pairs]
+    for kind, files in (
+        ("image", [pair.image for pair in pairs]),
+        ("mask", [pair.mask for pair in pairs]),
+        ("object map", [pair.objects for pair in pairs if pair.objects is not None]),
+    ):
         if missing := [file for file in files if not is_file(file)]:
             raise UserError(
                 f"{path} names {len(names)} examples, but {len(missing)} of them have no {kind}; the first one "

@@ -1,10 +1,14 @@
 """Resize images and masks, both sampled at pixel centres."""
 
+from typing import Any, TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from segunet.base.validation import Pixels, check
+
+Integer = TypeVar("Integer", bound=np.integer[Any])
 
 
 def check_inference_size(inference_size: object) -> None:
@@ -30,8 +34,8 @@ def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
 
 
-def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Resize a mask uint8 (H, W) to ``size`` (width, height): the value nearest to each new pixel's centre.
+def resize_mask(mask: NDArray[Integer], size: tuple[int, int]) -> NDArray[Integer]:
+    """Resize a mask or object map (H, W) to ``size`` (width, height): the value nearest to each new pixel's centre.
 
     OpenCV's INTER_NEAREST samples at pixel corners, half a pixel off the image.
     """

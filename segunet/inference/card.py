@@ -51,6 +51,7 @@ class DataCard(_Plain):
     val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     image_range: Range = None
+    objects: bool = False
     flip: bool | None = None
 
     @model_validator(mode="before")
@@ -64,12 +65,23 @@ class DataCard(_Plain):
         return {name: value for name, value in values.items() if name not in _DROPPED} | flip
 
 
+class ObjectsCard(_Plain):
+    """Scores of objects: the counts and the error of ``metrics.objects.ObjectScores``."""
+
+    truth: PixelCount
+    predicted: PixelCount
+    merged: PixelCount
+    split: PixelCount
+    rand_error: Annotated[float, Field(allow_inf_nan=True)]
+
+
 class ScoresCard(_Plain):
     """Counts of a validation: arguments of ``scores_from_confusion``."""
 
     confusion: Annotated[list[list[PixelCount]], Field(max_length=256)]
     images: Count
     image_miou: dict[str, Annotated[float, Field(allow_inf_nan=True)]] = {}
+    objects: ObjectsCard | None = None
 
 
 class ListCard(_Plain):

@@ -37,10 +37,12 @@ def cross_entropy(
     targets: Tensor,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    border_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over the valid pixels, as in ``torch.nn.functional.cross_entropy``.
+    """Mean cross-entropy over the valid pixels, weighted as in ``torch.nn.functional.cross_entropy``.
 
-    If the classes of all valid pixels have weight 0, that is 0 / 0, or infinite with label smoothing; here it is 0.
+    A pixel's weight is that of its class plus its border weight (Ronneberger et al. 2015, equations 1 and 2).
+    If all valid pixels have weight 0, that is 0 / 0, or infinite with label smoothing; here it is 0.
 
     Args:
         log_probabilities: (N, K, P).
@@ -48,34 +50,44 @@ def cross_entropy(
         targets: int64 (N, P); ignored pixels are negative.
         class_weights: float (K,), or None for equal weights.
         label_smoothing: share of the target spread over all classes, 0..1 (Szegedy et al. 2016, section 7).
+        border_weights: float (N, P), 0 or more, or None for 0.
     """
-    valid = targets >= 0
-    weights = valid.float() if class_weights is None else class_weights[targets.clamp(min=0)] * valid
+    weights = pixel_weights(targets, class_weights, border_weights)
     total = weights.sum()
     total = total.where(total > 0, torch.inf)
     loss = -(weights * own).sum() / total
     if label_smoothing == 0.0:
         return loss
-    if class_weights is None:
-        spread = -(log_probabilities.mean(dim=1) * valid).sum() / total
-    else:
-        weighted = torch.einsum("nkp,k->np", log_probabilities, class_weights) / len(class_weights)
-        spread = -(weighted * valid).sum() / total
-    return (1 - label_smoothing) * loss + label_smoothing * spread
+    spread = mean = log_probabilities.mean(dim=1)  # (N, P)
+    if class_weights is not None:
+        spread = torch.einsum("nkp,k->np", log_probabilities, class_weights) / len(class_weights)
+    if border_weights is not None:
+        spread = spread + border_weights * mean
+    return (1 - label_smoothing) * loss - label_smoothing * (spread * (targets >= 0)).sum() / total
+
+
+def pixel_weights(targets: Tensor, class_weights: Tensor | None, border_weights: Tensor | None) -> Tensor:
+    """Return each pixel's weight, that of its class plus its border weight, float (N, P); 0 where ignored."""
+    valid = targets >= 0
+    weights = valid.float() if class_weights is None else class_weights[targets.clamp(min=0)] * valid
+    return weights if border_weights is None else weights + border_weights * valid
 
 
 def focal(
-    own: Tensor, targets: Tensor, class_weights: Tensor | None = None, gamma: float = 2.0, alpha: float = 0.5
+    own: Tensor,
+    targets: Tensor,
+    class_weights: Tensor | None = None,
+    gamma: float = 2.0,
+    alpha: float = 0.5,
+    border_weights: Tensor | None = None,
 ) -> Tensor:
     """Mean of -alpha (1 - p)^gamma log p over the valid pixels (Lin et al. 2017, equation 5).
 
-    ``class_weights`` (K,) multiply a pixel's term, not its probability p.
+    ``class_weights`` (K,) plus ``border_weights`` (N, P) multiply a pixel's term, not its probability p.
     """
     valid = targets >= 0
     rest = (-own.expm1()).clamp(min=torch.finfo(own.dtype).eps)  # 1 - p, above 0: at 0 gamma < 1 has no gradient
-    terms = -alpha * rest**gamma * own
-    if class_weights is not None:
-        terms = terms * class_weights[targets.clamp(min=0)]
+    terms = -alpha * rest**gamma * own * pixel_weights(targets, class_weights, border_weights)
     return terms.sum() / valid.sum().clamp(min=1)
 
 
@@ -132,9 +144,12 @@ class CrossEntropy(nn.Module):
         self.register_buffer("class_weights", _as_tensor(class_weights), persistent=False)
         self.label_smoothing = label_smoothing
 
-    def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        self, log_probabilities: Tensor, own: Tensor, targets: Tensor, border_weights: Tensor | None = None
+    ) -> Tensor:
         """Return the scalar loss; shapes as in :func:`cross_entropy`."""
-        return cross_entropy(log_probabilities, own, targets, _as_float(self.class_weights), self.label_smoothing)
+        class_weights = _as_float(self.class_weights)
+        return cross_entropy(log_probabilities, own, targets, class_weights, self.label_smoothing, border_weights)
 
 
 @checked("loss.pixelwise")
@@ -161,9 +176,11 @@ class Focal(nn.Module):
         self.gamma = gamma
         self.alpha = alpha
 
-    def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        self, log_probabilities: Tensor, own: Tensor, targets: Tensor, border_weights: Tensor | None = None
+    ) -> Tensor:
         """Return the scalar loss; shapes as in :func:`focal`, called like :class:`CrossEntropy`."""
-        return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha)
+        return focal(own, targets, _as_float(self.class_weights), self.gamma, self.alpha, border_weights)
 
 
 @runtime_checkable
@@ -176,8 +193,11 @@ class PixelwiseLoss(Protocol):
 
     label: str
 
-    def __call__(self, log_probabilities: Tensor, own: Tensor, targets: Tensor, /) -> Any:
-        """Return the scalar loss; shapes as in :func:`cross_entropy`."""
+    def __call__(self, log_probabilities: Tensor, own: Tensor, targets: Tensor, /, *border_weights: Tensor) -> Any:
+        """Return the scalar loss; shapes as in :func:`cross_entropy`.
+
+        Border weights (N, P) are given only if the data set has them.
+        """
 
 
 class LossParts(NamedTuple):
@@ -218,15 +238,18 @@ class SegmentationLoss(nn.Module):
         self.dice_weight = dice_weight
         self.dice_smooth = dice_smooth
 
-    def forward(self, logits: Tensor, masks: Tensor) -> LossParts:
+    def forward(self, logits: Tensor, masks: Tensor, border_weights: Tensor | None = None) -> LossParts:
         """Return the loss of ``logits`` (N, K, H, W) against ``masks`` (N, H, W).
+
+        The first term also takes ``border_weights`` (N, H, W), see :mod:`segunet.losses.weight_map`; None for 0.
 
         A batch in which every pixel is ignored gives 0, with a gradient of 0. Everything is computed in float32, also
         under autocast: float16 overflows in a sum over more than 65,504 pixels.
         """
         with torch.autocast(logits.device.type, enabled=False):
             log_probabilities, own, targets = pixel_terms(logits, masks, self.ignore_index)
-            pixelwise = self.pixelwise(log_probabilities, own, targets)
+            borders = () if border_weights is None else (border_weights.flatten(1),)
+            pixelwise = self.pixelwise(log_probabilities, own, targets, *borders)
             overlap = dice(log_probabilities.exp(), own.exp() * (targets >= 0), targets, self.dice_smooth)
         return LossParts(
             self.pixelwise_weight * pixelwise + self.dice_weight * overlap,

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segunet.metrics.objects import ObjectScores
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -26,6 +28,7 @@ class Scores:
         image_miou: mean IoU, 0..1, of the classes in each image's truth or prediction, by image name;
             NaN if all its pixels are ignored.
         boundary_iou: float (K,), 0..1, see :mod:`segunet.metrics.boundary`; None if not computed.
+        objects: scores of separate objects; None if not computed.
         absent: indices of the classes, except an ignored one, without pixels in the truth.
     """
 
@@ -40,6 +43,7 @@ class Scores:
     fwiou: float
     image_miou: Mapping[str, float] = field(default_factory=dict)
     boundary_iou: NDArray[np.float64] | None = None
+    objects: ObjectScores | None = None
     absent: Sequence[int] = ()
 
     @property
@@ -49,12 +53,13 @@ class Scores:
 
     @property
     def headline(self) -> dict[str, float]:
-        """The four main scores by name, in display order."""
+        """The four main scores and those of objects, if any, by name, in display order."""
         return {
             "miou": self.miou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
             "fwiou": self.fwiou,
+            **(self.objects.headline if self.objects else {}),
         }
 
 
@@ -64,6 +69,7 @@ def scores_from_confusion(
     image_miou: Mapping[str, float] | None = None,
     boundary_iou: NDArray[np.float64] | None = None,
     ignore_index: int | None = None,
+    objects: ObjectScores | None = None,
 ) -> Scores:
     """Compute the scores of a confusion matrix (K, K) over ``images`` images (Long et al. 2015, section 5).
 
@@ -91,6 +97,7 @@ def scores_from_confusion(
         fwiou=float(ratio(np.nansum(truth * iou), truth.sum())),
         image_miou=image_miou or {},
         boundary_iou=boundary_iou,
+        objects=objects,
         absent=np.flatnonzero(scored & (truth == 0)).tolist(),
     )
 
@@ -149,6 +156,9 @@ HEADLINE = {
     "pixel_accuracy": "pixel accuracy",
     "mean_accuracy": "mean accuracy",
     "fwiou": "FWIoU",
+    "merged_objects": "merged objects",
+    "split_objects": "split objects",
+    "rand_error": "Rand error",
     "mean_image_miou": "mean of the images' mIoU",
     "boundary_miou": "boundary mIoU",
 }

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from segunet.data.datamodule import VOCDataModule
-from segunet.data.dataset import Batch, EvalDataset
+from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, at_size_of, differences, overlay
 from segunet.images.resizing import resize_long_side
 from segunet.inference.logits import naming
@@ -78,7 +78,7 @@ def examples(
     """
     device = trainer.strategy.root_device
     net.to(device)
-    dataset = EvalDataset(datamodule.val_pairs, datamodule.form, datamodule.inference_size)
+    dataset = datamodule.val_dataset()
     index_of = {pair.name: index for index, pair in enumerate(datamodule.val_pairs)}
 
     def example(name: str) -> Example:

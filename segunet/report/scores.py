@@ -58,6 +58,7 @@ def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
     return {
         **{name: _or_none(value) for name, value in headline(scores).items()},
         "images": scores.images,
+        **({"objects": scores.objects.counts._asdict()} if scores.objects else {}),
         "confusion_matrix": scores.confusion.tolist(),
         "per_class": {
             name: {key: _or_none(value) for key, value in row.items()}

@@ -14,6 +14,7 @@ from segunet.base.terminal import setting
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoint
 from segunet.inference.tiling import Inference
+from segunet.metrics.objects import ObjectCounts, ObjectScores
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
@@ -72,7 +73,13 @@ def saved_scores(content: Mapping[str, Any], checkpoint: Path, ignore_index: int
     saved = card_of(content, checkpoint, _ADVICE).scores
     if saved is None:
         raise UserError(f"{checkpoint} was not saved after a validation. {_ADVICE}")
-    return scores_from_confusion(saved.confusion, saved.images, saved.image_miou, ignore_index=ignore_index)
+    objects = None
+    if saved.objects:
+        counts = saved.objects.model_dump(exclude={"rand_error"})
+        objects = ObjectScores(ObjectCounts(**counts), saved.objects.rand_error)
+    return scores_from_confusion(
+        saved.confusion, saved.images, saved.image_miou, ignore_index=ignore_index, objects=objects
+    )
 
 
 def report_of(

@@ -24,8 +24,9 @@ from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
+from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
-from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, max_steps_of
+from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, StepSeed, max_steps_of
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
@@ -104,6 +105,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         raise UserError("The model is a denoiser, which returns no logits. Choose a segmentation network, see --help.")
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
+    check_crop(net, datamodule)
     check_batch_norm(net, datamodule)
     if cfg.compile:
         net.compile()
@@ -120,6 +122,7 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         class_names=datamodule.class_names,
         card=card(cfg, datamodule),
         inference=Inference(tile=cfg.tile),
+        objects=datamodule.objects,
         max_steps=max_steps_of(cfg.trainer),
     )
 
@@ -129,6 +132,15 @@ def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
     wanted, got = len(datamodule.class_names), model.get("num_classes", len(datamodule.class_names))
     if got != wanted:
         raise UserError(f"model.num_classes={got}: data.class_names has {wanted}. Leave out model.num_classes.")
+
+
+def check_crop(net: nn.Module, datamodule: VOCDataModule) -> None:
+    """Raise a UserError if an unpadded network cannot mirror the training crops at their borders."""
+    if datamodule.transform is not None and (size := datamodule.transform.crop_size) <= (border := border_of(net)):
+        raise UserError(
+            f"data.transform.crop_size={size} is too small for the unpadded network, which mirrors {border} pixels at "
+            f"each border. Set it to {border + 1} or more, or model.padded=true."
+        )
 
 
 def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
@@ -171,7 +183,7 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         check(f"callbacks.{name}", options[name], Count)
     strips = ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
     max_steps = max_steps_of(cfg.trainer)
-    callbacks: list[Callback] = [RunProgress(max_steps), strips]
+    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), strips]
     if max_steps is not None:
         callbacks.append(MaxSteps(max_steps))
     if options.freeze_encoder_epochs > 0:
@@ -305,6 +317,7 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
         "val_batch_size": datamodule.val_batch_size,
         "num_workers": cfg.data.get("num_workers"),
         "image_range": datamodule.form.image_range and list(datamodule.form.image_range),
+        "objects": datamodule.objects,
         "flip": None if flip is None else bool(flip),
     }
     content = {

@@ -1,10 +1,11 @@
-"""Callbacks of a run: images, saved predictions, freezing, weight averaging."""
+"""Callbacks of a run: seeds, images, saved predictions, freezing, weight averaging."""
 
 import logging
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
@@ -24,6 +25,21 @@ logger = logging.getLogger(__name__)
 
 _LONG_SIDE = 1024  # largest side of an image in a strip, in pixels
 STRIPS = "image_truth_prediction.png"  # in an evaluation's folder
+
+
+class StepSeed(Callback):
+    """Make a step's random numbers, such as a dropout's, a function of (seed, epoch, batch, process).
+
+    A resumed run then draws what the uninterrupted one would have.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        """Seed torch's generators; at each batch, as loaders draw from them too, at times that a resume changes."""
+        key = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
 
 class ImageStrips(Callback):

@@ -24,6 +24,7 @@ class ScoringTask(LightningModule):
         ignore_index: mask value of pixels that are not scored.
         inference: whole images or tiles, test-time augmentation.
         boundary_iou: whether to compute boundary IoU too, which takes time.
+        objects: whether to score the objects of the batches too.
     """
 
     def __init__(
@@ -33,11 +34,12 @@ class ScoringTask(LightningModule):
         ignore_index: int,
         inference: Inference = _WHOLE,
         boundary_iou: bool = False,
+        objects: bool = False,
     ) -> None:
         super().__init__()
         self.net = net
         self.inference = inference
-        self.counter = Counter(num_classes, ignore_index, boundary_iou)
+        self.counter = Counter(num_classes, ignore_index, boundary_iou, objects)
         self.scores: Scores | None = None
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -54,7 +56,7 @@ class ScoringTask(LightningModule):
         height, width = batch.masks.shape[-2:]
         with naming(batch.names):
             predictions = self.inference.predict(self.net, batch.images, (height, width))
-        self.counter.update(predictions, batch.masks, batch.names)
+        self.counter.update(predictions, batch.masks, batch.names, batch.objects)
         return predictions
 
     def enough_memory_for(self, batch: Batch) -> AbstractContextManager[None]:

@@ -34,6 +34,7 @@ class SegmentationTask(ScoringTask):
         class_names: K names, for the log.
         card: describes how to rebuild the net, in plain containers; saved with each checkpoint.
         inference: how validation images are predicted; in tiles there is no loss.
+        objects: whether to score the objects of the batches too.
         max_steps: optimizer steps after which the run ends, unless its epochs end first; None for no limit.
     """
 
@@ -46,9 +47,10 @@ class SegmentationTask(ScoringTask):
         class_names: Sequence[str],
         card: dict[str, Any],
         inference: Inference,
+        objects: bool = False,
         max_steps: int | None = None,
     ) -> None:
-        super().__init__(net, len(class_names), loss.ignore_index, inference)
+        super().__init__(net, len(class_names), loss.ignore_index, inference, objects=objects)
         self.loss = loss
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
@@ -64,7 +66,7 @@ class SegmentationTask(ScoringTask):
         Raises:
             UserError: the loss is not finite; names the step and the images.
         """
-        parts: LossParts = self.loss(self.net(batch.images), batch.masks)
+        parts: LossParts = self.loss(self.net(batch.images), batch.masks, batch.border_weights)
         if not torch.isfinite(parts.total):
             raise UserError(
                 f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
@@ -89,10 +91,10 @@ class SegmentationTask(ScoringTask):
         height, width = batch.masks.shape[-2:]
         with naming(batch.names):
             logits = logits_at(self.net, batch.images, (height, width))
-        for name, value in self.loss(logits, batch.masks)._asdict().items():
+        for name, value in self.loss(logits, batch.masks, batch.border_weights)._asdict().items():
             self.val_losses[name].update(value, weight=len(batch.names))
         predictions = logits.argmax(dim=1)
-        self.counter.update(predictions, batch.masks, batch.names)
+        self.counter.update(predictions, batch.masks, batch.names, batch.objects)
         return predictions
 
     def on_validation_epoch_end(self) -> None:
@@ -144,7 +146,13 @@ class SegmentationTask(ScoringTask):
                 "confusion": self.scores.confusion.tolist(),
                 "images": self.scores.images,
                 "image_miou": dict(self.scores.image_miou),
+                "objects": self._objects(),
             }
+
+    def _objects(self) -> dict[str, Any] | None:
+        """Return the scores of objects in plain containers."""
+        objects = self.scores.objects if self.scores else None
+        return {**objects.counts._asdict(), "rand_error": objects.rand_error} if objects else None
 
     def _named(self, parts: LossParts) -> dict[str, Tensor]:
         return {

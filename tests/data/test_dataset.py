@@ -10,7 +10,15 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from segunet.base.errors import UserError
-from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, as_batch, batches_of_equal_size
+from segunet.data.dataset import (
+    Batch,
+    EpochSampler,
+    EvalDataset,
+    TrainDataset,
+    as_batch,
+    batches_of_equal_size,
+    collate,
+)
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import list_pairs
@@ -29,7 +37,8 @@ def two_epochs(folder: Path, workers: int, seed: int = 0) -> list[list[Batch]]:
     """Draw two epochs from one loader, as a training does."""
     dataset = train_dataset(folder, seed)
     sampler = EpochSampler(dataset, num_replicas=1, rank=0, seed=seed)
-    loader = DataLoader(dataset, 2, sampler=sampler, num_workers=workers, persistent_workers=workers > 0)
+    options: dict[str, Any] = {"num_workers": workers, "persistent_workers": workers > 0, "collate_fn": collate}
+    loader = DataLoader(dataset, 2, sampler=sampler, **options)
     epochs = []
     for epoch in range(2):
         sampler.set_epoch(epoch)

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segunet.base.errors import UserError
-from segunet.data.transforms import TrainTransform
+from segunet.data.transforms import TrainTransform, displaced, elastic_field
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 Pixels = NDArray[np.uint8]
@@ -63,7 +63,7 @@ def test_a_hundred_keys_give_a_hundred_images() -> None:
 def test_the_crop_has_its_size_whatever_the_image_s(size: tuple[int, int], base_size: int | None) -> None:
     draw = transform(base_size=base_size)
     for index in range(8):
-        image, mask = draw(*example(*size), (0, 0, index))
+        image, mask, _ = draw(*example(*size), (0, 0, index))
         assert image.shape == (48, 48, 3)
         assert mask.shape == (48, 48)
         assert image.dtype == mask.dtype == np.uint8
@@ -73,7 +73,7 @@ def test_the_crop_has_its_size_whatever_the_image_s(size: tuple[int, int], base_
 def test_the_padding_of_the_mask_is_ignored_and_that_of_the_image_black(ignore_index: int) -> None:
     image, mask = np.full((20, 30, 3), 200, dtype=np.uint8), np.ones((20, 30), dtype=np.uint8)
     draw = transform(64, ignore_index, scale=(1.0, 1.0), color_jitter=0.0)
-    image, mask = draw(image, mask, (0, 0, 0))
+    image, mask, _ = draw(image, mask, (0, 0, 0))
     inside = image[..., 0] == 200
     assert inside.sum() == 20 * 30
     assert (mask[inside] == 1).all()
@@ -111,7 +111,7 @@ def test_image_and_mask_keep_the_same_centre() -> None:
             rng = np.random.default_rng(index)
             disc = np.hypot(y - rng.uniform(60, 90), x - rng.uniform(80, 120)) < rng.uniform(30, 45)
             image = np.repeat(255 * disc[..., None], 3, axis=2).astype(np.uint8)
-            image, mask = draw(image, disc.astype(np.uint8), (0, 0, index))
+            image, mask, _ = draw(image, disc.astype(np.uint8), (0, 0, index))
             offsets.append(centre(mask == 1) - centre(image[..., 0]))
         offset = abs(np.mean(offsets, axis=0))
         assert (offset < 0.05).all(), f"base_size={base_size}, scale={scale}: {offset}"
@@ -127,7 +127,7 @@ def test_crops_of_a_scaled_part_keep_image_and_mask_together() -> None:
         for index in range(20):
             blocks = np.random.default_rng(index).integers(2, size=(10, 10))
             mask = np.kron(blocks, np.ones((24, 24))).astype(np.uint8)
-            image, mask = draw(np.repeat(255 * mask[..., None], 3, axis=2), mask, (0, 0, index))
+            image, mask, _ = draw(np.repeat(255 * mask[..., None], 3, axis=2), mask, (0, 0, index))
             assert ((image[..., 0] > 127) == mask).mean() > 0.9
 
 
@@ -156,7 +156,7 @@ def test_flips_are_as_frequent_as_asked(flip: float, wanted: set[bool]) -> None:
     draw = transform(40, scale=(1.0, 1.0), flip=flip, color_jitter=0.0)
     flipped = set()
     for index in range(40):
-        got, got_mask = draw(image, mask, (0, 0, index))
+        got, got_mask, _ = draw(image, mask, (0, 0, index))
         mirrored = bool((got == image[:, ::-1]).all())
         flipped.add(mirrored)
         assert (got == (image[:, ::-1] if mirrored else image)).all()
@@ -237,3 +237,54 @@ def test_images_of_one_pixel_s_width_are_cropped_too(size: tuple[int, int]) -> N
     for base_size in (None, 100):
         for index in range(10):
             assert transform(base_size=base_size)(image, mask, (0, 0, index))[1].shape == (48, 48)
+
+
+def objects_of(mask: Pixels) -> NDArray[np.int32]:
+    """As many objects as the mask has values, with large numbers."""
+    return np.where(mask == IGNORE_INDEX, 0, 1000 * mask.astype(np.int32))
+
+
+@pytest.mark.parametrize("elastic", [0.0, 6.0])
+@pytest.mark.parametrize("size", [(60, 90), (30, 40)], ids=["cropped", "padded"])
+def test_objects_move_with_their_mask(elastic: float, size: tuple[int, int]) -> None:
+    draw, (image, mask) = transform(elastic=elastic), example(*size)
+    for index in range(10):
+        with_objects = draw(image, mask, (0, 0, index), objects_of(mask))
+        without = draw(image, mask, (0, 0, index))
+        assert without.objects is None
+        assert (with_objects.image == without.image).all()
+        assert (with_objects.mask == without.mask).all()
+        assert with_objects.objects is not None
+        assert (with_objects.objects == objects_of(with_objects.mask)).all()
+
+
+def test_elastic_deformation_keeps_mask_and_image_together() -> None:
+    draw, (image, mask) = transform(60, scale=(1.0, 1.0), color_jitter=0.0, elastic=5.0), example(60, 60)
+    moved = 0.0
+    for index in range(10):
+        got, got_mask, _ = draw(image, mask, (0, 0, index))
+        same = (got == voc_palette()[got_mask]).all(axis=2)
+        assert same.mean() > 0.8  # all but the edges of the blocks, where colours are mixed
+        moved += float((got_mask != mask).mean())
+    assert moved > 1
+
+
+@pytest.mark.parametrize("size", [48, 388])
+def test_an_elastic_field_is_smooth_and_as_strong_as_asked(size: int) -> None:
+    rng = np.random.default_rng(0)
+    fields = np.stack([elastic_field(size, 10.0, rng) for _ in range(300)])  # (300, S, S, 2)
+    nodes = fields[:, size // 6 :: size // 3, size // 6 :: size // 3][:, :3, :3]  # about the grid's nine nodes
+    assert nodes.std() == pytest.approx(10, rel=0.05)
+    assert abs(nodes.mean()) < 0.5
+    assert abs(np.diff(fields, axis=1)).max() < 250 / size  # pixels per pixel: no jumps
+
+
+def test_a_field_of_equal_displacements_shifts_the_example() -> None:
+    draw, (image, mask) = transform(60, scale=(1.0, 1.0), flip=0.0, color_jitter=0.0), example(60, 60)
+    plain = draw(image, mask, (0, 0, 0), objects_of(mask))
+    field = np.full((60, 60, 2), [3, -2], dtype=np.float32)
+    for values, shifted in zip(plain, displaced(plain, field), strict=True):
+        assert values is not None
+        assert shifted is not None
+        assert (shifted[:-3, 2:] == values[3:, :-2]).all()
+        assert (shifted[-3:, 2:] == values[-2:-5:-1, :-2]).all()  # mirrored below

@@ -104,6 +104,47 @@ def test_focal_is_the_loop_over_pixels(weights: list[float] | None, gamma: float
     assert got.item() == pytest.approx(focal_by_loop(logits, masks, gamma, alpha, weights), rel=1e-5)
 
 
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_border_weight_is_added_to_that_of_the_class(weights: list[float] | None, smoothing: float) -> None:
+    logits, masks = batch()
+    borders = torch.rand(masks.shape, generator=torch.Generator().manual_seed(1)) * 10
+    as_tensor = torch.ones(4) if weights is None else torch.tensor(weights)
+    valid = masks != IGNORE_INDEX
+    log_p = logits.log_softmax(dim=1)
+    # Each pixel by torch with the class weights and, alone, with a weight of 1 times its border weight.
+    options: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "label_smoothing": smoothing, "reduction": "none"}
+    terms = F.cross_entropy(log_p, masks, as_tensor, **options) + borders * F.cross_entropy(log_p, masks, **options)
+    total = (as_tensor[masks.where(valid, 0)] + borders)[valid].sum()
+    got = SegmentationLoss(CrossEntropy(weights, smoothing), IGNORE_INDEX)(logits, masks, borders).pixelwise
+    torch.testing.assert_close(got, terms[valid].sum() / total)
+
+
+def test_a_border_weight_is_added_to_focal_s_class_weight() -> None:
+    logits, masks = batch()
+    ones = torch.ones(masks.shape)
+    got = SegmentationLoss(Focal([2.0] * 4), IGNORE_INDEX)(logits, masks, ones).pixelwise
+    torch.testing.assert_close(got, 3 * loss_of(logits, masks, Focal()).pixelwise)
+
+
+@pytest.mark.parametrize("pixelwise", [CrossEntropy(WEIGHTS, 0.1), CrossEntropy(), Focal(WEIGHTS)])
+def test_border_weights_of_zero_change_nothing(pixelwise: CrossEntropy | Focal) -> None:
+    logits, masks = batch()
+    got = SegmentationLoss(pixelwise, IGNORE_INDEX)(logits, masks, torch.zeros(masks.shape))
+    torch.testing.assert_close(got, loss_of(logits, masks, pixelwise))
+
+
+def test_a_loss_of_one_s_own_without_border_weights_is_called_without_them() -> None:
+    class Mean(torch.nn.Module):
+        label = "mean"
+
+        def forward(self, log_probabilities: Tensor, own: Tensor, targets: Tensor) -> Tensor:
+            return -own.mean()
+
+    logits, masks = batch()
+    assert SegmentationLoss(Mean(), IGNORE_INDEX)(logits, masks).pixelwise > 0
+
+
 def test_focal_of_two_classes_is_smp_s_binary_one() -> None:
     logits, masks = batch(num_classes=2)
     theirs = smp.losses.FocalLoss("binary", alpha=0.5, gamma=2.0, ignore_index=IGNORE_INDEX)

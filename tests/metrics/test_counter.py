@@ -15,11 +15,19 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from segunet import train
 from segunet.data.voc import list_pairs
+from segunet.images.objects import connected_objects
 from segunet.metrics.counter import Counter
+from segunet.metrics.objects import ObjectCounts, ObjectScores, object_counts, rand_error
 from segunet.report.history import read_history
 from tests.commands import TINY, Command
 
 K, IGNORE = 3, 255
+
+
+def objects_of(masks: Tensor) -> Tensor:
+    """Number the columns of each image: what is not background or ignored in column x belongs to object x + 1."""
+    columns = torch.arange(masks.shape[-1]) + 1
+    return columns.expand(masks.shape).where((masks != 0) & (masks != IGNORE), 0).int()
 
 
 def batches(count: int = 3) -> list[tuple[Tensor, Tensor, list[str]]]:
@@ -35,13 +43,14 @@ def batches(count: int = 3) -> list[tuple[Tensor, Tensor, list[str]]]:
 
 def as_plain(counter: Counter) -> dict[str, Any]:
     values = dataclasses.asdict(counter.scores())
+    values["objects"] = repr(values["objects"])
     return {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values.items()}
 
 
 def counted(parts: list[tuple[Tensor, Tensor, list[str]]]) -> dict[str, Any]:
-    counter = Counter(K, IGNORE, boundary_iou=True)
+    counter = Counter(K, IGNORE, boundary_iou=True, objects=True)
     for part in parts:
-        counter.update(*part)
+        counter.update(*part, objects_of(part[1]))
     return as_plain(counter)
 
 
@@ -52,9 +61,35 @@ def test_it_counts_what_torchmetrics_counts_and_starts_anew() -> None:
             counter.update(predictions, masks, names)
             theirs.update(predictions, masks.long())
         scores = counter.scores()
+        assert scores.objects is None
         assert scores.confusion.tolist() == theirs.compute().tolist()
         assert scores.images == len(scores.image_miou) == 6
         theirs.reset()
+
+
+def test_objects_are_summed_over_images_and_their_rand_error_is_averaged() -> None:
+    counter = Counter(K, IGNORE, objects=True)
+    wanted, errors = np.zeros(4, dtype=int), []
+    for predictions, masks, names in batches():
+        objects = objects_of(masks)
+        counter.update(predictions, masks, names, objects)
+        for prediction, mask, truth in zip(predictions.numpy(), masks.numpy(), objects.numpy(), strict=True):
+            found = connected_objects(np.where(mask == IGNORE, 0, prediction), IGNORE)
+            wanted += object_counts(truth, found)
+            errors.append(rand_error(truth, found))
+    scores = counter.scores().objects
+    assert scores is not None
+    assert list(scores.counts) == wanted.tolist()
+    assert scores.rand_error == pytest.approx(np.mean(errors))
+
+
+def test_an_image_without_objects_has_no_part_in_the_rand_error() -> None:
+    counter = Counter(K, IGNORE, objects=True)
+    masks = torch.tensor([[[1, 1, 0, 2, 2]], [[0, 0, 0, 0, 0]]])
+    objects = torch.tensor([[[1, 1, 0, 2, 2]], [[0, 0, 0, 0, 0]]], dtype=torch.int32)
+    counter.update(masks, masks, ["with", "without"], objects)
+    scores = counter.scores().objects
+    assert scores == ObjectScores(ObjectCounts(truth=2, predicted=2, merged=0, split=0), 0.0)
 
 
 def test_counting_takes_memory_for_the_pixels_and_not_for_each_class_of_them() -> None:

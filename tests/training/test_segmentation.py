@@ -1,0 +1,124 @@
+"""A training with objects and border weights, through the commands."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from segunet import evaluate, train
+from segunet.images.reading import read_size
+from segunet.report.history import read_history
+from tests.commands import TINY, Command
+from tests.pixels import indices, save_mask
+
+CLASSIC = [
+    *(each for each in TINY if not each.startswith("model.")),
+    *("model=classic_unet", "model.widths=[4,8]", "model.norm=true", "loss=ce", "data.transform.elastic=4"),
+    *("data.objects=true", "data.border_weights.w0=10", "trainer.max_epochs=2"),
+]
+
+
+@pytest.fixture
+def classic(voc_folder: Path) -> list[str]:
+    return [*CLASSIC, f"data.root={voc_folder}"]
+
+
+def weights_of(run_dir: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return weights
+
+
+def test_objects_are_scored_alike_by_train_and_evaluate(run: Command, classic: list[str], tmp_path: Path) -> None:
+    result = run(train, *classic, f"run_dir={tmp_path / 'run'}")
+    assert result.status == 0, result.error
+    assert "Rand error" in result.output
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert run(evaluate, f"checkpoint={best}", f"run_dir={tmp_path / 'scored'}", "boundary_iou=false").status == 0
+    trained, scored = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "scored"))
+    assert trained == scored
+    assert trained["objects"]["truth"] == 8  # a disc and a square in each of four images
+    assert 0 <= trained["rand_error"] <= 1
+    history = read_history(next((tmp_path / "run").rglob("events*")).parent)
+    assert {"val/merged_objects", "val/split_objects", "val/rand_error"} <= history.keys()
+    assert "Rand error" in (tmp_path / "run" / "report.html").read_text()
+    assert run(evaluate, f"checkpoint={best}", f"run_dir={tmp_path / 'plain'}", "data.objects=false").status == 0
+    assert "rand_error" not in json.loads((tmp_path / "plain" / "metrics.json").read_text())
+
+
+def test_a_resumed_run_draws_the_same_dropouts(run: Command, classic: list[str], tmp_path: Path) -> None:
+    # A rate that does not depend on the length of the run.
+    constant = ["lr_schedule.warmup=0", "lr_schedule.min_factor=1"]
+    assert run(train, *classic, *constant, f"run_dir={tmp_path / 'whole'}").status == 0
+    assert run(train, *classic, *constant, "trainer.max_epochs=1", f"run_dir={tmp_path / 'cut'}").status == 0
+    whole, cut = weights_of(tmp_path / "whole"), weights_of(tmp_path / "cut")
+    assert any(not torch.equal(whole[name], cut[name]) for name in whole)
+    assert run(train, f"resume={tmp_path / 'cut'}", "trainer.max_epochs=2").status == 0
+    cut = weights_of(tmp_path / "cut")
+    # Within rounding: with other dropouts they would differ by more than 1e-3.
+    assert max(float((whole[name] - cut[name]).abs().max()) for name in whole) < 1e-4
+
+
+def test_border_weights_are_in_both_losses_and_only_where_they_are_asked_for(
+    run: Command, classic: list[str], tmp_path: Path
+) -> None:
+    losses = {}
+    for w0 in (0, 10):
+        overrides = [f"data.border_weights.w0={w0}", "trainer.max_steps=1", f"run_dir={tmp_path / str(w0)}"]
+        assert run(train, *classic, *overrides).status == 0
+        history = read_history(next((tmp_path / str(w0)).rglob("events*")).parent)
+        losses[w0] = [history[name][0][1] for name in ("train/loss", "val/loss")]
+    assert losses[0][0] != pytest.approx(losses[10][0], rel=1e-4)
+    assert losses[0][1] != pytest.approx(losses[10][1], rel=1e-4)
+
+
+def test_objects_come_from_their_folder(run: Command, classic: list[str], voc_folder: Path, tmp_path: Path) -> None:
+    (voc_folder / "SegmentationClass").rename(voc_folder / "SegmentationObject")
+    (voc_folder / "SegmentationClass").mkdir()
+    for path in (voc_folder / "SegmentationObject").iterdir():
+        (voc_folder / "SegmentationClass" / path.name).write_bytes(path.read_bytes())
+    assert run(train, *classic, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}").status == 0
+    (voc_folder / "SegmentationObject" / "val_1.png").write_bytes(b"damaged")
+    result = run(train, *classic, f"run_dir={tmp_path / 'damaged'}")
+    assert (result.status, "val_1.png" in result.error) == (1, True)
+    (voc_folder / "SegmentationObject" / "val_1.png").unlink()
+    result = run(train, *classic, f"run_dir={tmp_path / 'missing'}")
+    assert (result.status, "no object map" in result.error) == (1, True)
+    assert not (tmp_path / "damaged").exists()
+    assert not (tmp_path / "missing").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (
+            ["model.widths=[4,8,16,16,16]"],
+            "crop_size=64 is too small for the unpadded network, which mirrors 92 pixels",
+        ),
+        (["data.border_weights.w0=-1"], "data.border_weights.w0"),
+        (["data.border_weights.sigma=0"], "data.border_weights.sigma"),
+        (["data.transform.elastic=-1"], "data.transform.elastic"),
+        (["data.objects=3"], "data.objects"),
+    ],
+)
+def test_bad_input_is_one_paragraph_and_leaves_no_folder(
+    run: Command, classic: list[str], tmp_path: Path, overrides: list[str], text: str
+) -> None:
+    result = run(train, *classic, *overrides, f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert text in result.error
+    assert "Traceback" not in result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_weight_map_without_objects_is_refused(
+    run: Command, classic: list[str], voc_folder: Path, tmp_path: Path
+) -> None:
+    for name in ("val_0", "val_1", "val_2", "val_3"):
+        height, width = read_size(voc_folder / "JPEGImages" / f"{name}.jpg")
+        save_mask(voc_folder / "SegmentationClass" / f"{name}.png", indices(0, height=height, width=width))
+    result = run(train, *classic, f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert "needs objects, but all masks of list 'val'" in result.error
+    assert not (tmp_path / "run").exists()
