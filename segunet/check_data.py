@@ -62,7 +62,10 @@ def check_data(cfg: DictConfig) -> Survey:
 def new_survey(datamodule: VOCDataModule) -> Survey:
     """Read the lists, but no examples yet."""
     folder = find_voc_folder(datamodule.root)
-    splits = [read_split(folder, role, getattr(datamodule, f"{role}_split")) for role in ("train", "val")]
+    splits = [
+        read_split(folder, role, getattr(datamodule, f"{role}_split"), datamodule.needs_objects)
+        for role in ("train", "val")
+    ]
     return Survey(folder, splits, datamodule.form, datamodule.class_names)
 
 

@@ -256,3 +256,20 @@ def test_a_file_whose_name_is_not_utf_8_is_reported(run: Command, voc_folder: Pa
     result = run(check_data, *options, f"run_dir={tmp_path / 'out'}")
     assert "caf\N{REPLACEMENT CHARACTER}.jpg" in (result.output + result.error)
     assert (tmp_path / "out" / "check.json").is_file()
+
+
+def test_object_maps_are_examined_where_they_would_be_read(
+    run: Command, options: list[str], voc_folder: Path, tmp_path: Path
+) -> None:
+    maps = voc_folder / "SegmentationObject"
+    shutil.copytree(voc_folder / "SegmentationClass", maps)
+    (maps / "train_0.png").unlink()
+    (maps / "train_1.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(maps / "val_0.png")
+    assert run(check_data, *options).status == 0
+    result = run(check_data, *options, "data.objects=true")
+    assert result.status == 1
+    assert "object maps that cannot be used (2)" in result.error.lower()
+    found = {(each["kind"], Path(one["file"]).name) for each in written(tmp_path)["findings"] for one in each["files"]}
+    wanted = {("missing", "train_0.png"), ("object_map", "train_1.png"), ("object_map", "val_0.png")}
+    assert found == wanted

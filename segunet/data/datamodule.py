@@ -111,6 +111,11 @@ class VOCDataModule(pl.LightningDataModule):
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
 
+    @property
+    def needs_objects(self) -> bool:
+        """Whether the objects of the images are scored, or weight the loss."""
+        return self.objects or self.border_weights is not None
+
     def prepare_data(self) -> None:
         """Download missing data if ``download`` is set; called in one process only."""
         if self.download:
@@ -127,10 +132,9 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
-        objects = self.objects or self.border_weights is not None
-        self.val_pairs = list_pairs(folder, self.val_split, objects)
+        self.val_pairs = list_pairs(folder, self.val_split, self.needs_objects)
         if stage == "fit":
-            self.train_pairs = list_pairs(folder, self.train_split, objects)
+            self.train_pairs = list_pairs(folder, self.train_split, self.needs_objects)
             self.check_batch_size()
             warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
         self.stage = stage

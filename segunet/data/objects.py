@@ -34,7 +34,7 @@ def read_objects(pair: Pair, mask: NDArray[np.uint8], ignore_index: int) -> NDAr
     """
     if pair.objects is None:
         return connected_objects(mask, ignore_index)
-    return np.where(mask == ignore_index, 0, _read_numbers(pair.objects, mask.shape))
+    return np.where(mask == ignore_index, 0, read_object_map(pair.objects, mask.shape))
 
 
 def check_object_maps(pairs: Sequence[Pair]) -> None:
@@ -48,11 +48,15 @@ def check_object_maps(pairs: Sequence[Pair]) -> None:
 
 def _check_object_map(pair: Pair) -> None:
     assert pair.objects is not None
-    _read_numbers(pair.objects, read_size(pair.image))
+    read_object_map(pair.objects, read_size(pair.image))
 
 
-def _read_numbers(path: Path, size: tuple[int, ...]) -> NDArray[np.int32]:
-    """Return the object numbers int32 (H, W) in the file; void pixels are 0."""
+def read_object_map(path: Path, size: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return the object numbers int32 (H, W) in the file of an image of that ``size``; void pixels are 0.
+
+    Raises:
+        UserError: as :func:`read_objects`.
+    """
     with opened(path, "object map") as (image, _):
         numbers = index_values(path, image)
     check_size(path, numbers, (size[0], size[1]))

@@ -69,9 +69,7 @@ def list_pairs(folder: Path, split: str, objects: bool = False) -> list[Pair]:
     names = read_names(path)
     if repeated := repeated_names(names):
         raise UserError(f"{path} names {next(iter(repeated))!r} more than once. Keep one of the lines.")
-    pairs = named_pairs(folder, split, names)
-    if objects and split != SBD_SPLIT and (maps := folder / OBJECT_FOLDER).is_dir():
-        pairs = [pair._replace(objects=maps / f"{pair.name}.png") for pair in pairs]
+    pairs = named_pairs(folder, split, names, objects)
     for kind, files in (
         ("image", [pair.image for pair in pairs]),
         ("mask", [pair.mask for pair in pairs]),
@@ -129,10 +127,14 @@ def repeated_names(names: Sequence[str]) -> dict[str, int]:
     return {name: times for name, times in Counter(names).items() if times > 1}
 
 
-def named_pairs(folder: Path, split: str, names: Sequence[str]) -> list[Pair]:
-    """Return the pair of each name of ``split``; its files may be missing."""
-    masks = mask_folder(folder, split)
-    return [Pair(name, _image_path(folder, name), masks / f"{name}.png") for name in names]
+def named_pairs(folder: Path, split: str, names: Sequence[str], objects: bool = False) -> list[Pair]:
+    """Return the pair of each name of ``split``, with its ``objects`` if wanted; its files may be missing."""
+    masks, maps = mask_folder(folder, split), folder / OBJECT_FOLDER
+    with_maps = objects and split != SBD_SPLIT and maps.is_dir()
+    return [
+        Pair(name, _image_path(folder, name), masks / f"{name}.png", maps / f"{name}.png" if with_maps else None)
+        for name in names
+    ]
 
 
 def _image_path(folder: Path, name: str) -> Path:

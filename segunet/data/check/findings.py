@@ -39,8 +39,8 @@ _SUFFIXES = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix.islower())
 KINDS = {
     "missing": Kind(
         "error",
-        "names without their image or mask",
-        f"Put the image there as one of {_SUFFIXES}, the mask as .png in lower case, or fix the list.",
+        "names without their image, mask or object map",
+        f"Put the image there as one of {_SUFFIXES}, mask and object map as .png in lower case, or fix the list.",
     ),
     "unreadable": Kind(
         "error",
@@ -52,6 +52,11 @@ KINDS = {
         "masks with values or colours that are not classes",
         "Save index PNGs, the class index per pixel (not 255 or grey levels for an object); or list more "
         "data.class_names, or each class's own colour as data.palette. JPEG and resizing blur colours.",
+    ),
+    "object_map": Kind(
+        "error",
+        "object maps that cannot be used",
+        "Save index PNGs of the image's size: the number of each pixel's object, 1, 2, ..., 0 for background.",
     ),
     "other_size": Kind(
         "error",

@@ -27,6 +27,7 @@ from segunet.data.masks import (
     mask_values,
     teaches_nothing,
 )
+from segunet.data.objects import read_object_map
 from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.reading import FEW_LEVELS, as_eight_bit_rgb, is_transparent, loses_levels, opened, read_stored
@@ -59,7 +60,7 @@ class Split:
 
 @dataclass
 class Examined:
-    """Contents of the two files of an example.
+    """Contents of the files of an example.
 
     Attributes:
         pair: the example.
@@ -190,22 +191,25 @@ class Survey:
         self.findings.append(Finding(kind, split.path, detail, split.role))
 
 
-def read_split(folder: Path, role: str, split: str) -> Split:
-    """Read the list ``split``, whose ``role`` is "train" or "val".
+def read_split(folder: Path, role: str, split: str, objects: bool = False) -> Split:
+    """Read the list ``split``, whose ``role`` is "train" or "val", with its ``objects`` if wanted.
 
     Raises:
         UserError: no list, an empty one, or one that is not UTF-8 text.
     """
     path = list_path(folder, split)
     names = read_names(path)
-    pairs = named_pairs(folder, split, list(dict.fromkeys(names)))
+    pairs = named_pairs(folder, split, list(dict.fromkeys(names)), objects)
     return Split(role, path, names, mask_folder(folder, split), pairs)
 
 
 def examine(pair: Pair, form: MaskFormat) -> Examined:
-    """Read both files of ``pair`` as in training, and report errors and anything worth a look."""
+    """Read the files of ``pair`` as in training, and report errors and anything worth a look."""
     seen = Examined(pair)
-    for path, examine_file in ((pair.image, _examine_image), (pair.mask, _examine_mask)):
+    files = ((pair.image, _examine_image), (pair.mask, _examine_mask), (pair.objects, _examine_objects))
+    for path, examine_file in files:
+        if path is None:
+            continue
         if is_file(path):
             examine_file(seen, form)
         else:
@@ -266,6 +270,14 @@ def _examine_mask(seen: Examined, form: MaskFormat) -> None:
         check_values(path, mask, form)
         seen.counts = np.bincount(mask.ravel(), minlength=256)
         _check_values(seen, palette, form)
+
+
+def _examine_objects(seen: Examined, _: MaskFormat) -> None:
+    path = seen.pair.objects
+    assert path is not None
+    if seen.size is not None:
+        with seen.noting("object_map", path):
+            read_object_map(path, seen.size)
 
 
 def _check_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskFormat) -> None:
