@@ -94,7 +94,8 @@ class DenoisingLoss(nn.Module):
         kept = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
         snr = kept / (1 - kept)
         of_x0 = snr.clamp(max=self.gamma)
-        return {"x0": of_x0, "epsilon": of_x0 / snr, "v": of_x0 / (snr + 1)}[self.noise_schedule.prediction]
+        weights: dict[str, Tensor] = {"x0": of_x0, "epsilon": of_x0 / snr, "v": of_x0 / (snr + 1)}
+        return weights[self.noise_schedule.prediction]
 
 
 def as_samples(images: Tensor) -> Tensor:
