@@ -33,7 +33,7 @@ def composed(root: str, *overrides: str) -> DictConfig:
 def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
-    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert"}
+    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
     parts = {"command", "data/from_checkpoint", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 
