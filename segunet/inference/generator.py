@@ -105,6 +105,8 @@ def denoiser_of(content: Mapping[str, Any], path: Path) -> DenoiserCheckpoint:
     built = with_weights(lambda: _parts(card.model, names), weights, card.version, path)
     net, prompts = built.get_submodule("net"), getattr(built, "prompts", None)
     assert isinstance(net, DiffusionUNet)
+    if card.channels_last:
+        net.to(memory_format=torch.channels_last)
     schedule = NoiseSchedule(about.schedule, about.steps, about.prediction)
     checkpoint = DenoiserCheckpoint(net.eval(), prompts, schedule, about.size)
     _check_runs(checkpoint, path)

@@ -111,8 +111,8 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         UserError: an invalid setting, including those that only ``torch`` checks.
     """
     check_num_classes(cfg.model, datamodule)
+    check_fit(cfg.model, cfg.loss)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
-    check_fit(net, cfg.loss)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
     if isinstance(net, DiffusionUNet):

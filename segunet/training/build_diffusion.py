@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from hydra.utils import get_object
 from omegaconf import DictConfig
-from torch import nn
 
 from segunet.base.errors import UserError
 from segunet.data.datamodule import VOCDataModule
@@ -24,14 +24,22 @@ def is_denoising(loss: DictConfig) -> bool:
     return bool(loss.get("_target_") == _LOSS)
 
 
-def check_fit(net: nn.Module, loss: DictConfig) -> None:
-    """Raise a UserError unless network and ``loss`` config are both of a denoiser, or neither is."""
-    if isinstance(net, DiffusionUNet) and not is_denoising(loss):
+def check_fit(model: DictConfig, loss: DictConfig) -> None:
+    """Raise a UserError unless the ``model`` and ``loss`` configs are both of a denoiser, or neither is.
+
+    No network is built, which could download weights.
+    """
+    try:
+        target = get_object(str(model.get("_target_")))
+    except (ImportError, AttributeError, ValueError):
+        return  # building it says what is wrong
+    is_denoiser = isinstance(target, type) and issubclass(target, DiffusionUNet)
+    if is_denoiser and not is_denoising(loss):
         raise UserError(
             "The model is a denoiser, which returns no logits: train it with loss=denoising or loss=flow_matching, or "
             "choose a segmentation network, see --help."
         )
-    if not isinstance(net, DiffusionUNet) and is_denoising(loss):
+    if is_denoising(loss) and not is_denoiser:
         raise UserError(
             "The loss is a denoiser's, but the model is a segmentation network: add model=diffusion_unet, or choose "
             "a loss of segmentation, see --help."
