@@ -227,8 +227,9 @@ class VOCDataModule(pl.LightningDataModule):
         return DataLoader(self.val_dataset(), batch_sampler=batches[rank::world], **self._worker_options())
 
     def val_dataset(self) -> EvalDataset:
-        """Return the validation images, in the list's order."""
-        return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, self.border_weights)
+        """Return the validation images, in the list's order; border weights are for a training's validation loss."""
+        weights = self.border_weights if self.stage == "fit" else None
+        return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, weights)
 
     def _train_dataset(self) -> TrainDataset:
         assert self.transform is not None
