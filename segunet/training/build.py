@@ -343,9 +343,10 @@ def lists_of(datamodule: VOCDataModule) -> dict[str, Any]:
 
 
 def without_weights(model: DictConfig) -> DictConfig:
-    """Return a resolved ``model`` config without encoder weights, as a checkpoint has its own."""
+    """Return a resolved ``model`` config without weights to start from, as a checkpoint has its own."""
     resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
-    if OmegaConf.select(resolved, "encoder.weights") is not None:
-        resolved.encoder.weights = None
+    for part in ("encoder", "decoder"):
+        if OmegaConf.select(resolved, f"{part}.weights") is not None:
+            OmegaConf.update(resolved, f"{part}.weights", None)
     assert isinstance(resolved, DictConfig)
     return resolved

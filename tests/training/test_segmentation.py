@@ -122,3 +122,20 @@ def test_a_weight_map_without_objects_is_refused(
     assert result.status == 1
     assert "needs objects, but all masks of list 'val'" in result.error
     assert not (tmp_path / "run").exists()
+
+
+def test_a_network_starts_from_another_run_s_encoder_and_decoder(
+    run: Command, trained: Path, voc_folder: Path, tmp_path: Path
+) -> None:
+    start = trained / "checkpoints" / "best.ckpt"
+    weights = [f"model.encoder.weights={start}", f"model.decoder.weights={start}"]
+    overrides = [*TINY, f"data.root={voc_folder}", *weights, "optimizer.lr=1e-12", "optimizer.encoder_lr=1e-12"]
+    result = run(train, *overrides, "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")
+    assert result.status == 0, result.error
+    before = torch.load(start, weights_only=True)["state_dict"]
+    after = weights_of(tmp_path / "run")
+    names = [name for name in after if name.endswith("weight") and not name.startswith("net.head")]
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in names)
+    # Its own checkpoint needs the other one no more.
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["segunet"]["model"]
+    assert (saved["encoder"]["weights"], saved["decoder"]["weights"]) == (None, None)
