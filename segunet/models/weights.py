@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _OF_SHAPE = {"encoder": "model.encoder.depth (or in_channels)", "decoder": "model.decoder and encoder"}
 _SOURCES = {
     "encoder": "'imagenet', the path of a torchvision ResNet state dict (.pth) or of a segunet checkpoint",
-    "decoder": "the path of a segunet checkpoint",
+    "decoder": "the path of a segunet checkpoint or of a decoder's state dict",
 }
 
 
@@ -60,6 +60,8 @@ def _load(module: nn.Module, source: dict[str, Tensor], weights: str, name: str,
                 f"{weights}: {key} has shape {tuple(value.shape)}, the {name} needs {tuple(wanted[key].shape)}. The "
                 f"file belongs to another network: choose a matching {_OF_SHAPE[part]} or another model.{part}.weights."
             )
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{weights}: {key} contains NaN or infinity. Give another model.{part}.weights.")
     module.load_state_dict(matched, strict=False)
     logger.info(_match_report(weights, part, set(wanted), set(matched), set(source)))
 
@@ -104,6 +106,10 @@ def _read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
         if isinstance(content, dict):
             named = {str(name): value for name, value in content.items() if str(name).startswith(prefix)}
             content = {name.removeprefix(prefix): value for name, value in named.items()}
+            if not content:
+                raise UserError(
+                    f"{path}: its network has no {part}. Give another file as model.{part}.weights, or null."
+                )
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(
             f"{path} holds a {type(content).__name__}, wanted a plain state dict (tensor name -> tensor). "

@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
+from segunet.losses.segmentation import SegmentationLoss
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, StepSeed, max_steps_of
@@ -112,11 +114,14 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     loss = cfg.loss.copy()
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
+    criterion: SegmentationLoss = instantiate(loss, _convert_="all")
+    if datamodule.border_weights is not None:
+        check_border_weights(criterion)
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     optimizer(net)  # so that torch checks its settings now, not when training starts
     return SegmentationTask(
         net=net,
-        loss=instantiate(loss, _convert_="all"),
+        loss=criterion,
         optimizer=optimizer,
         lr_schedule=instantiate(cfg.lr_schedule, _convert_="all"),
         class_names=datamodule.class_names,
@@ -141,6 +146,21 @@ def check_crop(net: nn.Module, datamodule: VOCDataModule) -> None:
             f"data.transform.crop_size={size} is too small for the unpadded network, which mirrors {border} pixels at "
             f"each border. Set it to {border + 1} or more, or model.padded=true."
         )
+
+
+def check_border_weights(loss: SegmentationLoss) -> None:
+    """Raise a UserError if the loss would ignore border weights, or does not take them."""
+    if loss.pixelwise_weight == 0:
+        raise UserError(
+            "loss.pixelwise_weight=0: data.border_weights are for that term. Set data.border_weights.w0=0 too."
+        )
+    try:
+        signature(getattr(loss.pixelwise, "forward", loss.pixelwise)).bind(*[None] * 4)
+    except TypeError as error:
+        raise UserError(
+            f"loss.pixelwise ({type(loss.pixelwise).__name__}) takes no border weights. Set data.border_weights.w0=0, "
+            "or let the loss take them as its fourth argument, float (N, P)."
+        ) from error
 
 
 def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:

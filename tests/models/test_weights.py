@@ -232,7 +232,9 @@ def test_encoder_and_decoder_start_from_those_of_a_checkpoint(tmp_path: Path, lo
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"segunet": {}, "state_dict": {"net.encoder.conv1.weight": torch.zeros(1)}}, "none of its 0 tensors"),
+        ({"segunet": {}, "state_dict": {"net.encoder.conv1.weight": torch.zeros(1)}}, "its network has no decoder"),
+        ({"steps.0.conv1.0.weight": torch.full((12, 24, 3, 3), torch.nan)}, "contains NaN"),
+        ({"other": torch.zeros(1)}, "none of its 1 tensors has the name of one of the decoder"),
         ({"segunet": {}, "state_dict": 3}, "holds a int, wanted a plain state dict"),
         ({"segunet": {}}, "holds a NoneType, wanted a plain state dict"),
         ({"segunet": {}, "state_dict": {"net.decoder.steps.0.conv1.0.weight": torch.zeros(1)}}, r"has shape \(1,\)"),
