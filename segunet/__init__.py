@@ -6,6 +6,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise importing al
 
 from segunet.base.errors import UserError
 from segunet.base.version import __version__
-from segunet.inference.predictor import Predictor, load
+from segunet.inference.generator import Generator
+from segunet.inference.loading import load
+from segunet.inference.predictor import Predictor
 
-__all__ = ["Predictor", "UserError", "__version__", "load"]
+__all__ = ["Generator", "Predictor", "UserError", "__version__", "load"]

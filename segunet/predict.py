@@ -20,12 +20,13 @@ from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
 from segunet.base.terminal import progress_bar
 from segunet.cli.command import command
-from segunet.cli.run_dir import open_run_dir, planned_run_dir
+from segunet.cli.run_dir import as_path, open_run_dir, planned_run_dir
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
 from segunet.images.reading import read_image, read_size, warn_of_few_levels
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
-from segunet.inference.predictor import Predictor, load
+from segunet.inference.checkpoint import load_checkpoint
+from segunet.inference.predictor import Predictor
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 Mask = NDArray[np.uint8]
@@ -57,7 +58,8 @@ def predict(cfg: DictConfig) -> Path:
     results = [output / name for name in RESULTS]
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
     settings = ("tta", "tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
-    model = load(cfg.checkpoint, **{name: cfg[name] for name in settings})
+    checkpoint = load_checkpoint(as_path(cfg.checkpoint))
+    model = Predictor(checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
     for folder in results:
         remove_abandoned(folder.rglob(DRAFTS))

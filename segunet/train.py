@@ -31,14 +31,15 @@ from segunet.cli.run_dir import (
 )
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.voc import find_voc_folder
+from segunet.report.denoising import BEST_LOSS, conclude_denoiser
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
 from segunet.training.checkpoints import LastCheckpoint, restoring
+from segunet.training.diffusion import DiffusionTask
 from segunet.training.resume import Resumed, check_same_data, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
-from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # written besides config and checkpoints
@@ -71,7 +72,7 @@ class Parts(NamedTuple):
     """The objects that a training needs."""
 
     datamodule: VOCDataModule
-    task: SegmentationTask
+    task: build.Task
     trainer: pl.Trainer
 
 
@@ -154,13 +155,22 @@ def fit(start: Start, parts: Parts) -> None:
     if is_main_process():
         remove_abandoned(start.run_dir.rglob(DRAFTS))
         log_to_file(start.run_dir / "train.log")
-    hyperparameters_to_board(start.cfg, trainer)
+    hyperparameters_to_board(start.cfg, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
     introduce(datamodule, trainer, start.run_dir)
     checkpoint = start.resumed.checkpoint if start.resumed else None
     last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
     with enough_memory("in the training", _LESS_MEMORY), restoring(checkpoint, last):
         trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     if trainer.is_global_zero:
+        finish(start, parts)
+
+
+def finish(start: Start, parts: Parts) -> None:
+    """Show and write the results, and log the next steps."""
+    datamodule, task, trainer = parts
+    if isinstance(task, DiffusionTask):
+        conclude_denoiser(trainer, start.run_dir)
+    else:
         conclude(trainer, start.run_dir, datamodule, task.inference, time.monotonic() - start.began)
 
 
@@ -193,11 +203,11 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
         ) from error
 
 
-def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer) -> None:
-    """Log the config to TensorBoard's HPARAMS page, with the best mIoU."""
+def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer, best: str) -> None:
+    """Log the config to TensorBoard's HPARAMS page, with the ``best`` score, which is known at the end."""
     if isinstance(trainer.logger, TensorBoardLogger):
         values = OmegaConf.to_container(cfg, resolve=True)
-        trainer.logger.log_hyperparams({"config": values}, {BEST_MIOU: 0.0})
+        trainer.logger.log_hyperparams({"config": values}, {best: 0.0})
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
@@ -226,8 +236,10 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
 
 @command("train")
 def main(cfg: DictConfig) -> float | None:
-    """Run the command; a sweep can maximise the best mIoU."""
-    return read_scores(train(cfg)).get("miou")
+    """Run the command; a sweep can maximise the best mIoU, or the negative of the best loss of a denoiser."""
+    scores = read_scores(train(cfg))
+    loss = scores.get("val_loss")
+    return scores.get("miou") if loss is None else -loss
 
 
 if __name__ == "__main__":

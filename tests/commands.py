@@ -43,6 +43,28 @@ WHOLE = [
 ]
 
 
+# A denoiser small enough to be trained in seconds, for the same folder, in samples of 32 pixels.
+TINY_DENOISER = [
+    "model=diffusion_unet",
+    "loss=denoising",
+    "data=custom",
+    "data.class_names=[background,disc,square]",
+    "data.transform.crop_size=32",
+    "data.transform.color_jitter=0",
+    "data.batch_size=2",
+    "data.num_workers=0",
+    "model.cross_attention_dim=8",
+    "model.attending_maps=1",
+    "model.time_width=16",
+    "model.full_resolution_width=8",
+    "model.encoder.num_maps=3",
+    "model.decoder.widths=[16,16,16]",
+    "optimizer.encoder_lr=null",
+    "trainer.accelerator=cpu",
+    "callbacks.images=1",
+]
+
+
 # The choices of conf/model that return logits.
 SEGMENTATION_MODELS = sorted(path.stem for path in (CONF_DIR / "model").glob("*.yaml") if path.stem != "diffusion_unet")
 

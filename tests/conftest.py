@@ -2,6 +2,7 @@
 
 ``voc_folder`` (one per test, yours to damage): a folder in VOC's layout; classes background, disc, square.
 ``trained`` (one for all tests, to be read only): the folder of a run on such a folder, which is ``trained / "voc"``.
+``denoiser`` (likewise): the folder of a denoiser's run.
 ``run``: a command of segunet, run as its user would type it.
 """
 
@@ -17,7 +18,7 @@ from PIL import Image
 
 from segunet import train
 from segunet.images.palette import IGNORE_INDEX, voc_palette
-from tests.commands import TINY, Command, make_command
+from tests.commands import TINY, TINY_DENOISER, Command, make_command
 
 # (height, width) of the images of a split, in the list's order.
 VOC_SIZES = {
@@ -60,6 +61,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     _write_voc_folder(folder / "voc")
     overrides = [*TINY, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["train.py", *overrides])
+        train.main()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a conditional denoiser for two epochs."""
+    folder = tmp_path_factory.mktemp("denoiser")
+    _write_voc_folder(folder / "voc")
+    overrides = [*TINY_DENOISER, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["train.py", *overrides])
         train.main()

@@ -14,12 +14,15 @@ from segunet.training import build
 from tests.images.test_palette import VOC_NAMES
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
-TRAIN_CHOICES = [
-    f"{group}={path.stem}"
-    for group in GROUPS
-    for path in sorted((CONF_DIR / group).glob("*.yaml"))
-    if path.stem != "diffusion_unet"
-] + [f"data={name}" for name in ("sample", "cells", "voc2012", "custom")]
+# What a choice of a denoiser needs beside it.
+OF_DENOISER = {
+    "model=diffusion_unet": ["loss=denoising"],
+    "loss=denoising": ["model=diffusion_unet"],
+    "loss=flow_matching": ["model=diffusion_unet"],
+}
+TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
+    f"data={name}" for name in ("sample", "cells", "voc2012", "custom")
+]
 
 
 def composed(root: str, *overrides: str) -> DictConfig:
@@ -30,31 +33,33 @@ def composed(root: str, *overrides: str) -> DictConfig:
 def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
-    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert"}
+    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
     parts = {"command", "data/from_checkpoint", "from/article", "from/smp", "hydra/sweeper/search"}
-    denoiser = {"model/diffusion_unet"}
-    assert files - tested == roots | parts | denoiser
+    assert files - tested == roots | parts
 
 
 @pytest.mark.parametrize("choice", TRAIN_CHOICES)
 def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
     own = ["data.root=.", "data.class_names=[a,b]"] if choice == "data=custom" else []
-    cfg = composed("train", choice, *own)
+    cfg = composed("train", choice, *own, *OF_DENOISER.get(choice, []))
     if "encoder" in cfg.model:
         cfg.model.encoder.weights = None  # the one thing that needs a network or a file
     if choice == "model=classic_unet":
         cfg.data.transform.crop_size = 93  # the sample's 64 pixels are too small to be mirrored
     datamodule = build.datamodule_from_config(cfg)
     task = build.task_from_config(cfg, datamodule)
-    assert task.net.get_submodule("head").out_channels == len(datamodule.class_names)
+    channels = 3 if isinstance(task.net, DiffusionUNet) else len(datamodule.class_names)
+    assert task.net.get_submodule("head").out_channels == channels
     callbacks = build.callbacks_from_config(cfg, datamodule, tmp_path)
     assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
 
 
-def test_a_denoiser_is_built_but_not_trained_for_segmentation() -> None:
+def test_a_denoiser_and_its_loss_belong_together() -> None:
     cfg = composed("train", "model=diffusion_unet")
-    assert isinstance(build.net_from_config(cfg.model), DiffusionUNet)
-    with pytest.raises(UserError, match="is a denoiser, which returns no logits"):
+    with pytest.raises(UserError, match="is a denoiser, which returns no logits: train it with loss=denoising"):
+        build.task_from_config(cfg, build.datamodule_from_config(cfg))
+    cfg = composed("train", "loss=denoising", "model.encoder.weights=null")
+    with pytest.raises(UserError, match="a denoiser's, but the model is a segmentation network: add model=diffusion"):
         build.task_from_config(cfg, build.datamodule_from_config(cfg))
 
 

@@ -5,6 +5,7 @@ these files, so runs may take place in any process.
 """
 
 import json
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -34,6 +35,7 @@ _SHOWN = [
     "merged_objects",
     "split_objects",
     "rand_error",
+    "val_loss",
     "seconds",
 ]
 
@@ -171,8 +173,13 @@ def combine(runs: Sequence[Run]) -> list[Combination]:
 
 
 def best_first(rows: Iterable[_Row]) -> list[_Row]:
-    """Sort by mIoU, highest first, rows without one last."""
-    return sorted(rows, key=lambda row: -1.0 if (miou := row.numbers.get("miou")) is None else miou, reverse=True)
+    """Sort by mIoU, highest first, or by a denoiser's loss, lowest first; rows without either last."""
+
+    def score(row: _Row) -> float:
+        miou, loss = row.numbers.get("miou"), row.numbers.get("val_loss")
+        return miou if miou is not None else -math.inf if loss is None else -loss
+
+    return sorted(rows, key=score, reverse=True)
 
 
 def write_comparison(runs: Sequence[Run], sweep_dir: Path) -> None:

@@ -3,6 +3,7 @@
 Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index; palette uint8 (256, 3).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -170,6 +171,38 @@ def confusion_image(confusion: NDArray[np.integer[Any]], class_names: Sequence[s
         if share >= 0.005:
             ink = "white" if share > 0.5 else "black"
             draw.text((x + cell // 2, y + cell // 2), f"{100 * share:.0f}", fill=ink, font=font, anchor="mm")
+    return np.asarray(canvas)
+
+
+def labelled_grid(
+    images: Sequence[ImageArray], labels: Sequence[str], columns: int | None = None, least: int = 64
+) -> ImageArray:
+    """Draw images of one size in a grid on white, uint8 (h, w, 3), each enlarged to at least ``least`` pixels.
+
+    Args:
+        images: uint8 (H, W, 3).
+        labels: a text below each image, or a single one, the title above the grid.
+        columns: images in a row; None for a grid that is about as wide as high.
+        least: shortest side of an image in the grid, in pixels.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    side = max(1, math.ceil(least / min(images[0].shape[:2])))  # how many times as large
+    height, width = (side * length for length in images[0].shape[:2])
+    gap, line, font = 4, 18, ImageFont.load_default(size=12)
+    title = line if len(labels) == 1 else 0
+    below = 0 if title else line
+    texts = drawable(labels)
+    rows = math.ceil(len(images) / columns)
+    total = max(columns * (width + gap), int(font.getlength(texts[0])) + gap if title else 0) + gap
+    canvas = Image.new("RGB", (total, title + rows * (height + below + gap) + gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    if title:
+        draw.text((gap, 2), texts[0], fill="black", font=font)
+    for number, image in enumerate(images):
+        x, y = gap + number % columns * (width + gap), title + gap + number // columns * (height + below + gap)
+        canvas.paste(Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST), (x, y))
+        if below:
+            draw.text((x + width // 2, y + height + 2), texts[number], fill="black", font=font, anchor="ma")
     return np.asarray(canvas)
 
 

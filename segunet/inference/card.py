@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from segunet.base.errors import UserError
 from segunet.base.validation import Byte, Pixels, explained
 from segunet.images.reading import Range
+from segunet.losses.noise_schedule import Prediction, Schedule, Steps
 
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
@@ -151,6 +152,28 @@ class Card(_Plain):
         return np.array(self.palette, dtype=np.uint8)
 
 
+class DenoiserCard(_Plain):
+    """What a denoiser was trained for, besides its prompts, which are made of the class names.
+
+    Attributes:
+        schedule, steps, prediction: arguments of ``losses.noise_schedule.NoiseSchedule``.
+        size: side of its samples in pixels.
+        val_loss: loss of the last validation; None before the first.
+    """
+
+    schedule: Schedule
+    steps: Steps
+    prediction: Prediction
+    size: Pixels
+    val_loss: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _check_prediction(self) -> Self:
+        if (self.schedule == "flow") != (self.prediction == "velocity"):
+            raise ValueError(f"denoiser.prediction {self.prediction} does not fit the schedule {self.schedule}")
+        return self
+
+
 class CheckpointCard(Card):
     """The card of a .ckpt file.
 
@@ -159,12 +182,14 @@ class CheckpointCard(Card):
         channels_last: memory format of its weights.
         scores: scores of the last validation.
         lists: the training and validation lists; None if unknown.
+        denoiser: of a denoiser; None for a segmentation network.
     """
 
     model: dict[str, JsonValue]
     channels_last: bool
     scores: ScoresCard | None = None
     lists: ListsCard | None = None
+    denoiser: DenoiserCard | None = None
 
     @model_validator(mode="after")
     def _check_scores(self) -> Self:

@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import is_file, read_torch_file
+from segunet.base.terminal import setting
 from segunet.base.validation import one_line
 from segunet.base.version import __version__
 from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
@@ -73,9 +74,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         about = parsed(ExportedCard, content, path, EXPORT_AGAIN)
         exported.border, exported.stride = about.border, about.stride
         return _checkpoint(exported, about, path)
-    content = read_checkpoint(path)
+    return checkpoint_of(read_checkpoint(path), path)
+
+
+def checkpoint_of(content: Mapping[str, Any], path: Path) -> Checkpoint:
+    """Rebuild the segmentation network of a .ckpt file's ``content``; raises as :func:`load_checkpoint`."""
     card = card_of(content, path)
-    net = _with_weights(card, weights_of(content["state_dict"], path), path)
+    if card.denoiser is not None:
+        raise UserError(
+            f"{path} holds a denoiser, which generates images and has no classes to predict. Use it with: "
+            f"python -m segunet.generate {setting('checkpoint', path)}"
+        )
+    weights = weights_of(content["state_dict"], path)
+    net = with_weights(lambda: build_network(card.model), weights, card.version, path)
     if card.channels_last:
         net.to(memory_format=torch.channels_last)
     return _checkpoint(net, card, path)
@@ -129,37 +140,47 @@ def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
         )
 
 
-def _with_weights(card: CheckpointCard, weights: dict[str, Tensor], path: Path) -> nn.Module:
-    """Build the network and load its weights; no memory is allocated before they are checked."""
+def with_weights(make: Callable[[], nn.Module], weights: dict[str, Tensor], version: str, path: Path) -> nn.Module:
+    """Build a network and load its weights; no memory is allocated before they are checked.
+
+    Args:
+        make: builds the network.
+        weights: its state dict.
+        version: version of segunet that wrote them.
+        path: where they come from.
+
+    Raises:
+        UserError: it cannot be built, or the weights are not its own.
+    """
     try:
         with torch.device("meta"):
-            net = build_network(card.model)
+            net = make()
         _check_fit(weights, net.state_dict())
         net.load_state_dict(weights, assign=True)
         if any(tensor.is_meta for tensor in (*net.parameters(), *net.buffers())):  # a trusted class's own buffers
-            net = build_network(card.model)
+            net = make()
             net.load_state_dict(weights)
     except UserError as error:
         raise UserError(
-            f"{path} cannot be used: {one_line(str(error), 600)} It was written by segunet {one_line(card.version)}, "
+            f"{path} cannot be used: {one_line(str(error), 600)} It was written by segunet {one_line(version)}, "
             f"this is {__version__}. {_ADVICE}"
         ) from error
     except Exception as error:  # constructors of other projects may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"{path}: its network cannot be built: {reason}. {_ADVICE}") from error
-    return net  # type: ignore[no-any-return]
+    return net
 
 
-def weights_of(state_dict: Any, path: Path) -> dict[str, Tensor]:
-    """Return the network's tensors of a training's state dict, by their names in the network.
+def weights_of(state_dict: Any, path: Path, part: str = "net.") -> dict[str, Tensor]:
+    """Return the tensors of a ``part`` of a training's state dict, by their names in it; the network's is "net.".
 
     Raises:
         UserError: a weight is not a tensor of finite real numbers with its own memory.
     """
     weights = {
-        name.removeprefix("net."): value
+        name.removeprefix(part): value
         for name, value in (state_dict.items() if isinstance(state_dict, dict) else ())
-        if isinstance(name, str) and name.startswith("net.")
+        if isinstance(name, str) and name.startswith(part)
     }
     for name, value in weights.items():
         name = one_line(name)

@@ -16,7 +16,7 @@ from segunet.base.failures import enough_memory
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
-from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, load_checkpoint, warn_of_mirroring
+from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, warn_of_mirroring
 from segunet.inference.logits import TTA, check_tta, predict
 from segunet.inference.precision import fabric_from_settings
 from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, predict_rows
@@ -34,7 +34,7 @@ _COPIES, _COPIES_OF_TTA = 1, 4
 class Predictor:
     """A trained network that takes images of any size.
 
-    Created by :func:`load`, which documents the settings. Attributes: ``class_names``, K names; ``palette``,
+    Created by :func:`segunet.load`, which documents the settings. Attributes: ``class_names``, K names; ``palette``,
     uint8 (256, 3), the classes' colours.
     """
 
@@ -136,55 +136,6 @@ class Predictor:
     def _on_device(self, image: ImageArray) -> Tensor:
         channels_first = np.array(image.transpose(2, 0, 1), order="C")  # (3, H, W), a writable copy for torch
         return torch.from_numpy(channels_first).to(self.fabric.device)
-
-
-def load(
-    path: str | Path,
-    *,
-    tta: str = "none",
-    tile: int | None = None,
-    overlap: float = 0.25,
-    inference_size: int | Literal["checkpoint"] | None = FROM_CHECKPOINT,
-    image_range: Range | Literal["checkpoint"] = FROM_CHECKPOINT,
-    accelerator: str = "auto",
-    precision: str = "auto",
-) -> Predictor:
-    """Load a checkpoint for prediction.
-
-    >>> model = load(checkpoint, tta="flip")
-    >>> model.class_names
-    ['background', 'disc', 'square']
-    >>> mask = model.predict(image)  # a path, a PIL image or an array
-    >>> mask.shape, mask.dtype
-    ((64, 80), dtype('uint8'))
-    >>> model.show(image).save(overlay)
-
-    Args:
-        path: a run's checkpoints/best.ckpt, or a file written by segunet.convert or segunet.export.
-        tta: test-time augmentation, a key of ``inference.logits.TTA``.
-        tile: side in pixels of the tiles that an image is cut into, at its own size; None for the whole image
-            at once, at ``inference_size``.
-        overlap: minimum overlap of neighbouring tiles, as a share of a tile, 0..0.9.
-        inference_size: long side at which whole images enter the network, None for their own size, or
-            "checkpoint" for the one used in validation. The prediction has the image's own size.
-        image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
-            "checkpoint" for those used in training.
-        accelerator: auto, cpu, gpu, ..., as in Lightning.
-        precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as in Lightning.
-
-    Raises:
-        UserError: no file, not segunet's, or an invalid setting.
-    """
-    return Predictor(
-        load_checkpoint(Path(str(path)).expanduser()),
-        tta=tta,
-        tile=tile,
-        overlap=overlap,
-        inference_size=inference_size,
-        image_range=image_range,
-        accelerator=accelerator,
-        precision=precision,
-    )
 
 
 def as_image(image: Source, image_range: Range = None) -> ImageArray:

@@ -135,7 +135,7 @@ class DiffusionUNet(nn.Module):
                 f"with model.in_channels={self.in_channels}."
             )
         for side in sample.shape[-2:]:
-            _check_side(side, self.encoder.stride)
+            check_side(side, self.encoder.stride)
         if self.cross_attention_dim is None:
             _check_unconditional(hidden_states, mask)
         else:
@@ -173,7 +173,7 @@ def _check_parts(encoder: Encoder, decoder: UNetDecoder, in_channels: int, atten
         )
 
 
-def _check_side(side: int, stride: int) -> None:
+def check_side(side: int, stride: int) -> None:
     """Raise a UserError unless maps of ``side`` can be halved down to the encoder's ``stride``."""
     if side % stride or not side:
         below, above = side // stride * stride, (side // stride + 1) * stride

@@ -25,16 +25,27 @@ from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
+from segunet.losses.denoising import DenoisingLoss
 from segunet.losses.segmentation import SegmentationLoss
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
+from segunet.training.build_diffusion import (
+    check_fit,
+    check_samples,
+    denoiser_card,
+    diffusion_task,
+    is_denoising,
+    sample_grid,
+)
 from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, StepSeed, max_steps_of
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
+from segunet.training.diffusion import DiffusionTask
+from segunet.training.monitor import LOSS, MIOU
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
-
+Task = SegmentationTask | DiffusionTask
 
 # Settings that Lightning does not check, or checks only when training starts, or that prevent resuming.
 _TRAINER_TYPES = {
@@ -95,7 +106,7 @@ def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
     return own | {str(name): value for name, value in plain.items() if value is not None}
 
 
-def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> SegmentationTask:
+def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> Task:
     """Build the training task; ``datamodule`` is set up. A resumed run loads its weights from the checkpoint only.
 
     Raises:
@@ -103,10 +114,15 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     """
     check_num_classes(cfg.model, datamodule)
     net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
-    if isinstance(net, DiffusionUNet):
-        raise UserError("The model is a denoiser, which returns no logits. Choose a segmentation network, see --help.")
+    check_fit(net, cfg.loss)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
+    if isinstance(net, DiffusionUNet):
+        return _diffusion_task(cfg, datamodule, net)
+    return _segmentation_task(cfg, datamodule, net)
+
+
+def _segmentation_task(cfg: DictConfig, datamodule: VOCDataModule, net: nn.Module) -> SegmentationTask:
     check_crop(net, datamodule)
     check_batch_norm(net, datamodule)
     if cfg.compile:
@@ -130,6 +146,16 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         objects=datamodule.objects,
         max_steps=max_steps_of(cfg.trainer),
     )
+
+
+def _diffusion_task(cfg: DictConfig, datamodule: VOCDataModule, net: DiffusionUNet) -> DiffusionTask:
+    check_samples(net, cfg, datamodule)
+    if cfg.compile:
+        net.compile()
+    loss: DenoisingLoss = instantiate(cfg.loss, _convert_="all")
+    optimizer, lr_schedule = (instantiate(cfg[name], _convert_="all") for name in ("optimizer", "lr_schedule"))
+    about = card(cfg, datamodule, denoiser_card(loss, datamodule))
+    return diffusion_task(cfg, datamodule, net, loss, optimizer, lr_schedule, about)
 
 
 def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
@@ -201,9 +227,15 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
     options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
     for name in ("images", "freeze_encoder_epochs"):
         check(f"callbacks.{name}", options[name], Count)
-    strips = ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
+    denoising = is_denoising(cfg.loss)
+    monitor = LOSS if denoising else MIOU
+    images = (
+        sample_grid(cfg, datamodule)
+        if denoising
+        else ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
+    )
     max_steps = max_steps_of(cfg.trainer)
-    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), strips]
+    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), images]
     if max_steps is not None:
         callbacks.append(MaxSteps(max_steps))
     if options.freeze_encoder_epochs > 0:
@@ -213,8 +245,8 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         callbacks.append(EMA(options.ema_decay))
     if options.early_stopping_patience is not None:
         patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
-        callbacks.append(EarlyStopping(patience))
-    best = RunCheckpoint(checkpoints, "best", monitor="val/miou", mode="max", save_on_train_epoch_end=False)
+        callbacks.append(EarlyStopping(patience, monitor))
+    best = RunCheckpoint(checkpoints, "best", monitor=monitor.name, mode=monitor.mode, save_on_train_epoch_end=False)
     return [*callbacks, best, LastCheckpoint(checkpoints)]
 
 
@@ -322,8 +354,13 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
         )
 
 
-def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
+def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the checkpoint card, which describes how to rebuild the network, in plain containers.
+
+    Args:
+        cfg: config of segunet.train.
+        datamodule: the data set.
+        denoiser: what it says of a denoiser; None for a segmentation network.
 
     Raises:
         UserError: a setting that a checkpoint cannot store.
@@ -349,6 +386,7 @@ def card(cfg: DictConfig, datamodule: VOCDataModule) -> dict[str, Any]:
         "channels_last": cfg.channels_last,
         "data": data,
         "lists": lists_of(datamodule) if datamodule.train_pairs else None,
+        "denoiser": denoiser,
     }
     try:
         return CheckpointCard.model_validate(content).model_dump(exclude={"scores"})

@@ -12,13 +12,14 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
 from segunet.training.checkpoints import is_single_number
+from segunet.training.monitor import Monitor
 from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class FreezeEncoder(Callback):
                 "callbacks.freeze_encoder_epochs on several devices leaves parameters without gradients at first: add "
                 "trainer.strategy=ddp_find_unused_parameters_true."
             )
-        assert isinstance(pl_module, ScoringTask)
+        assert isinstance(pl_module.net, nn.Module)
         self.encoder = pl_module.net.get_submodule("encoder")
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
@@ -164,10 +165,10 @@ class FreezeEncoder(Callback):
 
 
 class EarlyStopping(pl.callbacks.EarlyStopping):
-    """Stop after ``patience`` validations without a better mIoU; a resumed run may change the patience."""
+    """Stop after ``patience`` validations without a better score; a resumed run may change the patience."""
 
-    def __init__(self, patience: int) -> None:
-        super().__init__("val/miou", mode="max", patience=patience, check_on_train_epoch_end=False)
+    def __init__(self, patience: int, monitor: Monitor) -> None:
+        super().__init__(monitor.name, mode=monitor.mode, patience=patience, check_on_train_epoch_end=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score and the number of validations since.
@@ -196,6 +197,13 @@ class MaxSteps(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Stop the training when the steps are done."""
+        self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop a resumed run of which only the last validation was left."""
+        self._stop(trainer)
+
+    def _stop(self, trainer: Trainer) -> None:
         if trainer.global_step >= self.steps:
             trainer.should_stop = True
 

@@ -1,6 +1,6 @@
 """Parameter groups: the encoder has its own learning rate, norms and biases have no weight decay."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,16 +31,22 @@ class OptimizerFactory:
     encoder_lr: Above0 | None = None
     weight_decay: AtLeast0 = 0.0
 
-    def __call__(self, net: nn.Module) -> Optimizer:
-        """Return the optimizer of all of ``net``'s parameters, frozen ones too, so that they can be unfrozen."""
+    def __call__(self, net: nn.Module, *others: nn.Module) -> Optimizer:
+        """Return the optimizer of all parameters, frozen ones too, so that they can be unfrozen.
+
+        Args:
+            net: the network.
+            others: what is trained beside it, at ``lr``.
+        """
         try:
-            return self.optimizer(list(self._groups(net)))
+            return self.optimizer(list(self._groups(net, others)))
         except (TypeError, ValueError, IndexError, RuntimeError) as error:
             raise UserError(f"optimizer.optimizer.*: torch does not accept these settings: {error}") from error
 
-    def _groups(self, net: nn.Module) -> Iterator[dict[str, Any]]:
+    def _groups(self, net: nn.Module, others: Sequence[nn.Module]) -> Iterator[dict[str, Any]]:
         for part, lr in (("encoder", self.encoder_lr or self.lr), ("decoder", self.lr)):
             mine = [p for name, p in net.named_parameters() if name.startswith("encoder.") == (part == "encoder")]
+            mine += [p for other in others for p in other.parameters() if part == "decoder"]
             decayed = [p for p in mine if p.ndim > 1]
             plain = [p for p in mine if p.ndim <= 1]
             for params, decay in ((decayed, self.weight_decay), (plain, 0.0)):

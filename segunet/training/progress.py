@@ -15,6 +15,14 @@ from segunet.data.dataset import Batch
 
 logger = logging.getLogger(__name__)
 
+# Of an epoch's line, as far as they are logged: there is no loss in tiles, and a denoiser has only a loss.
+_SCORES = {
+    "val/loss": "val loss",
+    "val/miou": "mIoU",
+    "val/pixel_accuracy": "pixel accuracy",
+    "val/fwiou": "FWIoU",
+}
+
 
 class RunProgress(Callback):
     """A bar with images/s and time left on a terminal; one line per epoch everywhere."""
@@ -64,12 +72,7 @@ class RunProgress(Callback):
         if self.losses:
             parts.append(f"loss {np.mean(self.losses):.4f}")
         if self.validated:
-            parts += [f"val loss {logged['val/loss']:.4f}"] if "val/loss" in logged else []  # no loss in tiles
-            parts += [
-                f"mIoU {logged['val/miou']:.4f}",
-                f"pixel accuracy {logged['val/pixel_accuracy']:.4f}",
-                f"FWIoU {logged['val/fwiou']:.4f}",
-            ]
+            parts += [f"{label} {logged[name]:.4f}" for name, label in _SCORES.items() if name in logged]
         if self.losses:
             parts += [f"lr {logged['lr']:.2e}", self.speed]
         logger.info("  ".join([*parts, f"{time.monotonic() - self.start:.0f} s"]))

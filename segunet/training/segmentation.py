@@ -5,12 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric, MetricCollection
 
-from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
 from segunet.inference.logits import logits_at, naming
 from segunet.inference.tiling import Inference
@@ -18,12 +16,13 @@ from segunet.losses.segmentation import LossParts, SegmentationLoss
 from segunet.metrics.scores import Scores, absent_note
 from segunet.training.lr_schedule import WarmupCosine
 from segunet.training.optimizer import OptimizerFactory
+from segunet.training.scheduled import ScheduledTask
 from segunet.training.scoring import ScoringTask
 
 logger = logging.getLogger(__name__)
 
 
-class SegmentationTask(ScoringTask):
+class SegmentationTask(ScoringTask, ScheduledTask):
     """Train a network; takes ready-made objects.
 
     Args:
@@ -67,15 +66,9 @@ class SegmentationTask(ScoringTask):
             UserError: the loss is not finite; names the step and the images.
         """
         parts: LossParts = self.loss(self.net(batch.images), batch.masks, batch.border_weights)
-        if not torch.isfinite(parts.total):
-            raise UserError(
-                f"The loss became {parts.total.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
-                f"the images {', '.join(batch.names)}. The last checkpoint was saved before that. Check these "
-                "images and masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
-                "trainer.precision=32-true."
-            )
+        self.check_finite(parts.total, batch.names)
         self.log_dict({f"train/{name}": value for name, value in self._named(parts).items()})
-        self.log_dict(self._learning_rates())
+        self.log_dict(self.learning_rates())
         return parts.total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -122,21 +115,9 @@ class SegmentationTask(ScoringTask):
             logger.warning("classes %s", note)
             self.absent_named = True
 
-    def configure_optimizers(self) -> Optimizer:
-        """Create the optimizer; the schedule spans the run as limited by ``max_epochs`` and ``max_steps``."""
-        optimizer = self.optimizer(self.net)
-        self.peaks = [group["lr"] for group in optimizer.param_groups]
-        total_steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
-        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        self.total_epochs = total_steps / steps_per_epoch
-        return optimizer
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Set the learning rate of the next optimizer step from the epochs completed, fractions included."""
-        if batch_idx % self.trainer.accumulate_grad_batches == 0:
-            epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
-            for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
-                group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
+    def new_optimizer(self) -> Optimizer:
+        """Return the optimizer of the network."""
+        return self.optimizer(self.net)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card and the scores of the last validation."""
@@ -160,8 +141,3 @@ class SegmentationTask(ScoringTask):
             f"loss_{self.loss.pixelwise.label}": parts.pixelwise,
             "loss_dice": parts.dice,
         }
-
-    def _learning_rates(self) -> dict[str, float]:
-        groups = self.trainer.optimizers[0].param_groups
-        rates = {group["name"]: group["lr"] for group in groups}
-        return {"lr": rates["decoder"], "lr_encoder": rates.get("encoder", rates["decoder"])}

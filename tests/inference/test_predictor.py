@@ -16,7 +16,8 @@ from segunet.inference.predictor import as_image
 
 @pytest.fixture
 def model(trained: Path) -> segunet.Predictor:
-    return segunet.load(trained / "checkpoints" / "best.ckpt", accelerator="cpu")
+    model: segunet.Predictor = segunet.load(trained / "checkpoints" / "best.ckpt", accelerator="cpu")
+    return model
 
 
 @pytest.fixture

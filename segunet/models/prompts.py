@@ -1,0 +1,65 @@
+"""Prompts of a denoiser: names of what an image is to show, such as "disc, star", as hidden states.
+
+Shapes: N prompts, V names of the vocabulary, D numbers in a hidden state.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError
+
+
+class PromptEncoder(nn.Module):
+    """A hidden state for each name of the vocabulary: its own embedding where it is wanted, else one for "empty".
+
+    Args:
+        names: the vocabulary, V names.
+        width: D.
+    """
+
+    def __init__(self, names: Sequence[str], width: int) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.named = nn.Parameter(torch.randn(len(self.names), width))
+        self.empty = nn.Parameter(torch.randn(width))
+
+    def forward(self, present: Tensor) -> Tensor:
+        """Return hidden states (N, V, D), in the weights' dtype, of ``present`` bool (N, V)."""
+        return torch.where(present[..., None], self.named, self.empty)
+
+
+def parsed_prompt(prompt: str, names: Sequence[str]) -> Tensor:
+    """Return which ``names`` a prompt has, bool (V,).
+
+    Args:
+        prompt: names with commas between them; order, repetition and spaces do not matter. "" is the empty prompt.
+        names: the vocabulary, V names.
+
+    Raises:
+        UserError: a name that is not in the vocabulary.
+    """
+    wanted = {part.strip() for part in prompt.split(",")} - {""}
+    if unknown := sorted(wanted - set(names)):
+        raise UserError(
+            f"prompt={prompt!r}: the network does not know {', '.join(unknown)}. It knows {', '.join(names)}; give any "
+            "of them with commas between them."
+        )
+    return torch.tensor([name in wanted for name in names], dtype=torch.bool)
+
+
+def prompt_of(present: Tensor, names: Sequence[str]) -> str:
+    """Return the prompt with the names where ``present`` bool (V,) is true."""
+    return ", ".join(name for name, wanted in zip(names, present.tolist(), strict=True) if wanted)
+
+
+def vocabulary_of(class_names: Sequence[str], ignore_index: int) -> dict[int, str]:
+    """Return the names that prompts are made of, by class index: all but the background, 0, and the ignored class."""
+    return {index: name for index, name in enumerate(class_names) if index not in (0, ignore_index)}
+
+
+def present_in(masks: Tensor, indices: Sequence[int]) -> Tensor:
+    """Return bool (N, V): which of the V classes ``indices`` the masks (N, H, W) show."""
+    wanted = torch.tensor(indices, device=masks.device)
+    return (masks.flatten(1)[:, None, :] == wanted[None, :, None]).any(dim=-1)

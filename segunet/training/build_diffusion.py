@@ -1,0 +1,121 @@
+"""What the training of a denoiser needs besides what any training does: checks, its prompts, its card, its task."""
+
+from typing import Any
+
+from omegaconf import DictConfig
+from torch import nn
+
+from segunet.base.errors import UserError
+from segunet.data.datamodule import VOCDataModule
+from segunet.losses.denoising import DenoisingLoss
+from segunet.models.diffusion_unet import DiffusionUNet, check_side
+from segunet.models.prompts import PromptEncoder, vocabulary_of
+from segunet.training.callbacks import max_steps_of
+from segunet.training.diffusion import DiffusionTask
+from segunet.training.lr_schedule import WarmupCosine
+from segunet.training.optimizer import OptimizerFactory
+from segunet.training.samples import SampleGrid
+
+_LOSS = f"{DenoisingLoss.__module__}.{DenoisingLoss.__qualname__}"
+
+
+def is_denoising(loss: DictConfig) -> bool:
+    """Return whether a ``loss`` config is a denoiser's objective; it decides what is trained."""
+    return bool(loss.get("_target_") == _LOSS)
+
+
+def check_fit(net: nn.Module, loss: DictConfig) -> None:
+    """Raise a UserError unless network and ``loss`` config are both of a denoiser, or neither is."""
+    if isinstance(net, DiffusionUNet) and not is_denoising(loss):
+        raise UserError(
+            "The model is a denoiser, which returns no logits: train it with loss=denoising or loss=flow_matching, or "
+            "choose a segmentation network, see --help."
+        )
+    if not isinstance(net, DiffusionUNet) and is_denoising(loss):
+        raise UserError(
+            "The loss is a denoiser's, but the model is a segmentation network: add model=diffusion_unet, or choose "
+            "a loss of segmentation, see --help."
+        )
+
+
+def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule) -> None:
+    """Raise a UserError unless ``net`` can be trained on the crops of ``datamodule``."""
+    for name in ("in_channels", "out_channels"):
+        if (channels := getattr(net, name)) != 3:
+            raise UserError(f"model.{name}={channels}: the images that it is trained on have 3 channels. Set it to 3.")
+    for name in ("tile", "inference_size"):
+        if cfg[name] is not None:
+            raise UserError(f"{name}={cfg[name]}: a denoiser is validated on squares of crop_size. Leave it out.")
+    try:
+        check_side(size_of(datamodule), net.encoder.stride)
+    except UserError as error:
+        raise UserError(f"data.transform.crop_size: {error}") from error
+
+
+def size_of(datamodule: VOCDataModule) -> int:
+    """Return the side of the samples in pixels: the training crops'."""
+    assert datamodule.transform is not None
+    return datamodule.transform.crop_size
+
+
+def denoiser_card(loss: DenoisingLoss, datamodule: VOCDataModule) -> dict[str, Any]:
+    """Return what a checkpoint's card says of a denoiser, in plain values."""
+    noise = loss.noise_schedule
+    return {
+        "schedule": noise.schedule,
+        "steps": noise.steps,
+        "prediction": noise.prediction,
+        "size": size_of(datamodule),
+    }
+
+
+def prompts_for(net: DiffusionUNet, vocabulary: dict[int, str]) -> PromptEncoder | None:
+    """Return a new encoder of prompts; None for an unconditional network.
+
+    Raises:
+        UserError: there is no class to make prompts of.
+    """
+    if net.cross_attention_dim is None:
+        return None
+    if not vocabulary:
+        raise UserError("model.cross_attention_dim: data.class_names has no class besides background and ignored one.")
+    return PromptEncoder(list(vocabulary.values()), net.cross_attention_dim)
+
+
+def diffusion_task(
+    cfg: DictConfig,
+    datamodule: VOCDataModule,
+    net: DiffusionUNet,
+    loss: DenoisingLoss,
+    optimizer: OptimizerFactory,
+    lr_schedule: WarmupCosine,
+    card: dict[str, Any],
+) -> DiffusionTask:
+    """Build the training task of a denoiser.
+
+    Raises:
+        UserError: an invalid setting, including those that only ``torch`` checks.
+    """
+    vocabulary = vocabulary_of(datamodule.class_names, datamodule.form.ignore_index)
+    prompts = prompts_for(net, vocabulary)
+    task = DiffusionTask(
+        net=net,
+        prompts=prompts,
+        loss=loss,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        vocabulary=vocabulary,
+        card=card,
+        size=size_of(datamodule),
+        val_names=[pair.name for pair in datamodule.val_pairs],
+        seed=cfg.seed,
+        max_steps=max_steps_of(cfg.trainer),
+    )
+    task.new_optimizer()  # so that torch checks its settings now, not when training starts
+    return task
+
+
+def sample_grid(cfg: DictConfig, datamodule: VOCDataModule) -> SampleGrid:
+    """Return the callback that shows samples."""
+    names = vocabulary_of(datamodule.class_names, datamodule.form.ignore_index)
+    return SampleGrid(cfg.callbacks.images, list(names.values()), cfg.seed)

@@ -1,0 +1,65 @@
+"""Samples of a denoiser while it is trained."""
+
+import numpy as np
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
+
+from segunet.images.drawing import ImageArray
+from segunet.inference.sampling import denoised, guided, noise_of
+from segunet.losses.denoising import as_images
+from segunet.models.prompts import parsed_prompt
+from segunet.training.diffusion import DiffusionTask
+
+TAG = "val/samples"
+_STEPS, _GUIDANCE = 10, 2.0  # few steps, as this is only a look at the training
+
+
+class SampleGrid(Callback):
+    """Send a grid of samples to TensorBoard after each validation: one column per prompt, always of the same noise.
+
+    With averaged weights, if there are any: it must come before the callback that averages them.
+
+    Args:
+        count: images per prompt; 0 for none.
+        names: the vocabulary.
+        seed: of their noise.
+    """
+
+    def __init__(self, count: int, names: list[str], seed: int) -> None:
+        self.count, self.seed = count, seed
+        self.prompts = [*names[:3], ", ".join(names[:2])] if len(names) > 1 else names
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the grid, in the first process."""
+        board = trainer.logger
+        if trainer.sanity_checking or not self.count or not isinstance(board, TensorBoardLogger):
+            return
+        assert isinstance(pl_module, DiffusionTask)
+        if trainer.is_global_zero:
+            step = trainer.global_step - 1  # Lightning's count, which a resume keeps
+            board.experiment.add_image(TAG, self.grid(pl_module), step, dataformats="HWC")
+
+    def grid(self, task: DiffusionTask) -> ImageArray:
+        """Return the grid uint8 (H, W, 3): a row per noise, a column per prompt."""
+        schedule = task.loss.noise_schedule
+        scheduler = schedule.sampler("euler" if schedule.is_flow else "ddim")
+        scheduler.set_timesteps(_STEPS, device=task.device)
+        prompts = self.prompts if task.prompts is not None else [""]
+        shape = (task.net.in_channels, task.size, task.size)
+        noise = torch.stack([noise_of(self.seed, number, shape)[0] for number in range(self.count)]).to(task.device)
+        columns = []
+        with torch.inference_mode():
+            for prompt in prompts:
+                predict = guided(task.net, *self._hidden(task, prompt), guidance=_GUIDANCE)
+                columns.append(as_images(denoised(predict, noise, scheduler)).numpy())
+                scheduler.set_timesteps(_STEPS, device=task.device)  # it counts its steps
+        return np.concatenate([column.reshape(-1, *column.shape[2:]) for column in columns], axis=1)
+
+    def _hidden(self, task: DiffusionTask, prompt: str) -> tuple[Tensor | None, Tensor | None]:
+        """Return the hidden states of the prompt and of the empty one, for each image."""
+        if task.prompts is None:
+            return None, None
+        wanted = parsed_prompt(prompt, task.prompts.names).to(task.device).expand(self.count, -1)
+        return task.prompts(wanted), task.prompts(torch.zeros_like(wanted))

@@ -1,0 +1,60 @@
+"""What the training of any network shares: its optimizer, the learning rate at each step, losses that stay finite."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.optim import Optimizer
+
+from segunet.base.errors import UserError
+from segunet.data.dataset import Batch
+from segunet.training.lr_schedule import WarmupCosine
+
+
+class ScheduledTask(LightningModule):
+    """Set the learning rate before each optimizer step, from the share of the run that is done.
+
+    Attributes, to be set by the task: ``lr_schedule``; ``max_steps``, optimizer steps after which the run ends unless
+    its epochs end first, None for no limit.
+    """
+
+    lr_schedule: WarmupCosine
+    max_steps: int | None
+
+    def new_optimizer(self) -> Optimizer:
+        """Return the optimizer of what is trained."""
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Optimizer:
+        """Create the optimizer; the schedule spans the run as limited by ``max_epochs`` and ``max_steps``."""
+        optimizer = self.new_optimizer()
+        self.peaks = [group["lr"] for group in optimizer.param_groups]
+        total_steps = min(self.trainer.estimated_stepping_batches, self.max_steps or math.inf)
+        steps_per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        self.total_epochs = total_steps / steps_per_epoch
+        return optimizer
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Set the learning rate of the next optimizer step from the epochs completed, fractions included."""
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
+            for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
+                group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
+
+    def check_finite(self, loss: Tensor, names: Sequence[str]) -> None:
+        """Raise a UserError that names the step and the images if their ``loss`` is not finite."""
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"The loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
+                f"the images {', '.join(names)}. The last checkpoint was saved before that. Check these "
+                "images and masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
+                "trainer.precision=32-true."
+            )
+
+    def learning_rates(self) -> dict[str, float]:
+        """Return the current rates of the encoder and of everything else, for the log."""
+        groups = self.trainer.optimizers[0].param_groups
+        rates = {group["name"]: group["lr"] for group in groups}
+        return {"lr": rates["decoder"], "lr_encoder": rates.get("encoder", rates["decoder"])}
