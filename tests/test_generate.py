@@ -62,6 +62,16 @@ def test_it_writes_images_grid_and_film(run: Command, checkpoint: str, tmp_path:
     assert re.search(r"5 image\(s\), \S+ s per step of up to 2 at once; peak memory \S+ GB", result.output)
 
 
+def test_a_prompt_needs_no_quotes_but_the_shell_s(run: Command, checkpoint: str, tmp_path: Path) -> None:
+    for number, prompt in enumerate(("disc, square", '"disc, square"', "disc,square", "square")):
+        result = run(generate, checkpoint, f"prompt={prompt}", "count=1", "steps=1", f"output={tmp_path}/{number}")
+        assert result.status == 0, result.error
+    first, second, third, last = (image_of(tmp_path / str(n) / "images" / "0000.png") for n in range(4))
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, third)
+    assert first.shape == last.shape
+
+
 def test_the_seed_alone_decides(model: Generator) -> None:
     images = model.generate("disc", count=3, steps=4, seed=1)
     assert images.shape == (3, 32, 32, 3)

@@ -20,7 +20,7 @@ from segunet.base.failures import explained
 from segunet.base.paths import CONF_DIR
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
-from segunet.cli.overrides import check_command_line, with_recipe
+from segunet.cli.overrides import check_command_line, with_quoted_text, with_recipe
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
 
         def checked_program() -> None:
             try:
-                sys.argv = with_recipe(config_name, sys.argv)
+                sys.argv = with_quoted_text(config_name, with_recipe(config_name, sys.argv))
                 check_command_line(config_name)
             except UserError as error:
                 if full_errors():

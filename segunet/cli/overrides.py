@@ -20,6 +20,7 @@ from segunet.base.terminal import setting
 _HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
 _HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # raised by Hydra when composing a config
 _RECIPE = "experiment=sample"  # default of segunet.train, unless the command line gives one of
+_FREE_TEXT = {"generate": ("prompt",)}  # settings whose commas do not separate the values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
 # The resolvers ${name:...} in conf/; those of --help are in command.py.
@@ -42,6 +43,19 @@ def with_recipe(command: str, argv: list[str]) -> list[str]:
     # Next to the other settings: the parser requires them to be contiguous.
     end = argv.index(given.overrides[-1]) + 1 if given.overrides else len(argv)
     return [*argv[:end], _RECIPE, *argv[end:]]
+
+
+def with_quoted_text(command: str, argv: list[str]) -> list[str]:
+    """Return ``argv`` with free text that has commas quoted for Hydra, unless it is already, or this is a sweep."""
+    if {"-m", "--multirun"} & set(argv):
+        return argv
+
+    def quoted(word: str) -> str:
+        name, _, text = word.partition("=")
+        bare = name in _FREE_TEXT.get(command, ()) and "," in text and not set("\"'\\[{(") & set(text)
+        return f'{name}="{text}"' if bare else word
+
+    return [quoted(word) for word in argv]
 
 
 def check_command_line(command: str) -> None:

@@ -6,6 +6,7 @@ Shapes: N samples of C channels and H x W pixels, V hidden states of D numbers e
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +25,8 @@ def noise_of(seed: int, index: int, shape: Sequence[int]) -> tuple[Tensor, torch
 
     They are a function of the seed and the image's index, drawn on the CPU, whatever images are made beside it.
     """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+    key = np.random.SeedSequence([seed, index])
+    generator = torch.Generator().manual_seed(int(key.generate_state(1, np.uint64)[0]))
     return torch.randn(*shape, generator=generator), generator
 
 

@@ -14,6 +14,7 @@ from segunet.images.drawing import (
     differences,
     drawable,
     frame_legend,
+    labelled_grid,
     legend,
     legend_of_shares,
     overlay,
@@ -216,3 +217,13 @@ def test_a_legend_names_the_classes_that_have_a_share_the_largest_first() -> Non
     names, palette = ["nothing", "few", "none", "most"], voc_palette()
     drawn = legend_of_shares(names, np.array([0.0, 0.2, 0.0, 0.8]), palette, 400)
     np.testing.assert_array_equal(drawn, legend({3: "most 80 %", 1: "few 20 %"}, palette, 400))
+
+
+def test_a_grid_shows_every_image_enlarged() -> None:
+    images = [np.full((32, 32, 3), 40 * number, dtype=np.uint8) for number in range(5)]
+    for labels, columns in ((["a title"], None), ([str(number) for number in range(5)], 5)):
+        grid = labelled_grid(images, labels, columns)
+        for image in images:
+            assert (grid == image[0, 0]).all(axis=-1).sum() >= 64 * 64, labels
+    assert labelled_grid(images, list("abcde"), columns=5).shape[1] == 5 * 68 + 4
+    assert labelled_grid(images[:1], ["a title that is much longer than the image is wide"]).shape[1] > 200

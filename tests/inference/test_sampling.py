@@ -1,0 +1,64 @@
+"""Sampling fits training: a network that is right at every step leads back to the sample."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from segunet.base.errors import UserError
+from segunet.inference.sampling import denoised, noise_of
+from segunet.losses.denoising import DenoisingLoss
+from segunet.losses.noise_schedule import SAMPLERS, Prediction, Schedule
+
+CASES: list[tuple[Schedule, Prediction, str]] = [
+    *((schedule, prediction, sampler)
+      for schedule in ("linear", "squaredcos_cap_v2") for prediction in ("epsilon", "v", "x0") for sampler in SAMPLERS),
+    ("flow", "velocity", "euler"),
+]  # fmt: skip
+
+
+class Oracle:
+    """What a network that knows the sample would return, by the loss's own target."""
+
+    def __init__(self, loss: DenoisingLoss, sample: Tensor) -> None:
+        self.loss, self.sample = loss, sample
+
+    def __call__(self, noisy: Tensor, time: Tensor) -> Tensor:
+        times = time.expand(len(noisy))
+        if self.loss.noise_schedule.is_flow:
+            noise = self.sample + (noisy - self.sample) / (time / self.loss.noise_schedule.steps)
+            return self.loss.noised(self.sample, noise, times).target
+        kept = self.loss.scheduler.alphas_cumprod[time.long()].double()
+        noise = ((noisy - kept.sqrt() * self.sample) / (1 - kept).sqrt()).float()
+        return self.loss.noised(self.sample, noise, times.long()).target
+
+
+@pytest.mark.parametrize(("schedule", "prediction", "sampler"), CASES)
+def test_an_oracle_finds_the_sample(schedule: Schedule, prediction: Prediction, sampler: str) -> None:
+    loss = DenoisingLoss(schedule, prediction=prediction, min_snr_gamma=None)
+    sample = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.6 - 0.8
+    drawn = [noise_of(0, index, (3, 8, 8)) for index in range(2)]
+    scheduler = loss.noise_schedule.sampler(sampler)
+    scheduler.set_timesteps(20)
+    seen: list[int] = []
+    got = denoised(
+        Oracle(loss, sample),
+        torch.stack([noise for noise, _ in drawn]),
+        scheduler,
+        [generator for _, generator in drawn],
+        lambda number, _: seen.append(number),
+    )
+    assert seen == list(range(20))
+    assert (got - sample).abs().max() < 0.02
+
+
+def test_noise_is_a_function_of_seed_and_index() -> None:
+    assert torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 2, (3, 4, 4))[0])
+    assert not torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 3, (3, 4, 4))[0])
+    assert not torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(2, 2, (3, 4, 4))[0])
+
+
+def test_a_prediction_that_is_not_finite_is_named() -> None:
+    scheduler = DenoisingLoss().noise_schedule.sampler("ddim")
+    scheduler.set_timesteps(4)
+    with pytest.raises(UserError, match=r"prediction is not finite in step 1 of 4"):
+        denoised(lambda x, _: x * float("nan"), torch.randn(1, 3, 8, 8), scheduler)
