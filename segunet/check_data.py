@@ -63,7 +63,7 @@ def new_survey(datamodule: VOCDataModule) -> Survey:
     """Read the lists, but no examples yet."""
     folder = find_voc_folder(datamodule.root)
     splits = [
-        read_split(folder, role, getattr(datamodule, f"{role}_split"), datamodule.needs_objects)
+        read_split(folder, role, getattr(datamodule, f"{role}_split"), datamodule.needs_objects("fit"))
         for role in ("train", "val")
     ]
     return Survey(folder, splits, datamodule.form, datamodule.class_names)

@@ -72,7 +72,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
         "versions": versions(),
     }
     show_layers(layers, content)
-    if cfg.measure is True or (cfg.measure == "auto" and subject.segments):
+    if cfg.measure is True or (cfg.measure == "auto" and cfg.source is None):
         content |= {"hardware": hardware(), "measurements": list(measurements_of(cfg, subject, net, inputs))}
         show_measurements(content["measurements"])
     if cfg.output is not None:

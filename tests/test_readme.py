@@ -48,6 +48,7 @@ def test_every_command_is_taken_as_it_is_written(monkeypatch: pytest.MonkeyPatch
         "train",
         "evaluate",
         "predict",
+        "generate",
         "check_data",
         "export",
         "summary",

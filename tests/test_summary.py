@@ -136,6 +136,25 @@ def test_a_denoising_step_is_measured_on_request(run: Command, tmp_path: Path) -
     assert cost["measurements"][0]["peak_bytes"] > cost["weight_bytes"]["fp32"]
 
 
+@pytest.mark.parametrize("width", [None, 32])
+def test_the_denoiser_is_shown_and_measured_per_step(run: Command, tmp_path: Path, width: int | None) -> None:
+    denoiser = ["model=diffusion_unet", f"model.cross_attention_dim={width or 'null'}", "accelerator=cpu"]
+    path = tmp_path / "cost.json"
+    result = run(summary, *denoiser, "size=32", "batch_size=2", "depth=1", f"output={path}")
+    assert result.status == 0, result.error
+    cost = read(path)
+    assert cost["input"] == [2, 3, 32, 32]
+    assert cost["parameters"] == 4_126_083 + (0 if width is None else attention_parameters(32, 128, 256))
+    assert [each["what"] for each in cost["measurements"]] == ["forward pass"]
+    result = run(summary, *denoiser, "size=60")
+    assert (result.status, "nearest that fit are 48 and 64" in result.error) == (1, True)
+
+
+def attention_parameters(width: int, *channels: int) -> int:
+    """Count the norm, query, key, value and output of an attention on maps of these channels."""
+    return sum(2 * c + c * c + 2 * width * c + c * c + c for c in channels)
+
+
 def test_settings_that_mean_nothing_are_refused(run: Command) -> None:
     for override, message in {
         "measure=maybe": "measure must be auto, true or false, got 'maybe'",

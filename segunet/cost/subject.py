@@ -18,9 +18,11 @@ from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_fr
 from segunet.formats.read import READERS
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.models.build import build_network
+from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
 
-_SIZE = 512
+_SIZE, _SAMPLE_SIZE = 512, 64  # of images, and of a denoiser's samples
+_TOKENS = 77  # hidden states of CLIP's text encoder
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,14 @@ def subject_of(cfg: DictConfig) -> Subject:
     else:
         title = str(cfg.checkpoint)
         make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
-    size = size_of(cfg.size) or (_SIZE, _SIZE)
-    return Subject(title, make_net, partial(images, cfg.batch_size, size), segments=True)
+    with torch.device("meta"):
+        net = make_net()
+    size = size_of(cfg.size)
+    if isinstance(net, DiffusionUNet):
+        size = size or (_SAMPLE_SIZE, _SAMPLE_SIZE)
+        channels, width = net.in_channels, net.cross_attention_dim
+        return Subject(title, make_net, partial(noisy_samples, cfg.batch_size, channels, size, width), segments=False)
+    return Subject(title, make_net, partial(images, cfg.batch_size, size or (_SIZE, _SIZE)), segments=True)
 
 
 def _model_of(checkpoint: Path) -> dict[str, Any]:
@@ -93,3 +101,16 @@ def size_of(value: Any) -> tuple[int, int] | None:
 def images(batch_size: int, size: tuple[int, int]) -> Inputs:
     """Return random images uint8 (N, 3, H, W) on the current default device."""
     return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})
+
+
+def noisy_samples(batch_size: int, channels: int, size: tuple[int, int], width: int | None) -> Inputs:
+    """Return a denoising step's inputs on the current default device: samples, time step and, if any, hidden states.
+
+    Args:
+        batch_size: N.
+        channels: C of the samples, float32 (N, C, H, W).
+        size: (H, W).
+        width: D of the hidden states (N, 77, D); None for an unconditional denoiser.
+    """
+    conditions = () if width is None else (torch.randn(batch_size, _TOKENS, width),)
+    return Inputs((torch.randn(batch_size, channels, *size), torch.tensor(1), *conditions), {})

@@ -84,7 +84,7 @@ def _in_one_piece(cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _place(rng: Generator, size: int, centres: list[NDArray[np.float64]], radius: _Map) -> NDArray[np.float64]:
-    """Choose the centre (y, x) of the next cell: mostly beside one that is there, and never upon one."""
+    """Choose the centre (y, x) of the next cell: mostly beside one that is there, and not upon one if there is room."""
     for _ in range(50):
         centre = rng.uniform(0, size, 2)
         if centres and rng.uniform() < _TOUCHING:

@@ -33,6 +33,7 @@ from segunet.images.reading import Range, read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
+_OFF = BorderWeights(w0=0.0)
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
 
 
@@ -57,8 +58,8 @@ class VOCDataModule(pl.LightningDataModule):
         image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
         inference_size: long side at which validation images enter the network; None is their own size.
         objects: whether the masks show separate objects, which are scored too; they are read from SegmentationObject
-            if there is such a folder, else they are the connected regions of the masks' classes.
-        border_weights: weights of the pixels between objects in the loss; None for none.
+            if there is such a folder (not for trainaug), else they are the connected regions of the masks' classes.
+        border_weights: weights of the pixels between objects in the loss; off with w0 = 0.
         seed: seed of the order and the augmentation.
 
     Raises:
@@ -85,7 +86,7 @@ class VOCDataModule(pl.LightningDataModule):
         image_range: Range = None,
         inference_size: Pixels | None = None,
         objects: bool = False,
-        border_weights: BorderWeights | None = None,
+        border_weights: BorderWeights = _OFF,
         seed: Count = 0,
     ) -> None:
         super().__init__()
@@ -104,17 +105,16 @@ class VOCDataModule(pl.LightningDataModule):
         }
         self.inference_size = inference_size
         self.objects = objects
-        self.border_weights = border_weights if border_weights and border_weights.w0 > 0 else None
+        self.border_weights = border_weights if border_weights.w0 > 0 else None
         self.seed = seed
         self.first_epoch = 0  # number of epochs a resumed run has completed
         self.stage: str | None = None  # stage that the lists were read for
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
 
-    @property
-    def needs_objects(self) -> bool:
-        """Whether the objects of the images are scored, or weight the loss."""
-        return self.objects or self.border_weights is not None
+    def needs_objects(self, stage: str) -> bool:
+        """Return whether the objects of the images are scored or, in the stage "fit", weight the loss."""
+        return self.objects or (self.border_weights is not None and stage == "fit")
 
     def prepare_data(self) -> None:
         """Download missing data if ``download`` is set; called in one process only."""
@@ -132,9 +132,9 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
-        self.val_pairs = list_pairs(folder, self.val_split, self.needs_objects)
+        self.val_pairs = list_pairs(folder, self.val_split, self.needs_objects(stage))
         if stage == "fit":
-            self.train_pairs = list_pairs(folder, self.train_split, self.needs_objects)
+            self.train_pairs = list_pairs(folder, self.train_split, self.needs_objects(stage))
             self.check_batch_size()
             warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
         self.stage = stage
@@ -159,12 +159,12 @@ class VOCDataModule(pl.LightningDataModule):
 
     def _check_objects(self, pairs: Sequence[Pair], split: str, facts: LabelFacts) -> None:
         """Raise a UserError for an invalid object map, or if there are no objects to weight the borders of."""
-        if self.border_weights and not facts.values - {0, self.form.ignore_index}:
+        if self.border_weights and self.stage == "fit" and not facts.values - {0, self.form.ignore_index}:
             raise UserError(
                 f"data.border_weights needs objects, but all masks of list {split!r} of {self.root} are background. "
-                "Set data.border_weights=null, or check the masks."
+                "Set data.border_weights.w0=0, or check the masks."
             )
-        check_object_maps(pairs)
+        check_object_maps(pairs, self.form)
 
     def check_shared_memory(self) -> None:
         """Raise a UserError if the batches prefetched by loader processes exceed the shared memory."""
@@ -227,8 +227,9 @@ class VOCDataModule(pl.LightningDataModule):
         return DataLoader(self.val_dataset(), batch_sampler=batches[rank::world], **self._worker_options())
 
     def val_dataset(self) -> EvalDataset:
-        """Return the validation images, in the list's order."""
-        return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, self.border_weights)
+        """Return the validation images, in the list's order; border weights are for a training's validation loss."""
+        weights = self.border_weights if self.stage == "fit" else None
+        return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, weights)
 
     def _train_dataset(self) -> TrainDataset:
         assert self.transform is not None

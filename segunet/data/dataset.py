@@ -40,7 +40,8 @@ class Batch(NamedTuple):
 class TrainDataset(Dataset[Batch]):
     """Augmented examples, indexed by (epoch, index), so that each epoch is augmented differently in any process.
 
-    Border weights, if any, are computed after the augmentation, of the objects as they were before it was cropped.
+    Border weights, if any, are computed after the augmentation: an object that the crop cuts in pieces stays one, and
+    objects outside the crop do not count.
     """
 
     def __init__(

@@ -100,8 +100,8 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
     if image.mode in _INDEX_MODES:
         return np.asarray(image)  # for a palette image, its indices
     raise UserError(
-        f"{path} is a mask of mode {image.mode}, wanted an index PNG (palette or 8-bit grey whose values "
-        "are class indices)",
+        f"{path} has the mode {image.mode}, wanted an index PNG (palette or grey whose values are class indices or, in "
+        "SegmentationObject, object numbers)",
         "Save it as one.",
     )
 

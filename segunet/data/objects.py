@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from segunet.base.ahead import map_ahead
 from segunet.base.environment import cores
 from segunet.base.errors import UserError
 from segunet.base.terminal import progress_bar
-from segunet.data.masks import check_size, index_values
+from segunet.data.masks import MaskFormat, check_size, index_values, read_mask
 from segunet.data.voc import Pair
 from segunet.images.objects import connected_objects
 from segunet.images.reading import opened, read_size
@@ -30,25 +31,32 @@ def read_objects(pair: Pair, mask: NDArray[np.uint8], ignore_index: int) -> NDAr
         ignore_index: value of the mask's ignored pixels.
 
     Raises:
-        UserError: the file cannot be read, has another size than the mask, or has no number per pixel.
+        UserError: the file cannot be read, has another size than the mask, has no number per pixel, or numbers no
+            object although the mask has some.
     """
     if pair.objects is None:
         return connected_objects(mask, ignore_index)
-    return np.where(mask == ignore_index, 0, read_object_map(pair.objects, mask.shape))
+    objects = np.where(mask == ignore_index, 0, read_object_map(pair.objects, mask.shape))
+    if not objects.any() and np.isin(mask, (0, ignore_index), invert=True).any():
+        raise UserError(
+            f"{pair.objects} numbers no object, but {pair.mask.name} has classes other than 0",
+            "Number the objects of the image 1, 2, ...; in 8 bits, 255 is their outline.",
+        )
+    return objects
 
 
-def check_object_maps(pairs: Sequence[Pair]) -> None:
-    """Read the object map of each of the ``pairs`` that has one; raises as :func:`read_objects`."""
+def check_object_maps(pairs: Sequence[Pair], form: MaskFormat) -> None:
+    """Read the object map and mask of each of the ``pairs`` that has a map; raises as :func:`read_objects`."""
     with_maps = [pair for pair in pairs if pair.objects is not None]
     if with_maps:
         with progress_bar() as bar:
-            reading = map_ahead(_check_object_map, with_maps, cores(), _WAITING)
+            reading = map_ahead(partial(check_object_map, form=form), with_maps, cores(), _WAITING)
             deque(bar.track(reading, total=len(with_maps), description="reading the object maps"), maxlen=0)
 
 
-def _check_object_map(pair: Pair) -> None:
-    assert pair.objects is not None
-    read_object_map(pair.objects, read_size(pair.image))
+def check_object_map(pair: Pair, form: MaskFormat) -> None:
+    """Read the object map and the mask of ``pair``; raises as :func:`read_objects` and ``read_mask``."""
+    read_objects(pair, read_mask(pair.mask, read_size(pair.image), form), form.ignore_index)
 
 
 def read_object_map(path: Path, size: tuple[int, ...]) -> NDArray[np.int32]:

@@ -1,20 +1,25 @@
 """The border weight map of the 2015 U-Net: what lies between two close objects counts more in the loss.
 
 Ronneberger, Fischer and Brox 2015, equation 2: w(x) = w_c(x) + w0 exp(-(d1(x) + d2(x))^2 / (2 sigma^2)), with d1 and d2
-the distances of pixel x to the nearest and to the second nearest object. This is the second term; the first one, the
+the distances of pixel x to the nearest and to the second nearest object. Here a pixel of an object is at distance 0
+from it; the paper measures to the object's border, also from inside. This is the second term; the first one, the
 balance of the classes, is the loss's ``class_weights``.
 """
 
 import math
+from typing import Annotated
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.ndimage import find_objects
 
-from segunet.base.validation import Above0, AtLeast0, checked
+from segunet.base.validation import checked
 
-_NEGLIGIBLE = 1e-5  # weights below it are 0, so that each object has only to be looked at in its surroundings
+_NEGLIGIBLE = 1e-5  # weights below it may be 0, so that each object has only to be looked at in its surroundings
+Weight = Annotated[float, Field(ge=0, le=10_000)]
+Length = Annotated[float, Field(gt=0, le=1000)]  # pixels
 
 
 @checked("data.border_weights")
@@ -26,17 +31,17 @@ class BorderWeights:
         sigma: how fast the weight falls with the sum of the distances, in pixels.
 
     Raises:
-        UserError: w0 below 0, or sigma not above 0.
+        UserError: w0 outside 0..10,000, or sigma not above 0 or above 1,000.
     """
 
-    def __init__(self, w0: AtLeast0 = 10.0, sigma: Above0 = 5.0) -> None:
+    def __init__(self, w0: Weight = 10.0, sigma: Length = 5.0) -> None:
         self.w0, self.sigma = w0, sigma
         self._reach = math.ceil(sigma * math.sqrt(2 * math.log(max(w0 / _NEGLIGIBLE, 1))))  # in pixels
 
     def __call__(self, objects: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return the weights float32 (H, W), 0..w0, of ``objects`` int32 (H, W): the object of each pixel, 0 for none.
 
-        A pixel of an object is at distance 0 from it. Without a second object within reach, the weight is 0.
+        Without a second object within reach, the weight is 0.
         """
         distances = two_nearest(objects, self._reach).astype(np.float64)
         # Squared distances are integers. Rounded to them, equal runs are equal: vectorised float32 roots and powers

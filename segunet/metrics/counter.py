@@ -62,10 +62,10 @@ class Counter(Metric):
                 self.boundaries += torch.from_numpy(both).to(self.boundaries.device)
         if self.objects:
             assert objects is not None
-            # An ignored pixel belongs to no object in truth or prediction.
-            regions = predictions.where(masks != self.ignore_index, 0).cpu().numpy()
-            for name, truth, region in zip(names, objects.cpu().numpy(), regions, strict=True):
-                found = connected_objects(region, self.ignore_index)
+            pairs = zip(predictions.to(torch.uint8).cpu().numpy(), masks.cpu().numpy(), strict=True)
+            for name, truth, (prediction, mask) in zip(names, objects.cpu().numpy(), pairs, strict=True):
+                found = connected_objects(prediction, self.ignore_index)
+                found[mask == self.ignore_index] = 0  # but two regions that meet there are one
                 self.object_counts += torch.tensor(object_counts(truth, found), device=self.object_counts.device)
                 self.rand_errors[name] = rand_error(truth, found)
 

@@ -11,6 +11,7 @@ from segunet.base.errors import UserError
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import shown
 from segunet.models import NETWORKS
+from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 
 
@@ -32,7 +33,7 @@ def build_network(config: Mapping[str, Any]) -> Any:
         )
     cls = NETWORKS.get(target) or get_class(target)
     arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
-    if cls is ResNetEncoder:
+    if cls in (ResNetEncoder, UNetDecoder):
         arguments["weights"] = None  # a checkpoint has its own: nothing is downloaded or read
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
         raise UserError(f"{target} does not accept {', '.join(shown(name) for name in sorted(unknown)[:3])}.")

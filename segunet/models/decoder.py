@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
 from segunet.models.blocks import ConvNormAct, Norm, ScaleShift, UpBlock
+from segunet.models.weights import load_decoder_weights
 
 
 @checked("model.decoder")
@@ -24,6 +25,7 @@ class UNetDecoder(nn.Module):
         norm: batch normalisation in the decoder's blocks; ``group`` for group normalisation, False for none.
         align_corners: as in ``torch.nn.functional.interpolate``, for bilinear upsampling.
         upsampling: bilinear or nearest.
+        weights: path of a segunet checkpoint whose decoder this one starts from, as far as names match, or None.
 
     Raises:
         UserError: the number of widths or reduced channels does not match the encoder; an unknown upsampling.
@@ -38,6 +40,7 @@ class UNetDecoder(nn.Module):
         norm: Norm = True,
         align_corners: bool = False,
         upsampling: Literal["bilinear", "nearest"] = "bilinear",
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         channels = encoder_channels if reduced_channels is None else reduced_channels
@@ -63,6 +66,8 @@ class UNetDecoder(nn.Module):
         if full_resolution_width is not None:
             self.to_full_resolution = UpBlock(widths[-1], 0, full_resolution_width, norm, align_corners, upsampling)
             self.out_channels = full_resolution_width
+        if weights is not None:
+            load_decoder_weights(self, weights)
 
     def forward(self, maps: list[Tensor], scale_shifts: Sequence[ScaleShift] | None = None) -> Tensor:
         """Return (N, out_channels, ...) at the finest map's size, or at twice that with a full-resolution step.

@@ -26,7 +26,7 @@ class ResNetEncoder(nn.Module):
         depth: 18, 34, 50, 101 or 152 layers. ResNet-50 gives 64@/2, 256@/4, 512@/8, 1024@/16, 2048@/32.
         num_maps: number of maps, 2 to 5; 4 omits ``layer4``.
         weights: ``imagenet`` (torchvision's, downloaded once and cached), the path of a file that holds a
-            plain, perhaps partial, torchvision state dict, or None for a random start.
+            plain, perhaps partial, torchvision state dict or a segunet checkpoint, or None for a random start.
         ceil_pool: max-pool without padding and with the size rounded up, as in the article's code.
         frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a

@@ -1,4 +1,4 @@
-"""Pretrained weights of an encoder, from torchvision or a file, matched by name."""
+"""Weights that an encoder or decoder starts from, from torchvision, a file or another training, matched by name."""
 
 import logging
 import sys
@@ -13,39 +13,63 @@ from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import read_torch_file
 
 logger = logging.getLogger(__name__)
+_OF_SHAPE = {"encoder": "model.encoder.depth (or in_channels)", "decoder": "model.decoder and encoder"}
+_SOURCES = {
+    "encoder": "'imagenet', the path of a torchvision ResNet state dict (.pth) or of a segunet checkpoint",
+    "decoder": "the path of a segunet checkpoint or of a decoder's state dict",
+}
 
 
 def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
-    """Load ``weights`` ("imagenet" or a file's path) into ``encoder`` and log what matched.
+    """Load ``weights`` into ``encoder`` and log what matched.
+
+    Args:
+        encoder: with torchvision's names.
+        weights: "imagenet", or the path of a state dict or of a segunet checkpoint.
+        depth: number of its layers.
 
     Raises:
         UserError: no file, not a state dict, a tensor of another shape, or no match.
     """
-    source = _imagenet_state_dict(depth) if weights == "imagenet" else _read_state_dict(Path(str(weights)).expanduser())
-    wanted = encoder.state_dict()
-    matched = {name: value for name, value in source.items() if name in wanted}
+    source = _imagenet_state_dict(depth) if weights == "imagenet" else _read_state_dict(weights, "encoder")
+    _load(encoder, source, weights, f"ResNet-{depth} encoder", "encoder")
+
+
+def load_decoder_weights(decoder: nn.Module, weights: str) -> None:
+    """Load ``weights``, the path of a segunet checkpoint or of a state dict, into ``decoder`` and log what matched.
+
+    Raises:
+        UserError: no file, not a state dict, a tensor of another shape, or no match.
+    """
+    _load(decoder, _read_state_dict(weights, "decoder"), weights, "decoder", "decoder")
+
+
+def _load(module: nn.Module, source: dict[str, Tensor], weights: str, name: str, part: str) -> None:
+    """Load the tensors of ``source`` that ``module`` has; ``part`` is "encoder" or "decoder"."""
+    wanted = module.state_dict()
+    matched = {key: value for key, value in source.items() if key in wanted}
     if not matched:
         raise UserError(
-            f"{weights}: none of its {len(source)} tensors has the name of one of the ResNet-{depth} encoder (wanted "
-            f"torchvision's names, such as 'conv1.weight'; got, for example, "
-            f"{next(iter(source), 'nothing at all')!r}). Give another file as model.encoder.weights, "
-            "'imagenet', or null for random weights."
+            f"{weights}: none of its {len(source)} tensors has the name of one of the {name} (wanted names such as "
+            f"{next(iter(wanted))!r}; got, for example, {next(iter(source), 'nothing at all')!r}). Give as "
+            f"model.{part}.weights {_SOURCES[part]}, or null for random weights."
         )
-    for name, value in matched.items():
-        if value.shape != wanted[name].shape:
+    for key, value in matched.items():
+        if value.shape != wanted[key].shape:
             raise UserError(
-                f"{weights}: {name} has shape {tuple(value.shape)}, the ResNet-{depth} encoder needs "
-                f"{tuple(wanted[name].shape)}. The file belongs to another network: choose a matching "
-                "model.encoder.depth and in_channels, or another model.encoder.weights."
+                f"{weights}: {key} has shape {tuple(value.shape)}, the {name} needs {tuple(wanted[key].shape)}. The "
+                f"file belongs to another network: choose a matching {_OF_SHAPE[part]} or another model.{part}.weights."
             )
-    encoder.load_state_dict(matched, strict=False)
-    logger.info(_match_report(weights, set(wanted), set(matched), set(source)))
+        if not bool(value.isfinite().all()):
+            raise UserError(f"{weights}: {key} contains NaN or infinity. Give another model.{part}.weights.")
+    module.load_state_dict(matched, strict=False)
+    logger.info(_match_report(weights, part, set(wanted), set(matched), set(source)))
 
 
-def _match_report(weights: str, wanted: set[str], matched: set[str], offered: set[str]) -> str:
+def _match_report(weights: str, part: str, wanted: set[str], matched: set[str], offered: set[str]) -> str:
     wanted = {name for name in wanted if not name.endswith("num_batches_tracked")}  # files may lack these counters
     loaded = len(wanted & matched)
-    lines = [f"encoder weights {weights}: {loaded} of the encoder's {len(wanted)} tensors loaded"]
+    lines = [f"{part} weights {weights}: {loaded} of the {part}'s {len(wanted)} tensors loaded"]
     if missing := sorted(wanted - matched):
         lines.append(f"  not in the file, initialized at random: {abbreviated(missing)}")
     if unused := sorted(offered - matched):
@@ -67,13 +91,25 @@ def _imagenet_state_dict(depth: int) -> dict[str, Tensor]:
     return state_dict
 
 
-def _read_state_dict(path: Path) -> dict[str, Tensor]:
+def _read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
+    """Return the state dict in a file: of a segunet checkpoint, that of its network's ``part``."""
+    path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(
-            f"model.encoder.weights: there is no file {path.absolute()}. Give 'imagenet', the path of a "
-            "torchvision ResNet state dict (.pth), or null for random weights."
+            f"model.{part}.weights: there is no file {path.absolute()}. Give {_SOURCES[part]}, or null for random "
+            "weights."
         )
     content = read_torch_file(path, "Save it again with torch.save(model.state_dict(), path).")
+    if isinstance(content, dict) and "segunet" in content:
+        content = content.get("state_dict")
+        prefix = f"net.{part}."
+        if isinstance(content, dict):
+            named = {str(name): value for name, value in content.items() if str(name).startswith(prefix)}
+            content = {name.removeprefix(prefix): value for name, value in named.items()}
+            if not content:
+                raise UserError(
+                    f"{path}: its network has no {part}. Give another file as model.{part}.weights, or null."
+                )
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(
             f"{path} holds a {type(content).__name__}, wanted a plain state dict (tensor name -> tensor). "

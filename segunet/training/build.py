@@ -3,6 +3,7 @@
 import copy
 import logging
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,7 @@ from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
 from segunet.losses.denoising import DenoisingLoss
+from segunet.losses.segmentation import SegmentationLoss
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training.build_diffusion import (
@@ -128,11 +130,14 @@ def _segmentation_task(cfg: DictConfig, datamodule: VOCDataModule, net: nn.Modul
     loss = cfg.loss.copy()
     if (weights := loss.pixelwise.get("class_weights")) is not None:
         loss.pixelwise.class_weights = _class_weights(weights, datamodule)
+    criterion: SegmentationLoss = instantiate(loss, _convert_="all")
+    if datamodule.border_weights is not None:
+        check_border_weights(criterion)
     optimizer = instantiate(cfg.optimizer, _convert_="all")
     optimizer(net)  # so that torch checks its settings now, not when training starts
     return SegmentationTask(
         net=net,
-        loss=instantiate(loss, _convert_="all"),
+        loss=criterion,
         optimizer=optimizer,
         lr_schedule=instantiate(cfg.lr_schedule, _convert_="all"),
         class_names=datamodule.class_names,
@@ -167,6 +172,21 @@ def check_crop(net: nn.Module, datamodule: VOCDataModule) -> None:
             f"data.transform.crop_size={size} is too small for the unpadded network, which mirrors {border} pixels at "
             f"each border. Set it to {border + 1} or more, or model.padded=true."
         )
+
+
+def check_border_weights(loss: SegmentationLoss) -> None:
+    """Raise a UserError if the loss would ignore border weights, or does not take them."""
+    if loss.pixelwise_weight == 0:
+        raise UserError(
+            "loss.pixelwise_weight=0: data.border_weights are for that term. Set data.border_weights.w0=0 too."
+        )
+    try:
+        signature(getattr(loss.pixelwise, "forward", loss.pixelwise)).bind(*[None] * 4)
+    except TypeError as error:
+        raise UserError(
+            f"loss.pixelwise ({type(loss.pixelwise).__name__}) takes no border weights. Set data.border_weights.w0=0, "
+            "or let the loss take them as its fourth argument, float (N, P)."
+        ) from error
 
 
 def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
@@ -381,9 +401,10 @@ def lists_of(datamodule: VOCDataModule) -> dict[str, Any]:
 
 
 def without_weights(model: DictConfig) -> DictConfig:
-    """Return a resolved ``model`` config without encoder weights, as a checkpoint has its own."""
+    """Return a resolved ``model`` config without weights to start from, as a checkpoint has its own."""
     resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
-    if OmegaConf.select(resolved, "encoder.weights") is not None:
-        resolved.encoder.weights = None
+    for part in ("encoder", "decoder"):
+        if OmegaConf.select(resolved, f"{part}.weights") is not None:
+            OmegaConf.update(resolved, f"{part}.weights", None)
     assert isinstance(resolved, DictConfig)
     return resolved

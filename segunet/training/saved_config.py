@@ -136,10 +136,14 @@ class ConfigParser:
                 raise self._error(f"{name}.{key}".lstrip("."), "is not a setting of segunet.train")
 
     def _defaults(self, given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return the defaults in ``conf/`` for keys that an older config lacks; log them."""
+        """Return the defaults in ``conf/`` for keys that an older config lacks; log them.
+
+        A mapping of settings is such a key if its class has a default for it.
+        """
         missing = {key: each for key, each in known.items() if key not in given}
+        optional = _optional(_class(known))
         for key, each in missing.items():
-            if key == "_target_" or isinstance(each, dict) or _is_unresolved(str(each)):
+            if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")
             logger.warning("%s has no %s, so %s is used, as in a new run", self.path, f"{name}.{key}".lstrip("."), each)
         return missing
@@ -291,6 +295,12 @@ def _known_classes() -> frozenset[str]:
 
 def _class(known: Mapping[str, Any]) -> type | None:
     return get_class(known["_target_"]) if "_target_" in known else None
+
+
+def _optional(target: type | None) -> set[str]:
+    """Return the names of a class's parameters that have a default."""
+    parameters = inspect.signature(target).parameters.values() if target else ()
+    return {each.name for each in parameters if each.default is not each.empty}
 
 
 def _parameters(target: type | None) -> set[str]:

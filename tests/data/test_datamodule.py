@@ -18,6 +18,7 @@ from segunet.data.masks import read_mask
 from segunet.data.sample import _SHAPES, RECIPE
 from segunet.data.transforms import TrainTransform
 from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.losses.weight_map import BorderWeights
 from tests.conftest import VOC_SIZES
 
 CLASS_NAMES = ["background", "disc", "square"]
@@ -265,3 +266,20 @@ def test_the_sample_writes_its_folder_and_is_read_like_any_other(
     made.setup("fit")
     assert len(list(made.train_dataloader())) == 2
     assert [len(batch.names) for batch in made.val_dataloader()] == [2]
+
+
+def test_border_weights_are_for_losses_and_objects_for_scores(voc_folder: Path) -> None:
+    weights = BorderWeights()
+    fit = datamodule(voc_folder, border_weights=weights)
+    assert next(iter(fit.train_dataloader())).border_weights is not None
+    example = next(iter(fit.val_dataloader()))
+    assert example.border_weights is not None
+    assert example.border_weights.shape == example.masks.shape
+    assert example.objects is None
+    test = datamodule(voc_folder, "test", border_weights=weights, objects=True)
+    example = next(iter(test.val_dataloader()))
+    assert example.border_weights is None
+    assert example.objects is not None
+    assert example.objects.max() == 2
+    plain = datamodule(voc_folder, border_weights=BorderWeights(w0=0.0))
+    assert next(iter(plain.train_dataloader())).border_weights is None

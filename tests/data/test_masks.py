@@ -112,7 +112,7 @@ def test_a_colour_of_a_class_beyond_the_data_set_s_is_refused(tmp_path: Path) ->
 def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
     grey_alpha = np.zeros((8, 8, 2), dtype=np.uint8)
     Image.fromarray(grey_alpha, mode=None).save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=r"mask\.png is a mask of mode LA, wanted an index PNG"):
+    with pytest.raises(UserError, match=r"mask\.png has the mode LA, wanted an index PNG"):
         read_mask(tmp_path / "mask.png", (8, 8), THREE)
 
 

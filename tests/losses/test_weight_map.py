@@ -1,5 +1,7 @@
 """The border weight map, against equation 2 computed by scipy object by object."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -91,7 +93,10 @@ def test_w0_of_zero_gives_zero() -> None:
     assert (BorderWeights(0.0)(random_objects(0)) == 0).all()
 
 
-@pytest.mark.parametrize("wrong", [{"w0": -1.0}, {"sigma": 0.0}, {"sigma": float("inf")}, {"w0": True}, {"w0": "10"}])
-def test_an_invalid_setting_is_named(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match=rf"data\.border_weights\.{next(iter(wrong))}"):
-        BorderWeights(**wrong)
+WRONG: dict[str, list[float | str]] = {"w0": [-1.0, 1e308, True, "10"], "sigma": [0.0, float("inf"), 1e200]}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_an_invalid_setting_is_named(name: str, value: Any) -> None:
+    with pytest.raises(UserError, match=rf"data\.border_weights\.{name}"):
+        BorderWeights(**{name: value})

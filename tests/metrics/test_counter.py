@@ -74,13 +74,27 @@ def test_objects_are_summed_over_images_and_their_rand_error_is_averaged() -> No
         objects = objects_of(masks)
         counter.update(predictions, masks, names, objects)
         for prediction, mask, truth in zip(predictions.numpy(), masks.numpy(), objects.numpy(), strict=True):
-            found = connected_objects(np.where(mask == IGNORE, 0, prediction), IGNORE)
+            found = np.where(mask == IGNORE, 0, connected_objects(prediction, IGNORE))
             wanted += object_counts(truth, found)
             errors.append(rand_error(truth, found))
     scores = counter.scores().objects
     assert scores is not None
     assert list(scores.counts) == wanted.tolist()
     assert scores.rand_error == pytest.approx(np.mean(errors))
+
+
+@pytest.mark.parametrize(
+    ("objects", "wanted"),
+    [([1, 1, 0, 2, 2], (2, 1, 2, 0)), ([1, 1, 0, 1, 1], (1, 1, 0, 0))],
+    ids=["two with an ignored line between them", "one that an ignored line crosses"],
+)
+def test_a_region_that_crosses_ignored_pixels_is_one(objects: list[int], wanted: tuple[int, ...]) -> None:
+    counter = Counter(K, IGNORE, objects=True)
+    mask = torch.tensor([[[1, 1, IGNORE, 1, 1]]])
+    counter.update(torch.ones_like(mask), mask, ["a"], torch.tensor([[objects]], dtype=torch.int32))
+    scores = counter.scores().objects
+    assert scores is not None
+    assert tuple(scores.counts) == wanted
 
 
 def test_an_image_without_objects_has_no_part_in_the_rand_error() -> None:

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor
 
 from segunet.base.errors import UserError
+from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
 from segunet.models.weights import load_encoder_weights
 
@@ -202,3 +203,50 @@ def test_weights_win_over_zero_init_residual(tmp_path: Path) -> None:
     state = resnet18_state(tmp_path / "full.pth")
     encoder = ResNetEncoder(depth=18, weights=str(tmp_path / "full.pth"), zero_init_residual=True)
     assert differing(encoder, state) == set()
+
+
+def small_decoder(weights: str | None = None, widths: tuple[int, ...] = (12, 8)) -> UNetDecoder:
+    return UNetDecoder([4, 8, 16], widths, weights=weights)
+
+
+def save_checkpoint(path: Path, encoder: ResNetEncoder, decoder: UNetDecoder) -> None:
+    """Save what these weights are read from in a segunet checkpoint."""
+    parts = {"encoder": encoder, "decoder": decoder}
+    state = {f"net.{part}.{name}": v for part, module in parts.items() for name, v in module.state_dict().items()}
+    torch.save({"segunet": {}, "state_dict": state | {"net.mean": torch.zeros(3)}, "epoch": 0}, path)
+
+
+def test_encoder_and_decoder_start_from_those_of_a_checkpoint(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(3)
+    encoder, decoder = ResNetEncoder(depth=18, num_maps=3), small_decoder()
+    save_checkpoint(tmp_path / "run.ckpt", encoder, decoder)
+    again = ResNetEncoder(depth=18, num_maps=4, weights=str(tmp_path / "run.ckpt"))
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in encoder.state_dict().items())
+    same = small_decoder(str(tmp_path / "run.ckpt")).state_dict()
+    assert all(torch.equal(same[name], value) for name, value in decoder.state_dict().items())
+    assert "initialized at random: layer3.0.bn1.bias" in log.text
+    count = sum("num_batches_tracked" not in name for name in same)
+    assert f"decoder weights {tmp_path / 'run.ckpt'}: {count} of the decoder's {count} tensors loaded" in log.text
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        ({"segunet": {}, "state_dict": {"net.encoder.conv1.weight": torch.zeros(1)}}, "its network has no decoder"),
+        ({"steps.0.conv1.0.weight": torch.full((12, 24, 3, 3), torch.nan)}, "contains NaN"),
+        ({"other": torch.zeros(1)}, "none of its 1 tensors has the name of one of the decoder"),
+        ({"segunet": {}, "state_dict": 3}, "holds a int, wanted a plain state dict"),
+        ({"segunet": {}}, "holds a NoneType, wanted a plain state dict"),
+        ({"segunet": {}, "state_dict": {"net.decoder.steps.0.conv1.0.weight": torch.zeros(1)}}, r"has shape \(1,\)"),
+    ],
+)
+def test_what_does_not_fit_the_decoder_is_refused(tmp_path: Path, content: dict[str, Any], text: str) -> None:
+    torch.save(content, tmp_path / "run.ckpt")
+    with pytest.raises(UserError, match=text) as caught:
+        small_decoder(str(tmp_path / "run.ckpt"))
+    assert "run.ckpt" in str(caught.value)
+
+
+def test_a_decoder_s_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"model\.decoder\.weights: there is no file .*none\.ckpt"):
+        small_decoder("none.ckpt")

@@ -27,7 +27,7 @@ from segunet.data.masks import (
     mask_values,
     teaches_nothing,
 )
-from segunet.data.objects import read_object_map
+from segunet.data.objects import check_object_map
 from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.reading import FEW_LEVELS, as_eight_bit_rgb, is_transparent, loses_levels, opened, read_stored
@@ -272,12 +272,12 @@ def _examine_mask(seen: Examined, form: MaskFormat) -> None:
         _check_values(seen, palette, form)
 
 
-def _examine_objects(seen: Examined, _: MaskFormat) -> None:
+def _examine_objects(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.objects
     assert path is not None
-    if seen.size is not None:
+    if seen.counts is not None:  # its mask is valid
         with seen.noting("object_map", path):
-            read_object_map(path, seen.size)
+            check_object_map(seen.pair, form)
 
 
 def _check_values(seen: Examined, palette: NDArray[np.uint8] | None, form: MaskFormat) -> None:
