@@ -4,14 +4,12 @@ The borders between touching cells are faint, and cells have streaks inside that
 only counts pixels merges or splits cells.
 """
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segunet.data.built_in import BuiltIn, check, write
+from segunet.data.built_in import BuiltIn
 from segunet.images.objects import connected_objects
 
 # Any change to the images must change this, so that an older folder is rewritten.
@@ -23,17 +21,8 @@ _TOUCHING = 0.85  # probability that a cell is put beside another one
 _Map = NDArray[np.float32]
 
 
-def write_cells(root: Path) -> None:
-    """Write the cells into the folder ``root``, as :func:`segunet.data.built_in.write` says."""
-    write(_cells(), root)
-
-
-def check_cells(root: Path) -> None:
-    """Check the cells in ``root``, as :func:`segunet.data.built_in.check` says."""
-    check(_cells(), root)
-
-
-def _cells() -> BuiltIn:
+def the_cells() -> BuiltIn:
+    """Return the data set, of the recipe above."""
     return BuiltIn("cells", RECIPE, draw_cells, megabytes=8)
 
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,13 +19,14 @@ from torch.utils.data import DataLoader
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
-from segunet.data.cells import check_cells, write_cells
+from segunet.data.built_in import BuiltIn, check, write
+from segunet.data.cells import the_cells
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.labels import LabelFacts, absent_classes, check_learnable, label_facts
 from segunet.data.masks import MaskFormat, enet_weights
 from segunet.data.objects import check_object_maps
-from segunet.data.sample import check_sample, write_sample
+from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
 from segunet.images.palette import voc_palette
@@ -268,12 +269,14 @@ class VOCDataModule(pl.LightningDataModule):
         }
 
 
-class SampleDataModule(VOCDataModule):
-    """The built-in sample: a VOC folder that is generated once."""
+class BuiltInDataModule(VOCDataModule):
+    """A built-in data set: a VOC folder that is generated once. Attribute ``built_in``: returns which one."""
+
+    built_in: Callable[[], BuiltIn]
 
     def prepare_data(self) -> None:
         """Write the folder if it is missing or of an older version; called in one process only."""
-        write_sample(self.root)
+        write(self.built_in(), self.root)
 
     def prepare_scoring(self) -> None:
         """Write the folder if it is missing; existing data is never overwritten.
@@ -281,25 +284,20 @@ class SampleDataModule(VOCDataModule):
         Raises:
             UserError: it holds an older version.
         """
-        check_sample(self.root)
+        check(self.built_in(), self.root)
         self.prepare_data()
 
 
-class CellsDataModule(VOCDataModule):
-    """The built-in cells: a VOC folder with SegmentationObject that is generated once."""
+class SampleDataModule(BuiltInDataModule):
+    """The built-in sample."""
 
-    def prepare_data(self) -> None:
-        """Write the folder if it is missing or of an older version; called in one process only."""
-        write_cells(self.root)
+    built_in = staticmethod(the_sample)
 
-    def prepare_scoring(self) -> None:
-        """Write the folder if it is missing; existing data is never overwritten.
 
-        Raises:
-            UserError: it holds an older version.
-        """
-        check_cells(self.root)
-        self.prepare_data()
+class CellsDataModule(BuiltInDataModule):
+    """The built-in cells, with SegmentationObject."""
+
+    built_in = staticmethod(the_cells)
 
 
 def check_class_names(names: Sequence[str]) -> None:

@@ -5,14 +5,12 @@ Each class is a shape. Colour and texture are hints only (an object has its clas
 rotation, and lie among background clutter of the same colours.
 """
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from segunet.data.built_in import BuiltIn, check, write
+from segunet.data.built_in import BuiltIn
 from segunet.images.palette import IGNORE_INDEX
 
 # Any change to the images must change this, so that an older folder is rewritten.
@@ -23,17 +21,8 @@ _OVERSAMPLING = 3  # drawn this many times larger, then averaged
 _MAX_OBJECTS = 2
 
 
-def write_sample(root: Path) -> None:
-    """Write the sample into the folder ``root``, as :func:`segunet.data.built_in.write` says."""
-    write(_sample(), root)
-
-
-def check_sample(root: Path) -> None:
-    """Check the sample in ``root``, as :func:`segunet.data.built_in.check` says."""
-    check(_sample(), root)
-
-
-def _sample() -> BuiltIn:
+def the_sample() -> BuiltIn:
+    """Return the data set, of the recipe above."""
     return BuiltIn("sample", RECIPE, draw_example, megabytes=15)
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from segunet.base.errors import UserError
 from segunet.base.validation import Byte, Pixels, explained
 from segunet.images.reading import Range
-from segunet.losses.noise_schedule import Prediction, Schedule, Steps
+from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
@@ -169,7 +169,7 @@ class DenoiserCard(_Plain):
 
     @model_validator(mode="after")
     def _check_prediction(self) -> Self:
-        if (self.schedule == "flow") != (self.prediction == "velocity"):
+        if not fits(self.schedule, self.prediction):
             raise ValueError(f"denoiser.prediction {self.prediction} does not fit the schedule {self.schedule}")
         return self
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from segunet.losses.denoising import as_images
 from segunet.losses.noise_schedule import NoiseSchedule
 from segunet.models.build import build_network
 from segunet.models.diffusion_unet import DiffusionUNet, check_side
-from segunet.models.prompts import PromptEncoder, parsed_prompt, vocabulary_of
+from segunet.models.prompts import PromptEncoder, hidden_states, parsed_prompt, vocabulary_of
 
 Images = NDArray[np.uint8]
 Advance = Callable[[int], object]
@@ -155,7 +155,9 @@ class Generator:
         self.class_names = [] if checkpoint.prompts is None else checkpoint.prompts.names
         self.fabric = fabric_from_settings(accelerator, precision)
         self.net = self.fabric.setup_module(checkpoint.net).eval()
-        self.prompts = None if checkpoint.prompts is None else self.fabric.setup_module(checkpoint.prompts).eval()
+        self.prompts: PromptEncoder | None = None
+        if checkpoint.prompts is not None:  # wrapped by Fabric, it still has its attributes
+            self.prompts = cast(PromptEncoder, self.fabric.setup_module(checkpoint.prompts).eval())
         self.film: Film | None = None
         self.seconds_per_step = 0.0
 
@@ -257,7 +259,8 @@ class Generator:
         scheduler.set_timesteps(wanted.steps, device=self.fabric.device)
         drawn = [noise_of(wanted.seed, index, (3, wanted.size, wanted.size)) for index in indices]
         noise = torch.stack([each for each, _ in drawn]).to(self.fabric.device)
-        predict = guided(self.net, *self._hidden(wanted.prompt, len(indices)), guidance=wanted.guidance)
+        hidden, empty = hidden_states(self.prompts, wanted.prompt or "", len(indices))
+        predict = guided(self.net, hidden, empty, wanted.guidance)
         frames: dict[int, Images] = {}
         shown = set(np.linspace(0, wanted.steps, min(FILM_FRAMES, wanted.steps + 1)).round().astype(int).tolist())
 
@@ -273,10 +276,3 @@ class Generator:
             frames[wanted.steps] = images[:1]
             self.film = Film(np.concatenate(list(frames.values())), list(frames))
         return images
-
-    def _hidden(self, prompt: str | None, count: int) -> tuple[Tensor | None, Tensor | None]:
-        """Return the hidden states of a prompt and of the empty one, each (count, V, D)."""
-        if self.prompts is None or prompt is None:
-            return None, None
-        present = parsed_prompt(prompt, self.class_names).to(self.fabric.device).expand(count, -1)
-        return self.prompts(present), self.prompts(torch.zeros_like(present))

@@ -27,6 +27,11 @@ SAMPLERS = tuple(_SAMPLERS)
 _LINEAR = (1e-4, 0.02)  # first and last beta of 1,000 (Ho et al. 2020, section 4)
 
 
+def fits(schedule: str, prediction: str) -> bool:
+    """Return whether a network can learn the ``prediction`` on the ``schedule``: a flow has a velocity, others none."""
+    return (schedule == "flow") == (prediction == "velocity")
+
+
 @checked("loss")
 @dataclass(frozen=True)
 class NoiseSchedule:
@@ -47,7 +52,7 @@ class NoiseSchedule:
     prediction: Prediction = "v"
 
     def __post_init__(self) -> None:
-        if self.is_flow != (self.prediction == "velocity"):
+        if not fits(self.schedule, self.prediction):
             raise UserError(
                 f"loss.prediction={self.prediction} does not fit loss.schedule={self.schedule}: a flow predicts "
                 "velocity, the other schedules epsilon, v or x0."

@@ -30,6 +30,18 @@ class PromptEncoder(nn.Module):
         return torch.where(present[..., None], self.named, self.empty)
 
 
+def hidden_states(prompts: PromptEncoder | None, prompt: str, count: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the hidden states of a prompt and of the empty one, each (count, V, D); None without an encoder.
+
+    Raises:
+        UserError: as :func:`parsed_prompt`.
+    """
+    if prompts is None:
+        return None, None
+    present = parsed_prompt(prompt, prompts.names).to(prompts.empty.device).expand(count, -1)
+    return prompts(present), prompts(torch.zeros_like(present))
+
+
 def parsed_prompt(prompt: str, names: Sequence[str]) -> Tensor:
     """Return which ``names`` a prompt has, bool (V,).
 

@@ -1,7 +1,6 @@
 """The report at the end of training: the scores of the best checkpoint, and the page."""
 
 import logging
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoi
 from segunet.inference.tiling import Inference
 from segunet.metrics.objects import ObjectCounts, ObjectScores
 from segunet.metrics.scores import Scores, scores_from_confusion
+from segunet.report.ending import BEST, best_checkpoint, log_next_steps, score_to_board
 from segunet.report.examples import examples
 from segunet.report.facts import command_line, duration, facts
 from segunet.report.history import read_history
@@ -23,7 +23,6 @@ from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import show_report, write_report
 
 logger = logging.getLogger(__name__)
-BEST = "checkpoints/best.ckpt"
 BEST_MIOU = "best/miou"  # in TensorBoard
 
 _ADVICE = "Resume the run for one more epoch (resume=RUN trainer.max_epochs=N): its checkpoint then becomes the best."
@@ -41,25 +40,15 @@ def conclude(
         inference: as used for validation.
         seconds: duration of the run.
     """
-    best = run_dir / BEST
-    if not best.is_file():
-        last = run_dir / "checkpoints" / "last.ckpt"
-        logger.info(
-            "there is no best checkpoint (no validation was run, or the file was removed); %s",
-            f"the weights are in {last}" if last.is_file() else "nothing was trained",
-        )
+    if (best := best_checkpoint(run_dir)) is None:
         return
     content = read_checkpoint(best, _ADVICE)
     epoch, scores = content["epoch"] + 1, saved_scores(content, best, datamodule.form.ignore_index)
     show_report(scores, datamodule.class_names)
     write_report(scores, datamodule.class_names, run_dir)
-    for board in trainer.loggers:
-        board.log_metrics({BEST_MIOU: scores.miou}, trainer.global_step)
-        board.finalize("success")
+    score_to_board(trainer, BEST_MIOU, scores.miou)
     logger.info("best epoch: %d; written to %s", epoch, run_dir)
-    logger.info("evaluate:  python -m segunet.evaluate %s", setting("checkpoint", best))
-    logger.info("resume:    python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
-    logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
+    log_next_steps(run_dir, f"evaluate:  python -m segunet.evaluate {setting('checkpoint', best)}")
     write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch, seconds), run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)
 

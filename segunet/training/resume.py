@@ -20,8 +20,8 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.report.denoising import METRICS
+from segunet.report.ending import BEST
 from segunet.report.page import PAGE
-from segunet.report.training import BEST
 from segunet.training.build_diffusion import is_denoising
 from segunet.training.callbacks import max_steps_of
 from segunet.training.checkpoints import STATE_ADVICE

@@ -4,12 +4,11 @@ import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import Tensor
 
 from segunet.images.drawing import ImageArray
 from segunet.inference.sampling import denoised, guided, noise_of
 from segunet.losses.denoising import as_images
-from segunet.models.prompts import parsed_prompt
+from segunet.models.prompts import hidden_states
 from segunet.training.diffusion import DiffusionTask
 
 TAG = "val/samples"
@@ -52,14 +51,7 @@ class SampleGrid(Callback):
         columns = []
         with torch.inference_mode():
             for prompt in prompts:
-                predict = guided(task.net, *self._hidden(task, prompt), guidance=_GUIDANCE)
+                predict = guided(task.net, *hidden_states(task.prompts, prompt, self.count), guidance=_GUIDANCE)
                 columns.append(as_images(denoised(predict, noise, scheduler)).numpy())
                 scheduler.set_timesteps(_STEPS, device=task.device)  # it counts its steps
         return np.concatenate([column.reshape(-1, *column.shape[2:]) for column in columns], axis=1)
-
-    def _hidden(self, task: DiffusionTask, prompt: str) -> tuple[Tensor | None, Tensor | None]:
-        """Return the hidden states of the prompt and of the empty one, for each image."""
-        if task.prompts is None:
-            return None, None
-        wanted = parsed_prompt(prompt, task.prompts.names).to(task.device).expand(self.count, -1)
-        return task.prompts(wanted), task.prompts(torch.zeros_like(wanted))

@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from segunet.data import cells
-from segunet.data.cells import RECIPE, draw_cells, write_cells
+from segunet.data.built_in import write
+from segunet.data.cells import RECIPE, draw_cells, the_cells
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.objects import read_objects
 from segunet.data.voc import list_pairs
@@ -22,9 +23,9 @@ FORM = MaskFormat(2, IGNORE_INDEX, voc_palette())
 def test_it_is_a_voc_folder_with_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cells, "RECIPE", {**RECIPE, "train": 2, "val": 1})
     root = tmp_path / "cells"
-    write_cells(root)
+    write(the_cells(), root)
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
-    write_cells(root)
+    write(the_cells(), root)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
     assert [len(list_pairs(root, split, objects=True)) for split in ("train", "val")] == [2, 1]
     for pair in list_pairs(root, "train", objects=True):

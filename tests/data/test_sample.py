@@ -15,9 +15,10 @@ from omegaconf import OmegaConf
 from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
 from segunet.data import sample
+from segunet.data.built_in import write
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.masks import MaskFormat, read_mask
-from segunet.data.sample import _SHAPES, RECIPE, draw_example, write_sample
+from segunet.data.sample import _SHAPES, RECIPE, draw_example, the_sample
 from segunet.data.voc import list_pairs
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.images.reading import read_image
@@ -49,7 +50,7 @@ def read_split(root: Path, split: str) -> Split:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Split]:
     root = tmp_path_factory.mktemp("full") / "sample"
-    write_sample(root)
+    write(the_sample(), root)
     return {split: read_split(root, split) for split in ("train", "val")}
 
 
@@ -59,7 +60,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Split]:
 @pytest.mark.usefixtures("small")
 def test_it_is_a_voc_folder_of_the_recipe_s_size(tmp_path: Path) -> None:
     root = tmp_path / "below" / "sample"
-    write_sample(root)
+    write(the_sample(), root)
     for split, count in (("train", 6), ("val", 3)):
         images, masks = read_split(root, split)
         assert images.shape == (count, SIZE, SIZE, 3)
@@ -70,11 +71,11 @@ def test_it_is_a_voc_folder_of_the_recipe_s_size(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small")
 def test_it_is_written_once(tmp_path: Path) -> None:
     root = tmp_path / "sample"
-    write_sample(root)
+    write(the_sample(), root)
     for path in root.rglob("*"):
         os.utime(path, (1000, 1000))
     (root / "mine.txt").touch()
-    write_sample(root)
+    write(the_sample(), root)
     assert {path.stat().st_mtime for path in root.rglob("*") if path.name != "mine.txt"} <= {1000, root.stat().st_mtime}
     assert (root / "JPEGImages" / "train_0000.jpg").stat().st_mtime == 1000
     assert (root / "mine.txt").exists()
@@ -84,12 +85,12 @@ def test_it_is_written_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["recipe", "no json"])
 def test_it_is_written_anew_when_it_is_another_recipe_s(tmp_path: Path, change: str) -> None:
     root = tmp_path / "sample"
-    write_sample(root)
+    write(the_sample(), root)
     wanted = contents(root)
     recipe = root / "sample.json"
     recipe.write_text("{" if change == "no json" else json.dumps({**RECIPE, "seed": -1}))
     (root / "JPEGImages" / "outdated.jpg").touch()
-    write_sample(root)
+    write(the_sample(), root)
     assert contents(root) == wanted
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
@@ -114,19 +115,19 @@ def test_a_folder_that_is_no_sample_is_refused_and_left_as_it_is(tmp_path: Path)
     (tmp_path / "mine" / "JPEGImages").mkdir(parents=True)
     (tmp_path / "mine" / "JPEGImages" / "precious.jpg").touch()
     with pytest.raises(UserError, match=str(tmp_path / "mine")):
-        write_sample(tmp_path / "mine")
+        write(the_sample(), tmp_path / "mine")
     assert list(contents(tmp_path / "mine")) == ["JPEGImages/precious.jpg"]
     (tmp_path / "mine" / "sample.json").write_text("{}")  # as an older sample has it, but beside a user's files
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(UserError, match=str(tmp_path / "mine")):
-        write_sample(tmp_path / "mine")
+        write(the_sample(), tmp_path / "mine")
     assert set(contents(tmp_path / "mine")) == {"JPEGImages/precious.jpg", "sample.json", "notes.txt"}
 
 
 def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"data\.root=.*file/sample: the built-in sample .* cannot be written there"):
-        write_sample(tmp_path / "file" / "sample")
+        write(the_sample(), tmp_path / "file" / "sample")
 
 
 @pytest.mark.usefixtures("small")
@@ -136,11 +137,11 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
     def late(draft: Path, root: Path) -> Path:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", replace)
-            write_sample(root)
+            write(the_sample(), root)
         return replace(draft, root)
 
     monkeypatch.setattr(Path, "replace", late)
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
     assert len(list_pairs(tmp_path / "sample", "train")) == 6
 
@@ -148,7 +149,7 @@ def test_another_process_may_be_faster(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.usefixtures("small")
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "sample").mkdir()
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     assert len(list_pairs(tmp_path / "sample", "train")) == 6
 
 
@@ -156,23 +157,23 @@ def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_every_value_of_the_recipe_counts(tmp_path: Path, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {**RECIPE, "train": 2, "val": 2}
     monkeypatch.setattr(sample, "RECIPE", small)
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     monkeypatch.setattr(sample, "RECIPE", {**small, key: small[key] + 1})
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     assert json.loads((tmp_path / "sample" / "sample.json").read_text())[key] == small[key] + 1
 
 
 @pytest.mark.usefixtures("small")
 def test_it_is_the_same_wherever_and_whenever_it_is_written(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_sample(tmp_path / name)
+        write(the_sample(), tmp_path / name)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_the_first_images_do_not_depend_on_how_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, count in (("few", 2), ("more", 4)):
         monkeypatch.setattr(sample, "RECIPE", {**RECIPE, "train": count, "val": 2})
-        write_sample(tmp_path / name)
+        write(the_sample(), tmp_path / name)
     few, more = contents(tmp_path / "few"), contents(tmp_path / "more")
     assert {name for name in few if few[name] == more[name]} >= {name for name in few if "_0" in name}
 
@@ -185,20 +186,20 @@ def test_a_writing_that_is_cut_short_leaves_nothing(
     with monkeypatch.context() as patch:
         stop_after(patch, 4, error)
         with pytest.raises(UserError if error is OSError else error):
-            write_sample(tmp_path / "sample")
+            write(the_sample(), tmp_path / "sample")
     assert list(tmp_path.iterdir()) == []
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     assert len(list_pairs(tmp_path / "sample", "train")) == 6
 
 
 @pytest.mark.usefixtures("small")
 def test_a_rewriting_that_is_cut_short_leaves_the_older_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_sample(tmp_path / "sample")
+    write(the_sample(), tmp_path / "sample")
     (tmp_path / "sample" / "sample.json").write_text("{}")
     before = contents(tmp_path / "sample")
     stop_after(monkeypatch, 4, KeyboardInterrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_sample(tmp_path / "sample")
+        write(the_sample(), tmp_path / "sample")
     assert contents(tmp_path / "sample") == before
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
