@@ -26,10 +26,7 @@ SIDE = 256  # pixels, from the top left
 
 def show(root: Path, checkpoints: list[str], output: Path) -> None:
     """Write the row of panels for the first validation image of the cells in ``root``."""
-    pair = list_pairs(root, "val", objects=True)[0]
-    image = read_image(pair.image)
-    mask = read_mask(pair.mask, image.shape[:2], MaskFormat(2, IGNORE_INDEX, voc_palette()))
-    objects = read_objects(pair, mask, IGNORE_INDEX)
+    image, _, objects = read_cells(root)
     found = [connected_objects(segunet.load(path).predict(image), IGNORE_INDEX) for path in checkpoints]
     panels = [
         image,
@@ -40,6 +37,14 @@ def show(root: Path, checkpoints: list[str], output: Path) -> None:
     gap = np.full((SIDE, 6, 3), 255, dtype=np.uint8)
     row = [part for panel in panels for part in (gap, panel[:SIDE, :SIDE])][1:]
     Image.fromarray(np.concatenate(row, axis=1)).save(output)
+
+
+def read_cells(root: Path) -> tuple[ImageArray, NDArray[np.uint8], NDArray[np.int32]]:
+    """Return the first validation image (H, W, 3) of the cells in ``root``, its mask (H, W) and its objects (H, W)."""
+    pair = list_pairs(root, "val", objects=True)[0]
+    image = read_image(pair.image)
+    mask = read_mask(pair.mask, image.shape[:2], MaskFormat(2, IGNORE_INDEX, voc_palette()))
+    return image, mask, read_objects(pair, mask, IGNORE_INDEX)
 
 
 def coloured(image: ImageArray, objects: NDArray[np.int32]) -> ImageArray:
