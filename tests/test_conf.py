@@ -77,3 +77,9 @@ def test_voc_s_names_are_those_of_the_config() -> None:
 def test_the_evaluation_composes_with_every_data_set() -> None:
     for data in ("from_checkpoint", "sample", "cells", "voc2012"):
         assert composed("evaluate", f"data={data}").tta == "none"
+
+
+def test_the_denoiser_of_the_sample_trains_by_flow_matching_too() -> None:
+    cfg = composed("train", "experiment=diffusion_sample", "loss=flow_matching")
+    task = build.task_from_config(cfg, build.datamodule_from_config(cfg))
+    assert task.loss.noise_schedule.is_flow

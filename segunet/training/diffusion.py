@@ -66,7 +66,7 @@ class DiffusionTask(ScheduledTask):
         """
         samples, present = self._inputs(batch)
         count = len(samples)
-        timesteps = self.loss.timesteps(torch.rand(count, device=self.device))
+        timesteps = self.loss.timesteps(spread_shares(count, self.device))
         noised = self.loss.noised(samples, torch.randn_like(samples), timesteps)
         kept = torch.rand(count, 1, device=self.device) >= self.loss.empty_prompt
         total = self._losses(noised, present & kept).mean()
@@ -125,6 +125,14 @@ class FixedNoise:
     def noise(self, shape: Sequence[int]) -> Tensor:
         """Return standard normal noise float32 of a ``shape``, drawn on the CPU."""
         return torch.from_numpy(np.random.default_rng([*self.key, 1]).standard_normal(shape, dtype=np.float32))
+
+
+def spread_shares(count: int, device: torch.device) -> Tensor:
+    """Return ``count`` random numbers (count,), each uniform in 0..1, evenly spread together.
+
+    Their losses' mean varies less than that of independent ones (Kingma et al. 2021, appendix I.1).
+    """
+    return (torch.rand((), device=device) + torch.arange(count, device=device) / count) % 1
 
 
 def fitted(images: Tensor, masks: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from segunet import train
 from segunet.inference.checkpoint import read_card
-from segunet.training.diffusion import FixedNoise, fitted
+from segunet.training.diffusion import FixedNoise, fitted, spread_shares
 from tests.commands import TINY, TINY_DENOISER, Command
 
 
@@ -148,6 +148,16 @@ def test_noises_differ_and_time_steps_are_spread() -> None:
     assert torch.equal(fixed[3].noise((3, 4, 4)), FixedNoise(0, 3, 8).noise((3, 4, 4)))
     assert not torch.equal(fixed[3].noise((3, 4, 4)), fixed[4].noise((3, 4, 4)))
     assert fixed[3].share != FixedNoise(1, 3, 8).share
+
+
+def test_the_time_steps_of_a_batch_are_random_and_spread() -> None:
+    torch.manual_seed(0)
+    first, second = (spread_shares(8, torch.device("cpu")) for _ in range(2))
+    assert sorted((first * 8).long().tolist()) == list(range(8))
+    assert ((first >= 0) & (first < 1)).all()
+    assert not torch.equal(first, second)
+    many = torch.cat([spread_shares(3, torch.device("cpu")) for _ in range(4000)])
+    assert torch.histc(many, bins=4, min=0, max=1) / len(many) == pytest.approx([0.25] * 4, abs=0.01)
 
 
 def test_images_of_any_size_become_samples() -> None:
