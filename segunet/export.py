@@ -2,11 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 
@@ -17,14 +19,20 @@ from segunet.base.validation import Count, Positive, Settings, Share
 from segunet.base.version import __version__
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
-from segunet.formats.read import READERS, read_exported
-from segunet.formats.write import FORMATS, Format, traced
-from segunet.inference.checkpoint import Checkpoint, load_checkpoint
+from segunet.formats.read import READERS, ExportedNet, read_exported
+from segunet.formats.write import FORMATS, Format, Traced, traced, traced_denoiser
+from segunet.inference.card import CheckpointCard
+from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
+from segunet.inference.denoiser_fidelity import DenoiserComparison, check_same_denoiser, compare_denoisers
 from segunet.inference.fidelity import Comparison, check_same, compare
+from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
+from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
+from segunet.models.prompts import PromptEncoder
 from segunet.training import build
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
+_OF_IMAGES = ("data", "split", "images", "inference_size", "tolerance.logits", "tolerance.agreement")  # settings
 
 
 class Tolerance(Settings):
@@ -32,6 +40,7 @@ class Tolerance(Settings):
 
     logits: Share
     agreement: Share
+    prediction: Share
 
 
 class ExportSettings(Settings):
@@ -42,8 +51,8 @@ class ExportSettings(Settings):
     tolerance: Tolerance
 
 
-def export(cfg: DictConfig) -> Path:
-    """Write ``cfg.checkpoint`` in ``cfg.format`` and return the file's path.
+def export(cfg: DictConfig) -> None:
+    """Write ``cfg.checkpoint`` in ``cfg.format``, and log what was written and how it is used.
 
     Raises:
         UserError: anything the user can fix, or the exported network differs from the original. No file is then
@@ -52,17 +61,127 @@ def export(cfg: DictConfig) -> Path:
     ExportSettings.of(cfg)
     source, chosen = chosen_source(cfg), chosen_format(cfg)
     output = chosen_output(cfg, source, chosen)
-    checkpoint = load_checkpoint(source)
-    cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
-    datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
-    datamodule.num_workers = 0  # nothing else may run during the timing
+    content = read_checkpoint(source)
+    card = card_of(content, source)
+    subject: Segmentation | Denoiser
+    if card.denoiser is None:
+        subject = Segmentation(cfg, checkpoint_of(content, source))
+    else:
+        subject = Denoiser(cfg, denoiser_of(content, source), card)
     with whole_files(output) as draft:
-        write(checkpoint, chosen, draft)
+        write(subject.traced, about(card) | subject.about(), chosen, draft)
         exported, _ = read_exported(draft)
-        comparison = compare(checkpoint.net, exported, datamodule, cfg.seed)
-        show(comparison, cfg.format)
-        check_same(comparison, cfg.tolerance.logits, cfg.tolerance.agreement)
-    return output
+        subject.compare(exported)
+    log_files(output)
+    subject.log_use(output)
+
+
+class Segmentation:
+    """A segmentation network to export.
+
+    Args:
+        cfg: config of the command.
+        checkpoint: the network.
+
+    Raises:
+        UserError: the images to compare it on are not there, or invalid.
+    """
+
+    def __init__(self, cfg: DictConfig, checkpoint: Checkpoint) -> None:
+        self.net = checkpoint.net
+        self.cfg, self.datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
+        self.datamodule.val_pairs = self.datamodule.val_pairs[: cfg.images]
+        self.datamodule.num_workers = 0  # nothing else may run during the timing
+
+    def traced(self) -> Traced:
+        """Return its graph."""
+        return traced(self.net)
+
+    def about(self) -> dict[str, Any]:
+        """Return what its card has besides :func:`about`."""
+        return {
+            "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
+            "border": border_of(self.net),
+            "stride": getattr(self.net, "stride", 1),
+            "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax "
+            "over K",
+        }
+
+    def compare(self, exported: ExportedNet) -> None:
+        """Print how ``exported`` compares with it; raise a UserError if they differ."""
+        comparison = compare(self.net, exported, self.datamodule, self.cfg.seed)
+        show(comparison, self.cfg.format)
+        check_same(comparison, self.cfg.tolerance.logits, self.cfg.tolerance.agreement)
+
+    def log_use(self, output: Path) -> None:
+        """Log the next steps."""
+        checkpoint = setting("checkpoint", output)
+        logger.info("evaluate:  python -m segunet.evaluate %s", checkpoint)
+        logger.info("predict:   python -m segunet.predict %s input=PATH", checkpoint)
+
+
+class Denoiser:
+    """A denoiser to export.
+
+    Args:
+        cfg: config of the command.
+        checkpoint: the denoiser.
+        card: the checkpoint's.
+
+    Raises:
+        UserError: a setting was given that is for the images that segmentation networks are compared on.
+    """
+
+    def __init__(self, cfg: DictConfig, checkpoint: DenoiserCheckpoint, card: CheckpointCard) -> None:
+        self.cfg, self.checkpoint, self.card = cfg, checkpoint, card
+        if given := [each for each in HydraConfig.get().overrides.task if _names(each, _OF_IMAGES)]:
+            raise UserError(
+                f"{', '.join(given)}: a denoiser is not compared on images, but on noise (seed, tolerance.prediction). "
+                "Leave it out."
+            )
+
+    def traced(self) -> Traced:
+        """Return its graph."""
+        return traced_denoiser(self.checkpoint.net)
+
+    def about(self) -> dict[str, Any]:
+        """Return what its card has besides :func:`about`."""
+        net, denoiser = self.checkpoint.net, self.card.denoiser
+        assert denoiser is not None
+        stride, width = net.encoder.stride, net.cross_attention_dim
+        states = "" if width is None else f"; encoder_hidden_states: float32 (N, L, {width}), one of each prompt's name"
+        return {
+            "input": f"sample: float32 (N, 3, H, W), RGB, any N, H and W multiples of {stride}; "
+            f"timestep: float32 (N,), 0..{denoiser.steps}{states}",
+            "stride": stride,
+            "output": f"prediction: float32 (N, 3, H, W), {denoiser.prediction}",
+            "denoiser": denoiser.model_dump() | {"scale": SCALE, "prompts": prompts_of(self.checkpoint.prompts)},
+        }
+
+    def compare(self, exported: ExportedNet) -> None:
+        """Print how ``exported`` compares with it; raise a UserError if they differ."""
+        comparison = compare_denoisers(self.checkpoint, exported, self.cfg.seed)
+        show_denoisers(comparison, self.cfg.format)
+        check_same_denoiser(comparison, self.cfg.tolerance.prediction)
+
+    def log_use(self, _output: Path) -> None:
+        """Log how it is called."""
+        about = self.about()
+        logger.info("input:     %s", about["input"])
+        logger.info("output:    %s", about["output"])
+
+
+def _names(override: str, settings: tuple[str, ...]) -> bool:
+    """Return whether a word of the command line sets one of the ``settings``, or something below it."""
+    name = override.lstrip("+~").partition("=")[0]
+    return any(f"{name}.".startswith(f"{each}.") for each in settings)
+
+
+def prompts_of(encoder: PromptEncoder | None) -> dict[str, Any] | None:
+    """Return an ``inference.card.PromptsCard`` in plain values."""
+    if encoder is None:
+        return None
+    return {"names": encoder.names, "named": encoder.named.tolist(), "empty": encoder.empty.tolist()}
 
 
 def chosen_source(cfg: DictConfig) -> Path:
@@ -156,33 +275,33 @@ def whole_files(path: Path) -> Iterator[Path]:
         ) from error
 
 
-def write(checkpoint: Checkpoint, chosen: Format, path: Path) -> None:
-    """Write the network and its card.
+def about(card: CheckpointCard) -> dict[str, Any]:
+    """Return what the cards of all exported files have, in plain values."""
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "class_names": card.class_names,
+        "palette": card.palette,
+        "inference_size": card.inference_size,
+        "ignore_index": card.data.ignore_index,
+        "data": card.data.model_dump(),
+    }
+
+
+def write(trace: Callable[[], Traced], card: dict[str, Any], chosen: Format, path: Path) -> None:
+    """Write the network that ``trace`` returns and its card.
 
     Raises:
         UserError: the format cannot express the network.
     """
-    card = {
-        "version": __version__,
-        "torch": torch.__version__,
-        "class_names": checkpoint.class_names,
-        "palette": checkpoint.palette.tolist(),
-        "inference_size": checkpoint.inference_size,
-        "ignore_index": checkpoint.data.ignore_index,
-        "data": checkpoint.data.model_dump(),
-        "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
-        "border": border_of(checkpoint.net),
-        "stride": getattr(checkpoint.net, "stride", 1),
-        "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K",
-    }
     try:
-        chosen.write(traced(checkpoint.net), card, path)
+        chosen.write(trace(), card, path)
     except (UserError, OSError):
         raise
     except Exception as error:  # each exporter has its own errors
         reason = " ".join(str(error).split())[:500].rstrip(".")
         raise UserError(
-            f"The network could not be written as {path.suffix} for images of any size: {type(error).__name__}: "
+            f"The network could not be written as {path.suffix} for inputs of any size: {type(error).__name__}: "
             f"{reason}. Free some space if the disk is full, else try another format ({', '.join(FORMATS)})."
         ) from error
 
@@ -202,20 +321,35 @@ def show(comparison: Comparison, name: str) -> None:
     console.print(f"({comparison.scores[0].images} images, {torch.get_num_threads()} threads)", highlight=False)
 
 
-def conclude(output: Path) -> None:
-    """Log what was written and the next steps."""
+def show_denoisers(comparison: DenoiserComparison, name: str) -> None:
+    """Print the comparison of a denoiser."""
+    table = Table()
+    for heading in ("", "PyTorch", name, "difference"):
+        table.add_column(heading, justify="right" if heading else "left")
+    first, second = comparison.seconds
+    table.add_row("largest prediction", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
+    speed = f"{first / second:.2f} times as fast"
+    table.add_row("ms per denoising step", f"{1000 * first:.1f}", f"{1000 * second:.1f}", speed)
+    console.print(table)
+    threads = torch.get_num_threads()
+    console.print(
+        f"({comparison.samples} noises, time steps and prompts of several sizes; a step is of one sample of "
+        f"{comparison.side} x {comparison.side}, {threads} threads)",
+        highlight=False,
+    )
+
+
+def log_files(output: Path) -> None:
+    """Log what was written."""
     files = [output, *([output.with_suffix(".bin")] if output.suffix == ".xml" else [])]
     sizes = ", ".join(f"{file} ({file.stat().st_size / 1e6:.1f} MB)" for file in files)
-    checkpoint = setting("checkpoint", output)
     logger.info("written to %s", sizes)
-    logger.info("evaluate:  python -m segunet.evaluate %s", checkpoint)
-    logger.info("predict:   python -m segunet.predict %s input=PATH", checkpoint)
 
 
 @command("export")
 def main(cfg: DictConfig) -> None:
     """Run the command."""
-    conclude(export(cfg))
+    export(cfg)
 
 
 if __name__ == "__main__":

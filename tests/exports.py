@@ -30,8 +30,16 @@ def export_to_every_format(voc: Path) -> Exports:
     run_dir = voc.parent / "exported"
     checkpoint = run_dir / "checkpoints" / "best.ckpt"
     _run(train, *TINY, *_SMALLER, f"data.root={voc}", "trainer.max_epochs=2", f"run_dir={run_dir}")
-    printed = {name: _run(export, f"checkpoint={checkpoint}", f"format={name}", "images=3") for name in FORMATS}
-    files = {name: checkpoint.with_suffix(each.suffix) for name, each in FORMATS.items()}
+    return export_everything(checkpoint, checkpoint.parent, "images=3")
+
+
+def export_everything(checkpoint: Path, folder: Path, *options: str) -> Exports:
+    """Export a checkpoint into a ``folder``; without a name for the output if it is the checkpoint's own."""
+    files = {name: folder / f"{checkpoint.stem}{each.suffix}" for name, each in FORMATS.items()}
+    named = {name: [] if folder == checkpoint.parent else [f"output={path}"] for name, path in files.items()}
+    printed = {
+        name: _run(export, f"checkpoint={checkpoint}", f"format={name}", *options, *named[name]) for name in FORMATS
+    }
     return Exports(checkpoint, files, printed)
 
 

@@ -15,12 +15,11 @@ import onnx
 import pytest
 import torch
 
-from segunet import evaluate, export, load, train
+from segunet import evaluate, export, generate, load, train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
 from segunet.formats.read import import_openvino
 from segunet.formats.write import FORMATS, traced
-from segunet.inference.checkpoint import Checkpoint, load_checkpoint
 from segunet.inference.fidelity import Comparison, check_same
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
@@ -98,7 +97,7 @@ def small(model: str) -> torch.nn.Module:
 @pytest.mark.parametrize("model", MODELS)
 def test_every_model_is_traced_for_any_size(model: str) -> None:
     net = small(model).to(memory_format=torch.channels_last)
-    program = traced(net).module()
+    program = traced(net).program.module()
     for shape in ((1, 3, 1, 1), (1, 3, 8, 8), (3, 3, 65, 33), (2, 3, 7, 90)):
         images = torch.randint(256, shape, dtype=torch.uint8)
         with torch.no_grad():
@@ -110,7 +109,7 @@ def test_every_model_is_traced_for_any_size(model: str) -> None:
 def test_an_unpadded_network_is_traced_for_any_size_that_it_can_mirror() -> None:
     torch.manual_seed(0)
     net = ClassicUNet(2, mean=[127.5], std=[127.5], widths=(4, 8, 16)).eval()  # mirrors 20 pixels
-    program = traced(net).module()
+    program = traced(net).program.module()
     for shape in ((1, 3, 21, 21), (2, 3, 72, 104), (3, 3, 65, 33)):
         images = torch.randint(256, shape, dtype=torch.uint8)
         with torch.no_grad():
@@ -195,15 +194,13 @@ def test_the_tolerance_is_of_the_largest_logit(difference: float, agreement: flo
         check_same(comparison, logits=1e-3, agreement=0.999)
 
 
-def test_a_network_that_cannot_be_traced_is_a_paragraph(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_network_that_cannot_be_traced_is_a_paragraph(tmp_path: Path) -> None:
     class OnlySquares(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.float() if images.shape[2] > 70 else images.float() + 1
 
-    loaded = load_checkpoint(checkpoint)
-    picky = Checkpoint(OnlySquares(), loaded.class_names, loaded.palette, None, loaded.data)
-    with pytest.raises(UserError, match="images of any size"):
-        export.write(picky, FORMATS["torch_export"], tmp_path / "net.pt2")
+    with pytest.raises(UserError, match="inputs of any size"):
+        export.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2")
 
 
 def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
@@ -227,6 +224,13 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         assert message in result.error
         assert "Traceback" not in result.error
     assert [path.name for path in checkpoint.parent.iterdir()] == ["net.ckpt"]
+
+
+def test_generate_says_what_an_exported_segmentation_network_is(run: Command, exports: Exports, tmp_path: Path) -> None:
+    for path in exports.files.values():
+        result = run(generate, f"checkpoint={path}", f"output={tmp_path}/out")
+        assert result.status == 1
+        assert f"python -m segunet.predict checkpoint={path} input=PATH" in result.error
 
 
 def test_a_missing_package_is_named(run: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 import segunet
-from segunet import evaluate, export, generate, predict, train
+from segunet import evaluate, generate, predict, train
 from segunet.base.errors import UserError
 from segunet.inference.checkpoint import read_card
 from segunet.inference.generator import Generator, load_denoiser
@@ -170,11 +170,7 @@ def test_each_kind_of_checkpoint_names_its_command(
     assert result.status == 1
     assert f"python -m segunet.predict checkpoint={best(trained)} input=PATH" in result.error
     image = trained / "voc" / "JPEGImages" / "val_0.jpg"
-    for module, more in (
-        (evaluate, [out]),
-        (predict, [f"input={image}", out]),
-        (export, [f"output={tmp_path}/out/x.onnx"]),
-    ):
+    for module, more in ((evaluate, [out]), (predict, [f"input={image}", out])):
         result = run(module, checkpoint, *more)
         assert result.status == 1, module
         assert f"python -m segunet.generate {checkpoint}" in result.error

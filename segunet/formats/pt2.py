@@ -31,7 +31,7 @@ _RECORDS = re.compile(
     r"data/(weights|constants)/(weight|tensor)_\d+"
 )
 
-_NAME = re.compile(r"[\w.,+<>-]*")
+_NAME = re.compile(r"[\w.,+<>-]*|\d+\*s\d+")  # the last one is a size that is a multiple of a number
 
 _SIZE = re.compile(
     r"(\b(Symbol|Integer|Add|Mul|Max|Min|Mod|FloorDiv|positive|nonnegative|integer|True|s\d+|\d+)\b|[ (),='-])*"

@@ -1,7 +1,8 @@
 """Read exported files: the network as a module, and its card.
 
-All networks take ``images`` (N, 3, H, W), RGB, of any size, and return float32 ``logits`` (N, K, H, W). They use as
-many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS) and are deterministic.
+Segmentation networks take ``images`` (N, 3, H, W), RGB, of any size, and return float32 ``logits`` (N, K, H, W);
+denoisers are called by their method ``run`` with the inputs of :func:`segunet.formats.write.traced_denoiser`. All use
+as many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS) and are deterministic.
 """
 
 import json
@@ -23,17 +24,16 @@ from segunet.formats.seal import check_seal
 from segunet.models.classic_unet import check_can_mirror
 
 METADATA = "segunet"  # the key in ONNX's metadata_props and OpenVINO's rt_info
-INPUT, OUTPUT = "images", "logits"
 EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint=PATH format=..."
 
 # ONNX operators that compute a tensor from others; no control flow, none that create a tensor from a shape.
 _OPERATORS = frozenset(
     """
-    Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose
+    Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Cos
     DepthToSpace Div Einsum Elu Equal Erf Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool
     Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
     LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu
-    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Slice Softmax
+    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Sin Slice Softmax
     Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
     """.split()  # noqa: SIM905 - a list would take a line per name
 )
@@ -49,33 +49,45 @@ class ExportedNet(nn.Module):
     border = 0
     stride = 1
 
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the output, float32, of all inputs in the file's order, each in its dtype.
+
+        Raises:
+            RuntimeError: the runtime failed, for example out of memory, or an input does not fit.
+        """
+        raise NotImplementedError
+
 
 class ArrayNet(ExportedNet):
     """A network of another runtime as a module. It always runs on the CPU.
 
     Args:
-        run: images uint8 (N, 3, H, W) -> logits float32 (N, K, H, W).
+        compute: the inputs, in the file's order -> the output, float32.
     """
 
-    def __init__(self, run: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> None:
+    def __init__(self, compute: Callable[[list[NDArray[Any]]], NDArray[np.float32]]) -> None:
         super().__init__()
-        self.run = run
+        self.compute = compute
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
 
         Raises:
-            RuntimeError: the runtime failed, for example out of memory.
+            RuntimeError: as :meth:`run`.
         """
         check_can_mirror(images, self.border)
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
-        array = images.to("cpu", torch.uint8).contiguous().numpy()
+        return self.run(images.to(torch.uint8))
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the output; raises as :meth:`ExportedNet.run`."""
+        arrays = [each.cpu().contiguous().numpy() for each in inputs]
         try:
-            logits = self.run(array)
+            output = self.compute(arrays)
         except Exception as error:  # each runtime has its own errors
             raise RuntimeError(str(error)) from error
-        return torch.from_numpy(logits).to(images.device)
+        return torch.from_numpy(output).to(inputs[0].device)
 
 
 class ProgramNet(ExportedNet):
@@ -93,8 +105,12 @@ class ProgramNet(ExportedNet):
     def forward(self, images: Tensor) -> Tensor:
         """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
         check_can_mirror(images, self.border)
-        logits: Tensor = self.program(images)
-        return logits
+        return self.run(images)
+
+    def run(self, *inputs: Tensor) -> Tensor:
+        """Return the output; raises as :meth:`ExportedNet.run`."""
+        output: Tensor = self.program(*inputs)
+        return output
 
 
 def read_exported(path: Path) -> tuple[ExportedNet, Any]:
@@ -150,7 +166,8 @@ def _read_onnx(path: Path) -> tuple[ExportedNet, str | None]:
     _check_operators(path)
     session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return ArrayNet(lambda images: session.run([OUTPUT], {INPUT: images})[0]), text
+    names = [each.name for each in session.get_inputs()]
+    return ArrayNet(lambda inputs: session.run(None, dict(zip(names, inputs, strict=True)))[0]), text
 
 
 def _check_operators(path: Path) -> None:
@@ -183,7 +200,7 @@ def _read_openvino(path: Path) -> tuple[ExportedNet, str | None]:
         "PERFORMANCE_HINT": "LATENCY",
     }
     compiled = core.compile_model(model, "CPU", settings)
-    return ArrayNet(lambda images: compiled(images)[0]), text
+    return ArrayNet(lambda inputs: compiled(inputs)[0]), text
 
 
 READERS: dict[str, Callable[[Path], tuple[ExportedNet, str | None]]] = {

@@ -1,8 +1,12 @@
-"""Write a network as ONNX, torch.export program or OpenVINO model, for any batch, height and width."""
+"""Write a network as ONNX, torch.export program or OpenVINO model, for any batch, height and width.
+
+Shapes: N batch, K classes, C channels, H and W height and width, L hidden states of D numbers each.
+"""
 
 import copy
 import io
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +18,34 @@ from torch.export import Dim, ExportedProgram
 
 from segunet.base.extras import import_extra
 from segunet.formats.pt2 import EXTRA_FILE
-from segunet.formats.read import INPUT, METADATA, OUTPUT, import_openvino
+from segunet.formats.read import METADATA, import_openvino
 from segunet.formats.seal import UNSEALED, seal
 from segunet.models.classic_unet import border_of
+from segunet.models.diffusion_unet import DiffusionUNet
 
 _EXAMPLE = (2, 3, 71, 103)  # padded in both directions, like any other size
-_SIZES = {0: "batch", 2: "height", 3: "width"}  # axes of the images that can have any size
+# The inputs, and their axes that can have any size.
+_SEGMENTATION = {"images": {0: "batch", 2: "height", 3: "width"}}
+_DENOISER = {
+    "sample": {0: "batch", 2: "height", 3: "width"},
+    "timestep": {0: "batch"},
+    "encoder_hidden_states": {0: "batch", 1: "length"},
+}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network as a graph of tensor operations.
+
+    Attributes:
+        program: the graph.
+        inputs: names of its inputs, in order, and of their axes that can have any size.
+        output: name of its output, whose last two axes are those of the first input.
+    """
+
+    program: ExportedProgram
+    inputs: dict[str, dict[int, str]]
+    output: str
 
 
 @dataclass(frozen=True)
@@ -29,16 +55,16 @@ class Format:
     Attributes:
         suffix: suffix of its file, a key of ``formats.read.READERS``.
         packages: imports the packages to write and run it; raises a UserError if one is missing.
-        write: writes a program and its card (plain containers) to a path, with a weights file if the format has one.
+        write: writes a network and its card (plain containers) to a path, with a weights file if the format has one.
     """
 
     suffix: str
     packages: Callable[[], Any]
-    write: Callable[[ExportedProgram, dict[str, Any], Path], None]
+    write: Callable[[Traced, dict[str, Any], Path], None]
 
 
-def traced(net: nn.Module) -> ExportedProgram:
-    """Return the network as a graph of tensor operations, for images uint8 (N, 3, H, W) of any N, H and W.
+def traced(net: nn.Module) -> Traced:
+    """Trace a segmentation network: ``images`` uint8 (N, 3, H, W) of any N, H and W -> ``logits`` (N, K, H, W).
 
     Args:
         net: in evaluation mode, on the CPU.
@@ -49,13 +75,46 @@ def traced(net: nn.Module) -> ExportedProgram:
     least = border_of(net) + 1  # pixels: an unpadded network cannot mirror smaller images
     count, channels, height, width = _EXAMPLE
     images = torch.zeros(count, channels, height + least, width + least, dtype=torch.uint8)
+    sizes = {name: Dim(name, min=least) for name in ("height", "width")}
+    return Traced(_graph(net, (images,), _SEGMENTATION, sizes), _SEGMENTATION, "logits")
+
+
+def traced_denoiser(net: DiffusionUNet) -> Traced:
+    """Trace a denoiser: its forward call's first inputs -> ``prediction`` float32 (N, C, H, W).
+
+    The inputs are ``sample`` float32 (N, C, H, W), ``timestep`` float32 (N,) and, if it is conditional,
+    ``encoder_hidden_states`` float32 (N, L, D), of any N and L, and any H and W that are multiples of the encoder's
+    stride.
+
+    Args:
+        net: in evaluation mode, on the CPU.
+
+    Raises:
+        RuntimeError: torch.export cannot trace the network, or not for every size.
+    """
+    stride, width = net.encoder.stride, net.cross_attention_dim
+    examples = [torch.zeros(2, net.in_channels, 3 * stride, 5 * stride), torch.zeros(2)]
+    if width is not None:
+        examples.append(torch.zeros(2, 7, width))
+    inputs = dict(list(_DENOISER.items())[: len(examples)])
+    sizes = {name: stride * Dim(f"{name}_in_strides", min=1) for name in ("height", "width")}
+    graph = _graph(net, tuple(examples), inputs, sizes)
+    graph._guards_code.clear()  # Python: it says that H and W are such multiples, and refuses maps of one pixel
+    return Traced(graph, inputs, "prediction")
+
+
+def _graph(
+    net: nn.Module, examples: tuple[torch.Tensor, ...], inputs: dict[str, dict[int, str]], sizes: dict[str, Any]
+) -> ExportedProgram:
+    """Return the graph of a call with the ``examples``; axes without a restriction in ``sizes`` can be 1 or more."""
     # In channels_last the trace would check memory layouts, and specialize maps of one pixel.
     net = copy.deepcopy(net).to(memory_format=torch.contiguous_format)
-    sizes = ({axis: Dim(name, min=1 if axis == 0 else least) for axis, name in _SIZES.items()},)
+    free = {name: Dim(name, min=1) for axes in inputs.values() for name in axes.values()}
+    shapes = tuple({axis: (free | sizes)[name] for axis, name in axes.items()} for axes in inputs.values())
     # By default sizes of 1 would be specialized; torch.onnx traces this way too.
     settings = torch.fx.experimental._config
     with torch.no_grad(), settings.patch(backed_size_oblivious=True):  # type: ignore[attr-defined]
-        program = torch.export.export(net, (images,), dynamic_shapes=sizes)
+        program = torch.export.export(net, examples, dynamic_shapes=shapes)
     _strip_metadata(program)
     return program
 
@@ -73,16 +132,19 @@ def _onnx_packages() -> list[Any]:
     return [import_extra(module, "onnx") for module in ("onnx", "onnxscript", "onnxruntime")]
 
 
-def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+def write_onnx(network: Traced, card: dict[str, Any], path: Path) -> None:
     """Write one .onnx file, including weights (up to protobuf's 2 GB), and check it with onnx."""
     onnx, script, _ = _onnx_packages()
-    names: Any = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_shapes": (_SIZES,)}
-    result = torch.onnx.export(program, (), dynamo=True, verbose=False, **names)
+    names: Any = {"input_names": list(network.inputs), "output_names": [network.output]}
+    axes: Any = tuple(network.inputs.values())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # inputs share it, on purpose
+        result = torch.onnx.export(network.program, (), dynamo=True, verbose=False, dynamic_shapes=axes, **names)
     assert result is not None
-    images, logits = result.model.graph.inputs[0].shape, result.model.graph.outputs[0].shape
-    assert images is not None
-    assert logits is not None
-    logits[2], logits[3] = images[2], images[3]  # torch says min(height, height rounded up to the stride)
+    first, output = result.model.graph.inputs[0].shape, result.model.graph.outputs[0].shape
+    assert first is not None
+    assert output is not None
+    output[2], output[3] = first[2], first[3]  # torch says min(height, height rounded up to the stride)
     exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
     result.model.metadata_props[METADATA] = json.dumps({**card, "exporter": exporter, "checksum": UNSEALED})
     result.save(path, external_data=False)
@@ -90,19 +152,21 @@ def write_onnx(program: ExportedProgram, card: dict[str, Any], path: Path) -> No
     seal(path)
 
 
-def write_program(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+def write_program(network: Traced, card: dict[str, Any], path: Path) -> None:
     """Write one .pt2 file."""
     buffer = io.BytesIO()  # torch's own writer aborts the process if the disk is full
-    torch.export.save(program, buffer, extra_files={EXTRA_FILE: json.dumps({**card, "exporter": "torch.export"})})
+    about = {**card, "exporter": "torch.export"}
+    torch.export.save(network.program, buffer, extra_files={EXTRA_FILE: json.dumps(about)})
     path.write_bytes(buffer.getbuffer())
 
 
-def write_openvino(program: ExportedProgram, card: dict[str, Any], path: Path) -> None:
+def write_openvino(network: Traced, card: dict[str, Any], path: Path) -> None:
     """Write an .xml file and its weights, float32, in a .bin file beside it."""
     openvino = import_openvino()
-    model = openvino.convert_model(program)
-    model.input().get_tensor().set_names({INPUT})
-    model.output().get_tensor().set_names({OUTPUT})
+    model = openvino.convert_model(network.program)
+    for each, name in zip(model.inputs, network.inputs, strict=True):
+        each.get_tensor().set_names({name})
+    model.output().get_tensor().set_names({network.output})
     about = {**card, "exporter": f"openvino {openvino.__version__}", "checksum": UNSEALED}
     model.set_rt_info(json.dumps(about), [METADATA])
     openvino.save_model(model, path, compress_to_fp16=False)

@@ -199,11 +199,39 @@ class CheckpointCard(Card):
         return self
 
 
+class PromptsCard(_Plain):
+    """Hidden states of the prompts' vocabulary, V names of D numbers each.
+
+    Attributes:
+        names: V names.
+        named: (V, D), of each name where it is wanted.
+        empty: (D,), of a name where it is not wanted.
+    """
+
+    names: ClassNames
+    named: list[list[float]]
+    empty: list[float]
+
+
+class ExportedDenoiserCard(DenoiserCard):
+    """What whoever runs an exported denoiser must know.
+
+    Attributes:
+        scale: samples are images, 0..255, divided by it, minus 1.
+        prompts: None for an unconditional denoiser.
+    """
+
+    scale: Annotated[float, Field(gt=0)]
+    prompts: PromptsCard | None
+
+
 class ExportedCard(Card):
     """The card of an exported file, with the packages that wrote it and its input and output.
 
     Attributes:
-        border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network.
+        border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network; of a denoiser, the number
+            that height and width must be multiples of.
+        denoiser: of a denoiser; None for a segmentation network.
     """
 
     torch: Text = ""
@@ -213,6 +241,7 @@ class ExportedCard(Card):
     output: Text
     border: Border = 0
     stride: Annotated[int, Field(ge=1, le=4096)] = 1
+    denoiser: ExportedDenoiserCard | None = None
     checksum: Text = ""
 
 

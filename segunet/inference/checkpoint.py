@@ -67,11 +67,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path: a .ckpt file, or one with a suffix of ``formats.read.READERS``.
 
     Raises:
-        UserError: no file, not a checkpoint, not segunet's, damaged, or of a class that is not trusted.
+        UserError: no file, not a checkpoint, not segunet's, damaged, a denoiser's, or of a class that is not trusted.
     """
     if path.suffix in READERS:
         exported, content = read_exported(path)
         about = parsed(ExportedCard, content, path, EXPORT_AGAIN)
+        if about.denoiser is not None:
+            raise UserError(
+                f"{path} is a denoiser that segunet.export wrote for other programs: it does one denoising step, which "
+                "their scheduler calls. To generate images with segunet, give python -m segunet.generate the .ckpt "
+                "that it was made from; evaluate and predict need a segmentation network."
+            )
         exported.border, exported.stride = about.border, about.stride
         return _checkpoint(exported, about, path)
     return checkpoint_of(read_checkpoint(path), path)

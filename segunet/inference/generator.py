@@ -15,7 +15,8 @@ from segunet.base.errors import UserError
 from segunet.base.failures import enough_memory
 from segunet.base.terminal import setting
 from segunet.base.validation import Count, Finite, Pixels, Positive, check
-from segunet.inference.checkpoint import card_of, read_checkpoint, weights_of, with_weights
+from segunet.formats.read import READERS
+from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoint, weights_of, with_weights
 from segunet.inference.precision import fabric_from_settings
 from segunet.inference.sampling import denoised, guided, noise_of
 from segunet.losses.denoising import as_images
@@ -86,8 +87,11 @@ def load_denoiser(path: Path) -> DenoiserCheckpoint:
     """Rebuild the denoiser of a segunet checkpoint.
 
     Raises:
-        UserError: as :func:`segunet.inference.checkpoint.read_checkpoint`, or no denoiser's.
+        UserError: as :func:`segunet.inference.checkpoint.read_checkpoint`, or no denoiser's; an exported file.
     """
+    if path.suffix in READERS:
+        load_checkpoint(path)  # says so if it is a denoiser's
+        raise UserError(_of_segmentation(path))
     return denoiser_of(read_checkpoint(path, _ADVICE), path)
 
 
@@ -95,10 +99,7 @@ def denoiser_of(content: Mapping[str, Any], path: Path) -> DenoiserCheckpoint:
     """Rebuild the denoiser of a .ckpt file's ``content``; raises as :func:`load_denoiser`."""
     card = card_of(content, path, _ADVICE)
     if (about := card.denoiser) is None:
-        raise UserError(
-            f"{path} holds a segmentation network, which generates no images. Use it with: "
-            f"python -m segunet.predict {setting('checkpoint', path)} input=PATH"
-        )
+        raise UserError(_of_segmentation(path))
     names = list(vocabulary_of(card.class_names, card.data.ignore_index).values())
     parts = {part: weights_of(content["state_dict"], path, part) for part in ("net.", "prompts.")}
     weights = {f"{part}{name}": value for part, values in parts.items() for name, value in values.items()}
@@ -111,6 +112,13 @@ def denoiser_of(content: Mapping[str, Any], path: Path) -> DenoiserCheckpoint:
     checkpoint = DenoiserCheckpoint(net.eval(), prompts, schedule, about.size)
     _check_runs(checkpoint, path)
     return checkpoint
+
+
+def _of_segmentation(path: Path) -> str:
+    return (
+        f"{path} holds a segmentation network, which generates no images. Use it with: "
+        f"python -m segunet.predict {setting('checkpoint', path)} input=PATH"
+    )
 
 
 def _parts(model: Mapping[str, Any], names: list[str]) -> nn.Module:

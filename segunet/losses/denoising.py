@@ -12,6 +12,8 @@ from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Share, checked
 from segunet.losses.noise_schedule import NoiseSchedule, Prediction, Schedule, Steps
 
+SCALE = 127.5  # a sample is its image, 0..255, divided by it, minus 1
+
 
 class Noised(NamedTuple):
     """Noised samples and what the network has to return for them.
@@ -100,9 +102,9 @@ class DenoisingLoss(nn.Module):
 
 def as_samples(images: Tensor) -> Tensor:
     """Return float32 (N, 3, H, W) in -1..1 of ``images`` uint8 (N, 3, H, W)."""
-    return images.float() / 127.5 - 1
+    return images.float() / SCALE - 1
 
 
 def as_images(samples: Tensor) -> Tensor:
     """Return uint8 (N, H, W, 3) on the CPU of ``samples`` float (N, 3, H, W); values outside -1..1 are clipped."""
-    return ((samples.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()
+    return ((samples.float().clamp(-1, 1) + 1) * SCALE).round().to(torch.uint8).permute(0, 2, 3, 1).cpu()

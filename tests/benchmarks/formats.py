@@ -26,10 +26,10 @@ def main() -> None:
     card = {**build.card(cfg, build.datamodule_from_config(cfg)), "ignore_index": 255, "input": "", "output": ""}
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         nets = {"PyTorch": net.to(memory_format=torch.channels_last)}
-        program = traced(net)
+        network = traced(net)
         for name, each in FORMATS.items():
             path = Path(folder) / f"net{each.suffix}"
-            each.write(program, card, path)
+            each.write(network, card, path)
             nets[name], _ = read_exported(path)
         seconds = medians({name: partial(each, images) for name, each in nets.items()}, ROUNDS)
     print(hardware())

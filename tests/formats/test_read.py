@@ -48,7 +48,7 @@ def test_it_computes_what_the_network_does_for_any_batch_and_size(exports: Expor
 
 
 def test_float_images_of_another_runtime_are_rounded() -> None:
-    net = ArrayNet(lambda images: images.astype("float32"))
+    net = ArrayNet(lambda inputs: inputs[0].astype("float32"))
     images = torch.tensor([-3.0, 0.4, 1.6, 254.7, 300.0]).view(1, 1, 1, 5)
     assert net(images).flatten().tolist() == [0, 0, 2, 255, 255]
 
