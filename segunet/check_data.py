@@ -42,6 +42,8 @@ def check_data(cfg: DictConfig) -> Survey:
     """
     CheckSettings.of(cfg)
     datamodule = build.datamodule_from_config(cfg)
+    if datamodule.latent_scale is not None:
+        raise UserError("data=latents has no masks: segunet.train reads every latent and prompt before its first step.")
     datamodule.prepare_data()
     survey = new_survey(datamodule)
     run_dir = planned_run_dir(cfg, "check_data", RESULTS)

@@ -150,12 +150,14 @@ class Denoiser:
         assert denoiser is not None
         stride, width = net.encoder.stride, net.cross_attention_dim
         states = "" if width is None else f"; encoder_hidden_states: float32 (N, L, {width}), one of each prompt's name"
+        scale, kind = (SCALE, "RGB") if denoiser.latent_scale is None else (None, "latents")
+        shape = f"float32 (N, {net.in_channels}, H, W)"
         return {
-            "input": f"sample: float32 (N, 3, H, W), RGB, any N, H and W multiples of {stride}; "
+            "input": f"sample: {shape}, {kind}, any N, H and W multiples of {stride}; "
             f"timestep: float32 (N,), 0..{denoiser.steps}{states}",
             "stride": stride,
-            "output": f"prediction: float32 (N, 3, H, W), {denoiser.prediction}",
-            "denoiser": denoiser.model_dump() | {"scale": SCALE, "prompts": prompts_of(self.checkpoint.prompts)},
+            "output": f"prediction: {shape}, {denoiser.prediction}",
+            "denoiser": denoiser.model_dump() | {"scale": scale, "prompts": prompts_of(self.checkpoint.prompts)},
         }
 
     def compare(self, exported: ExportedNet) -> None:

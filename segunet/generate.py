@@ -4,20 +4,21 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 
 from segunet.base.errors import UserError
-from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png
+from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import Text, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, open_run_dir, planned_run_dir
 from segunet.cost.measurement import peak_memory
 from segunet.images.drawing import ImageArray, labelled_grid
-from segunet.inference.generator import Generator, Request, load_denoiser
+from segunet.inference.generator import Film, Generator, Request, Samples, load_denoiser
 
 logger = logging.getLogger("segunet.generate")  # __name__ is "__main__" when run as a program
-RESULTS = ("images", "grid.png", "film.png")  # written below the output folder
+RESULTS = ("images", "latents", "grid.png", "film.png")  # written below the output folder
 _MOST_IN_GRID = 64  # images
 
 
@@ -30,22 +31,23 @@ def generate(cfg: DictConfig) -> Path:
     if cfg.checkpoint in (None, ""):
         raise UserError("Which checkpoint? Give checkpoint=PATH; python -m segunet.generate --help shows examples.")
     output = planned_run_dir(cfg, "generate", RESULTS)
-    model = Generator(load_denoiser(as_path(cfg.checkpoint)), cfg.accelerator, cfg.precision)
+    vae = None if cfg.vae is None else as_path(cfg.vae)
+    model = Generator(load_denoiser(as_path(cfg.checkpoint)), cfg.accelerator, cfg.precision, vae)
     wanted = request_of(model, cfg)
     open_run_dir(cfg, output)
     remove_abandoned(output.rglob(DRAFTS))
     logger.info("%s; writing to %s", description_of(wanted), output)
     with progress_bar() as bar:
         task = bar.add_task("denoising", total=wanted.count * wanted.steps)
-        images = write_images(model.batches(wanted, lambda done: bar.advance(task, done)), output / "images")
-    grid = labelled_grid(images[:_MOST_IN_GRID], [description_of(wanted)])
-    save_png(grid, output / "grid.png")
-    if model.film is not None:
-        labels = [f"{steps}/{wanted.steps}" for steps in model.film.steps]
-        save_png(labelled_grid(list(model.film.frames), labels, columns=len(labels)), output / "film.png")
+        batches = model.batches(wanted, lambda done: bar.advance(task, done))
+        if model.decode is None:
+            write_latents(batches, output / "latents")
+        else:
+            write_sheets(write_images(batches, output / "images"), model.film, wanted, output)
     logger.info(
-        "%d image(s), %.3g s per step of up to %d at once; peak memory %.2f GB",
-        len(images),
+        "%d %s, %.3g s per step of up to %d at once; peak memory %.2f GB",
+        wanted.count,
+        "latent(s)" if model.decode is None else "image(s)",
         model.seconds_per_step,
         min(wanted.batch_size, wanted.count),
         peak_memory(model.fabric.device) / 1e9,
@@ -65,7 +67,7 @@ def request_of(model: Generator, cfg: DictConfig) -> Request:
     return model.request(prompt, **{name: cfg[name] for name in names})
 
 
-def write_images(batches: Iterable[ImageArray], folder: Path) -> list[ImageArray]:
+def write_images(batches: Iterable[Samples], folder: Path) -> list[ImageArray]:
     """Write each image of the batches as PNG, and return all of them.
 
     Raises:
@@ -79,6 +81,23 @@ def write_images(batches: Iterable[ImageArray], folder: Path) -> list[ImageArray
             save_png(image, folder / name)
             images.append(image)
     return images
+
+
+def write_latents(batches: Iterable[Samples], folder: Path) -> None:
+    """Write each latent of the batches as .npy, float32 (C, H, W); raises as :func:`write_images`."""
+    for number, latent in enumerate(latent for batch in batches for latent in batch):
+        name = f"{number:04d}.npy"
+        check_within(folder, [name])
+        with whole_file(folder / name) as file:
+            np.save(file, latent)
+
+
+def write_sheets(images: list[ImageArray], film: Film | None, wanted: Request, output: Path) -> None:
+    """Write the grid of the images, and the film of the first."""
+    save_png(labelled_grid(images[:_MOST_IN_GRID], [description_of(wanted)]), output / "grid.png")
+    if film is not None:
+        labels = [f"{steps}/{wanted.steps}" for steps in film.steps]
+        save_png(labelled_grid(list(film.frames), labels, columns=len(labels)), output / "film.png")
 
 
 def description_of(wanted: Request) -> str:

@@ -30,7 +30,6 @@ from segunet.cli.run_dir import (
     started_from_outside,
 )
 from segunet.data.datamodule import VOCDataModule
-from segunet.data.voc import find_voc_folder
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
@@ -168,10 +167,11 @@ def fit(start: Start, parts: Parts) -> None:
 def finish(start: Start, parts: Parts) -> None:
     """Show and write the results, and log the next steps."""
     datamodule, task, trainer = parts
+    seconds = time.monotonic() - start.began
     if isinstance(task, DiffusionTask):
-        conclude_denoiser(trainer, start.run_dir)
+        conclude_denoiser(trainer, start.run_dir, datamodule, start.cfg.callbacks.images, seconds)
     else:
-        conclude(trainer, start.run_dir, datamodule, task.inference, time.monotonic() - start.began)
+        conclude(trainer, start.run_dir, datamodule, task.inference, seconds)
 
 
 def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
@@ -184,7 +184,7 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
     """
     if is_main_process() and resumed:
         if not datamodule.download:  # only the command line can set it, not a run's config
-            find_voc_folder(datamodule.root)
+            datamodule.check_root()
         datamodule.prepare_scoring()
     elif is_main_process():
         datamodule.prepare_data()

@@ -11,6 +11,7 @@ from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
+from segunet.training.diffusion import DiffusionTask
 from tests.images.test_palette import VOC_NAMES
 
 GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
@@ -21,7 +22,7 @@ OF_DENOISER = {
     "loss=flow_matching": ["model=diffusion_unet"],
 }
 TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
-    f"data={name}" for name in ("sample", "cells", "voc2012", "custom")
+    f"data={name}" for name in ("sample", "cells", "voc2012", "custom", "latents")
 ]
 
 
@@ -82,4 +83,5 @@ def test_the_evaluation_composes_with_every_data_set() -> None:
 def test_the_denoiser_of_the_sample_trains_by_flow_matching_too() -> None:
     cfg = composed("train", "experiment=diffusion_sample", "loss=flow_matching")
     task = build.task_from_config(cfg, build.datamodule_from_config(cfg))
+    assert isinstance(task, DiffusionTask)
     assert task.loss.noise_schedule.is_flow

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated
@@ -112,6 +112,22 @@ class VOCDataModule(pl.LightningDataModule):
         self.stage: str | None = None  # stage that the lists were read for
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
+        self.latent_scale: float | None = None  # of latents, see latents.py
+
+    @property
+    def side(self) -> int:
+        """The side of a denoiser's samples: the training crops'."""
+        assert self.transform is not None
+        return self.transform.crop_size
+
+    @property
+    def channels(self) -> int:
+        """The channels of a denoiser's samples."""
+        return 3
+
+    def check_root(self) -> None:
+        """Raise a UserError unless the data set is there, without writing it."""
+        find_voc_folder(self.root)
 
     def needs_objects(self, stage: str) -> bool:
         """Return whether the objects of the images are scored or, in the stage "fit", weight the loss."""
@@ -183,7 +199,7 @@ class VOCDataModule(pl.LightningDataModule):
 
     def _batch_bytes(self) -> Iterator[int]:
         """Yield the size in bytes of a training batch, if any, and of the largest validation batch."""
-        if self.train_pairs and self.transform is not None:
+        if self.train_pairs:
             yield self.batch_size * _bytes(self._train_dataset()[0, 0])
         largest = self._val_batches()[0]
         yield len(largest) * _bytes(self.val_dataset()[largest[0]])
@@ -227,12 +243,12 @@ class VOCDataModule(pl.LightningDataModule):
             )
         return DataLoader(self.val_dataset(), batch_sampler=batches[rank::world], **self._worker_options())
 
-    def val_dataset(self) -> EvalDataset:
+    def val_dataset(self) -> Dataset[Batch]:
         """Return the validation images, in the list's order; border weights are for a training's validation loss."""
         weights = self.border_weights if self.stage == "fit" else None
         return EvalDataset(self.val_pairs, self.form, self.inference_size, self.objects, weights)
 
-    def _train_dataset(self) -> TrainDataset:
+    def _train_dataset(self) -> Dataset[Batch]:
         assert self.transform is not None
         return TrainDataset(self.train_pairs, self.form, self.transform, self.seed, self.border_weights)
 

@@ -22,7 +22,7 @@ class Batch(NamedTuple):
     """One example (without N) or a batch.
 
     Attributes:
-        images: uint8 (N, 3, H, W) RGB.
+        images: uint8 (N, 3, H, W) RGB; or latents, float32 (N, C, H, W), see :mod:`segunet.data.latents`.
         masks: uint8 (N, H', W'), class index or the ignore index (an eighth of int64's size when copied to the
             device); their size differs from the images' if these were resized for the network.
         names: names of the examples.

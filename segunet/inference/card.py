@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from segunet.base.errors import UserError
-from segunet.base.validation import Byte, Pixels, explained
+from segunet.base.validation import Above0, Byte, Pixels, explained
 from segunet.images.reading import Range
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
@@ -158,6 +158,7 @@ class DenoiserCard(_Plain):
     Attributes:
         schedule, steps, prediction: arguments of ``losses.noise_schedule.NoiseSchedule``.
         size: side of its samples in pixels.
+        latent_scale: what latents are multiplied with; None if the samples are images.
         val_loss: loss of the last validation; None before the first.
     """
 
@@ -165,6 +166,7 @@ class DenoiserCard(_Plain):
     steps: Steps
     prediction: Prediction
     size: Pixels
+    latent_scale: Above0 | None = None
     val_loss: Annotated[float, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
@@ -217,11 +219,11 @@ class ExportedDenoiserCard(DenoiserCard):
     """What whoever runs an exported denoiser must know.
 
     Attributes:
-        scale: samples are images, 0..255, divided by it, minus 1.
+        scale: samples are images, 0..255, divided by it, minus 1; None for latents, which have a ``latent_scale``.
         prompts: None for an unconditional denoiser.
     """
 
-    scale: Annotated[float, Field(gt=0)]
+    scale: Above0 | None
     prompts: PromptsCard | None
 
 

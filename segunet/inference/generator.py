@@ -16,6 +16,7 @@ from segunet.base.failures import enough_memory
 from segunet.base.terminal import setting
 from segunet.base.validation import Count, Finite, Pixels, Positive, check
 from segunet.formats.read import READERS
+from segunet.inference.autoencoder import Decode, load_autoencoder
 from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoint, weights_of, with_weights
 from segunet.inference.precision import fabric_from_settings
 from segunet.inference.sampling import denoised, guided, noise_of
@@ -26,6 +27,7 @@ from segunet.models.diffusion_unet import DiffusionUNet, check_side
 from segunet.models.prompts import PromptEncoder, hidden_states, parsed_prompt, vocabulary_of
 
 Images = NDArray[np.uint8]
+Samples = NDArray[Any]  # images uint8 (N, H, W, 3), or latents float32 (N, C, H, W)
 Advance = Callable[[int], object]
 
 GUIDANCE = 3.0  # of a conditional network, unless another one is given
@@ -42,12 +44,14 @@ class DenoiserCheckpoint:
         prompts: encoder of its prompts; None for an unconditional denoiser.
         schedule: what it was trained for.
         size: side of its samples in pixels.
+        latent_scale: what latents were multiplied with; None if its samples are images.
     """
 
     net: DiffusionUNet
     prompts: PromptEncoder | None
     schedule: NoiseSchedule
     size: int
+    latent_scale: float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,13 +107,14 @@ def denoiser_of(content: Mapping[str, Any], path: Path) -> DenoiserCheckpoint:
     names = list(vocabulary_of(card.class_names, card.data.ignore_index).values())
     parts = {part: weights_of(content["state_dict"], path, part) for part in ("net.", "prompts.")}
     weights = {f"{part}{name}": value for part, values in parts.items() for name, value in values.items()}
-    built = with_weights(lambda: _parts(card.model, names), weights, card.version, path)
+    latents = about.latent_scale is not None
+    built = with_weights(lambda: _parts(card.model, names, latents), weights, card.version, path)
     net, prompts = built.get_submodule("net"), getattr(built, "prompts", None)
     assert isinstance(net, DiffusionUNet)
     if card.channels_last:
         net.to(memory_format=torch.channels_last)
     schedule = NoiseSchedule(about.schedule, about.steps, about.prediction)
-    checkpoint = DenoiserCheckpoint(net.eval(), prompts, schedule, about.size)
+    checkpoint = DenoiserCheckpoint(net.eval(), prompts, schedule, about.size, about.latent_scale)
     _check_runs(checkpoint, path)
     return checkpoint
 
@@ -121,17 +126,18 @@ def _of_segmentation(path: Path) -> str:
     )
 
 
-def _parts(model: Mapping[str, Any], names: list[str]) -> nn.Module:
+def _parts(model: Mapping[str, Any], names: list[str], latents: bool) -> nn.Module:
     """Build the network of a card and its prompts.
 
     Raises:
-        UserError: it is no denoiser of images.
+        UserError: it is no denoiser of images, or of ``latents``.
     """
     net = build_network(model)
     if not isinstance(net, DiffusionUNet):
         raise UserError(f"its card describes a denoiser, but its network is a {type(net).__name__}.")
-    if (net.in_channels, net.out_channels) != (3, 3):
-        raise UserError(f"its network has {net.in_channels} and {net.out_channels} channels, images have 3.")
+    if net.in_channels != net.out_channels or (net.in_channels != 3 and not latents):
+        wanted = "latents have as many in as out" if latents else "images have 3"
+        raise UserError(f"its network has {net.in_channels} and {net.out_channels} channels, {wanted}.")
     parts: dict[str, nn.Module] = {"net": net}
     if net.cross_attention_dim is not None:
         parts["prompts"] = PromptEncoder(names, net.cross_attention_dim)
@@ -144,21 +150,36 @@ def _check_runs(checkpoint: DenoiserCheckpoint, path: Path) -> None:
     try:
         with torch.inference_mode():
             hidden = None if prompts is None else prompts(torch.zeros(1, len(prompts.names), dtype=torch.bool))
-            checkpoint.net(torch.zeros(1, 3, side, side), 0, hidden)
+            checkpoint.net(torch.zeros(1, checkpoint.net.in_channels, side, side), 0, hidden)
     except Exception as error:  # of any layer
         raise UserError(f"{path}: its network cannot be run: {' '.join(str(error).split())[:300]}.") from error
 
 
 class Generator:
-    """A trained denoiser that generates images.
+    """A trained denoiser that generates images, or latents.
 
     Created by :func:`segunet.load`. Attributes: ``class_names``, the names that prompts are made of, empty for an
-    unconditional network; ``size``, the side in pixels of the images that it was trained on; ``film``, of the last
-    images; ``seconds_per_step``, of the last images.
+    unconditional network; ``size``, the side in pixels of the images that it was trained on; ``latent_scale``, what
+    its latents were multiplied with, None for images; ``film``, of the last images, None for latents that
+    nothing decodes;
+    ``seconds_per_step``, of the last images.
     """
 
-    def __init__(self, checkpoint: DenoiserCheckpoint, accelerator: str = "auto", precision: str = "auto") -> None:
+    def __init__(
+        self,
+        checkpoint: DenoiserCheckpoint,
+        accelerator: str = "auto",
+        precision: str = "auto",
+        vae: Path | None = None,
+    ) -> None:
+        """Load a checkpoint; ``vae``, the folder of an autoencoder, decodes latents to images.
+
+        Raises:
+            UserError: an invalid setting; as :func:`segunet.inference.autoencoder.load_autoencoder`; an autoencoder
+                for a denoiser of images.
+        """
         self.schedule, self.size = checkpoint.schedule, checkpoint.size
+        self.latent_scale, self.channels = checkpoint.latent_scale, checkpoint.net.in_channels
         self.stride = checkpoint.net.encoder.stride
         self.class_names = [] if checkpoint.prompts is None else checkpoint.prompts.names
         self.fabric = fabric_from_settings(accelerator, precision)
@@ -166,6 +187,11 @@ class Generator:
         self.prompts: PromptEncoder | None = None
         if checkpoint.prompts is not None:  # wrapped by Fabric, it still has its attributes
             self.prompts = cast(PromptEncoder, self.fabric.setup_module(checkpoint.prompts).eval())
+        self.decode: Decode | None = None if self.latent_scale else as_images
+        if vae is not None:
+            if self.latent_scale is None:
+                raise UserError("vae: this denoiser makes images, which need no autoencoder. Leave it out.")
+            self.decode = load_autoencoder(vae, self.channels, self.fabric.device)
         self.film: Film | None = None
         self.seconds_per_step = 0.0
 
@@ -225,8 +251,8 @@ class Generator:
         scheduler: str | None = None,
         batch_size: int = 16,
         size: int | None = None,
-    ) -> Images:
-        """Return images uint8 (N, H, W, 3) RGB.
+    ) -> Samples:
+        """Return images uint8 (N, H, W, 3) RGB; or latents float32 (N, C, H, W), as they were stored.
 
         Args:
             prompt: some of ``class_names`` with commas between them, such as "disc, star"; None or "" for no wish.
@@ -244,8 +270,8 @@ class Generator:
         wanted = self.request(prompt, count, steps, guidance, seed, scheduler, batch_size, size)
         return np.concatenate(list(self.batches(wanted)))
 
-    def batches(self, wanted: Request, advance: Advance = lambda _: None) -> Iterator[Images]:
-        """Yield the images uint8 (n, H, W, 3), a batch at a time.
+    def batches(self, wanted: Request, advance: Advance = lambda _: None) -> Iterator[Samples]:
+        """Yield what :meth:`generate` returns, a batch at a time.
 
         Args:
             wanted: what to generate.
@@ -262,10 +288,10 @@ class Generator:
             yield images
 
     @torch.inference_mode()
-    def _batch(self, wanted: Request, indices: range, advance: Advance) -> Images:
+    def _batch(self, wanted: Request, indices: range, advance: Advance) -> Samples:
         scheduler = self.schedule.sampler(wanted.scheduler)
         scheduler.set_timesteps(wanted.steps, device=self.fabric.device)
-        drawn = [noise_of(wanted.seed, index, (3, wanted.size, wanted.size)) for index in indices]
+        drawn = [noise_of(wanted.seed, index, (self.channels, wanted.size, wanted.size)) for index in indices]
         noise = torch.stack([each for each, _ in drawn]).to(self.fabric.device)
         hidden, empty = hidden_states(self.prompts, wanted.prompt or "", len(indices))
         predict = guided(self.net, hidden, empty, wanted.guidance)
@@ -274,13 +300,19 @@ class Generator:
 
         def watch(number: int, samples: Tensor) -> None:
             advance(len(indices) if number else 0)
-            if not indices[0] and number in shown:
-                frames[number] = as_images(samples[:1]).numpy()
+            if not indices[0] and number in shown and self.decode:
+                frames[number] = self._finished(samples[:1])
 
         samples = denoised(predict, noise, scheduler, [generator for _, generator in drawn], watch)
         advance(len(indices))
-        images: Images = as_images(samples).numpy()
-        if not indices[0]:
-            frames[wanted.steps] = images[:1]
+        finished = self._finished(samples)
+        if not indices[0] and self.decode:
+            frames[wanted.steps] = finished[:1]
             self.film = Film(np.concatenate(list(frames.values())), list(frames))
-        return images
+        return finished
+
+    def _finished(self, samples: Tensor) -> Samples:
+        """Return the images of samples (N, C, H, W); latents as they were stored, if nothing decodes them."""
+        stored = samples / (self.latent_scale or 1)
+        finished: Samples = (stored.float().cpu() if self.decode is None else self.decode(stored)).numpy()
+        return finished

@@ -61,6 +61,17 @@ def parsed_prompt(prompt: str, names: Sequence[str]) -> Tensor:
     return torch.tensor([name in wanted for name in names], dtype=torch.bool)
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Raise a UserError for one of a vocabulary's ``names`` that no prompt can hold."""
+    for name in names:
+        if "," in name or name != name.strip() or not name:
+            raise UserError(
+                f"data.class_names: a prompt is names with commas between them, so that none can name {name!r}. Write "
+                "the name without commas, and without spaces at its ends; an unconditional network "
+                "(model.cross_attention_dim=null) takes any."
+            )
+
+
 def prompt_of(present: Tensor, names: Sequence[str]) -> str:
     """Return the prompt with the names where ``present`` bool (V,) is true."""
     return ", ".join(name for name, wanted in zip(names, present.tolist(), strict=True) if wanted)

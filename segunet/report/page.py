@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,18 +27,14 @@ _CONFUSED = 10  # pairs of classes
 _DASH = "\N{EN DASH}"
 
 
-@dataclass(frozen=True)
-class Report:
-    """Content of the page.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the page of any run shows.
 
     Attributes:
         kind: Training or Evaluation.
         name: name of the run.
         subject: what was scored, and on which data.
-        scores: its scores.
-        class_names: K names.
-        palette: the classes' colours, uint8 (256, 3).
-        examples: images by kind: best, median, worst.
         facts: groups of names and texts: date and duration, versions, hardware.
         command: the command line.
         config: the run's settings, YAML.
@@ -48,10 +45,6 @@ class Report:
     kind: str
     name: str
     subject: str
-    scores: Scores
-    class_names: Sequence[str]
-    palette: ImageArray
-    examples: Mapping[str, Sequence[Example]]
     facts: Mapping[str, Mapping[str, str]]
     command: str
     config: str
@@ -59,17 +52,74 @@ class Report:
     best_epoch: int | None = None
 
 
-def write_page(report: Report, path: Path) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Report(Run):
+    """The page of a segmentation network.
+
+    Attributes:
+        scores: its scores.
+        class_names: K names.
+        palette: the classes' colours, uint8 (256, 3).
+        examples: images by kind: best, median, worst.
+    """
+
+    scores: Scores
+    class_names: Sequence[str]
+    palette: ImageArray
+    examples: Mapping[str, Sequence[Example]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserReport(Run):
+    """The page of a denoiser.
+
+    Attributes:
+        loss: validation loss.
+        samples: images uint8 (N, H, W, 3) by what was prompted.
+        how: how they were made.
+    """
+
+    loss: float | None
+    samples: Mapping[str, ImageArray]
+    how: str
+
+
+def write_page(report: Report | DenoiserReport, path: Path) -> None:
     """Write ``report`` as HTML to ``path``.
 
     Raises:
         UserError: the disk is full or the folder cannot be written.
     """
-    write_text(path, page(report))
+    write_text(path, page(report) if isinstance(report, Report) else denoiser_page(report))
 
 
 def page(report: Report) -> str:
     """Return ``report`` as HTML."""
+    scores, names = report.scores, report.class_names
+    numbers = {HEADLINE[name]: _score(value) for name, value in headline(scores).items()}
+    return _rendered(
+        "report.html.j2",
+        report,
+        f"mIoU {_score(scores.miou)}",
+        numbers | {"images": f"{scores.images:,}"},
+        headings=per_class_headings(scores),
+        rows=per_class(scores, names),
+        absent_note=absent_note(scores, names),
+        colours=["#" + bytes(colour).hex() for colour in report.palette[: len(names)].tolist()],
+        shares=_shares(scores.confusion),
+        balance=scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1),
+        confused=confused(scores.confusion),
+    )
+
+
+def denoiser_page(report: DenoiserReport) -> str:
+    """Return ``report`` as HTML."""
+    loss = _DASH if report.loss is None else f"{report.loss:.4f}"
+    return _rendered("samples.html.j2", report, f"validation loss {loss}", {"validation loss": loss})
+
+
+def _rendered(template: str, report: Run, title: str, numbers: Mapping[str, str], **values: Any) -> str:
+    """Return a ``template`` of ``report``, with the ``numbers`` at the top, as HTML."""
     environment = Environment(
         loader=PackageLoader("segunet.report"),
         autoescape=True,
@@ -79,18 +129,8 @@ def page(report: Report) -> str:
     )
     environment.tests["tiny"] = _is_tiny
     environment.filters |= {"score": _score, "percent": _percent, "data_uri": _data_uri}
-    scores, names = report.scores, report.class_names
-    return environment.get_template("report.html.j2").render(
-        report=report,
-        numbers={HEADLINE[name]: value for name, value in headline(scores).items()},
-        headings=per_class_headings(scores),
-        rows=per_class(scores, names),
-        absent_note=absent_note(scores, names),
-        colours=["#" + bytes(colour).hex() for colour in report.palette[: len(names)].tolist()],
-        shares=_shares(scores.confusion),
-        balance=scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1),
-        confused=confused(scores.confusion),
-        charts=charts(report.history, report.best_epoch),
+    return environment.get_template(template).render(
+        report=report, title=title, numbers=numbers, charts=charts(report.history, report.best_epoch), **values
     )
 
 

@@ -123,6 +123,11 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
 
 
 def _segmentation_task(cfg: DictConfig, datamodule: VOCDataModule, net: nn.Module) -> SegmentationTask:
+    if datamodule.latent_scale is not None:
+        raise UserError(
+            "data=latents has prompts, not masks: it trains a denoiser, model=diffusion_unet loss=denoising. For "
+            "segmentation choose another data set."
+        )
     check_crop(net, datamodule)
     check_batch_norm(net, datamodule)
     if cfg.compile:

@@ -9,7 +9,7 @@ from segunet.base.errors import UserError
 from segunet.data.datamodule import VOCDataModule
 from segunet.losses.denoising import DenoisingLoss
 from segunet.models.diffusion_unet import DiffusionUNet, check_side
-from segunet.models.prompts import PromptEncoder, vocabulary_of
+from segunet.models.prompts import PromptEncoder, check_names, vocabulary_of
 from segunet.training.callbacks import max_steps_of
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.lr_schedule import WarmupCosine
@@ -48,22 +48,20 @@ def check_fit(model: DictConfig, loss: DictConfig) -> None:
 
 def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule) -> None:
     """Raise a UserError unless ``net`` can be trained on the crops of ``datamodule``."""
+    wanted, kind = datamodule.channels, "images" if datamodule.latent_scale is None else "latents"
     for name in ("in_channels", "out_channels"):
-        if (channels := getattr(net, name)) != 3:
-            raise UserError(f"model.{name}={channels}: the images that it is trained on have 3 channels. Set it to 3.")
+        if (channels := getattr(net, name)) != wanted:
+            raise UserError(
+                f"model.{name}={channels}: the {kind} that it is trained on have {wanted} channels. Set it to {wanted}."
+            )
     for name in ("tile", "inference_size"):
         if cfg[name] is not None:
             raise UserError(f"{name}={cfg[name]}: a denoiser is validated on squares of crop_size. Leave it out.")
     try:
-        check_side(size_of(datamodule), net.encoder.stride)
+        check_side(datamodule.side, net.encoder.stride)
     except UserError as error:
-        raise UserError(f"data.transform.crop_size: {error}") from error
-
-
-def size_of(datamodule: VOCDataModule) -> int:
-    """Return the side of the samples in pixels: the training crops'."""
-    assert datamodule.transform is not None
-    return datamodule.transform.crop_size
+        where = "data.transform.crop_size" if datamodule.latent_scale is None else f"the latents of {datamodule.root}"
+        raise UserError(f"{where}: {error}") from error
 
 
 def denoiser_card(loss: DenoisingLoss, datamodule: VOCDataModule) -> dict[str, Any]:
@@ -73,7 +71,8 @@ def denoiser_card(loss: DenoisingLoss, datamodule: VOCDataModule) -> dict[str, A
         "schedule": noise.schedule,
         "steps": noise.steps,
         "prediction": noise.prediction,
-        "size": size_of(datamodule),
+        "size": datamodule.side,
+        "latent_scale": datamodule.latent_scale,
     }
 
 
@@ -81,12 +80,13 @@ def prompts_for(net: DiffusionUNet, vocabulary: dict[int, str]) -> PromptEncoder
     """Return a new encoder of prompts; None for an unconditional network.
 
     Raises:
-        UserError: there is no class to make prompts of.
+        UserError: there is no class to make prompts of; a name that no prompt can hold.
     """
     if net.cross_attention_dim is None:
         return None
     if not vocabulary:
         raise UserError("model.cross_attention_dim: data.class_names has no class besides background and ignored one.")
+    check_names(list(vocabulary.values()))
     return PromptEncoder(list(vocabulary.values()), net.cross_attention_dim)
 
 
@@ -114,7 +114,7 @@ def diffusion_task(
         lr_schedule=lr_schedule,
         vocabulary=vocabulary,
         card=card,
-        size=size_of(datamodule),
+        size=datamodule.side,
         val_names=[pair.name for pair in datamodule.val_pairs],
         seed=cfg.seed,
         max_steps=max_steps_of(cfg.trainer),
@@ -124,6 +124,7 @@ def diffusion_task(
 
 
 def sample_grid(cfg: DictConfig, datamodule: VOCDataModule) -> SampleGrid:
-    """Return the callback that shows samples."""
+    """Return the callback that shows samples, but for latents, which are no images."""
+    count = cfg.callbacks.images if datamodule.latent_scale is None else 0
     names = vocabulary_of(datamodule.class_names, datamodule.form.ignore_index)
-    return SampleGrid(cfg.callbacks.images, list(names.values()), cfg.seed)
+    return SampleGrid(count, list(names.values()), cfg.seed)

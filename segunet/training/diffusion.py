@@ -100,7 +100,9 @@ class DiffusionTask(ScheduledTask):
         checkpoint["segunet"] = self.card | {"denoiser": self.card["denoiser"] | {"val_loss": finite}}
 
     def _inputs(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return a batch's samples float32 (N, 3, S, S) in -1..1 and their classes bool (N, V)."""
+        """Return a batch's samples float32 (N, C, S, S), images in -1..1 or latents, and their classes bool (N, V)."""
+        if batch.images.is_floating_point():
+            return batch.images, present_in(batch.masks, list(self.vocabulary))
         images, masks = fitted(batch.images, batch.masks, self.size)
         return as_samples(images), present_in(masks, list(self.vocabulary))
 

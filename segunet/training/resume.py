@@ -19,10 +19,8 @@ from segunet.cli.run_dir import CONFIG, as_path
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import card_of, read_checkpoint
-from segunet.report.denoising import METRICS
 from segunet.report.ending import BEST
 from segunet.report.page import PAGE
-from segunet.training.build_diffusion import is_denoising
 from segunet.training.callbacks import max_steps_of
 from segunet.training.checkpoints import STATE_ADVICE
 from segunet.training.saved_config import ADVICE
@@ -170,7 +168,7 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
     """
     ended, longer = how_it_ended(cfg, progress)
     if ended and progress.validated:
-        if has_results(run_dir, METRICS if is_denoising(cfg.loss) else PAGE):
+        if has_results(run_dir):
             raise UserError(f"resume={run_dir}: that run {ended}. To train it longer, add {longer}.")
         logger.info("the run %s; only its report is missing", ended)
         return True
@@ -198,9 +196,9 @@ def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
     return "", ""
 
 
-def has_results(run_dir: Path, written_last: str) -> bool:
-    """Return whether the file that is ``written_last`` is up to date, or there is nothing to report."""
-    page, last = run_dir / written_last, run_dir / LAST
+def has_results(run_dir: Path) -> bool:
+    """Return whether the report, which is written last, is up to date, or there is nothing to report."""
+    page, last = run_dir / PAGE, run_dir / LAST
     if not (run_dir / BEST).is_file():
         return True
     return page.is_file() and page.stat().st_mtime >= last.stat().st_mtime

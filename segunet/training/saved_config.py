@@ -85,7 +85,8 @@ class ConfigParser:
         known = _known(saved)
         config = OmegaConf.create(self._mapping(saved, known, ""))
         for name in _SAME_AS_DATA:
-            if (value := OmegaConf.select(config, name, default=config.data.ignore_index)) != config.data.ignore_index:
+            value = OmegaConf.select(config, name)
+            if value is not None and value != config.data.ignore_index:
                 raise self._error(name, f"is {shown(value)}, but data.ignore_index is {config.data.ignore_index}")
         if "download" in config.data:
             config.data.download = False  # the run already has its data

@@ -52,6 +52,19 @@ def test_a_run_leaves_checkpoints_loss_and_samples(denoiser: Path) -> None:
     assert len(board_of(denoiser).Images("val/samples")) == 2
 
 
+def test_the_report_shows_curves_and_samples(denoiser: Path) -> None:
+    loss = json.loads((denoiser / "metrics.json").read_text())["val_loss"]
+    page = (denoiser / "report.html").read_text()
+    assert f"<dd>{loss:.4f}</dd>" in page
+    for heading in ("Loss</h3>", "Learning rate</h3>", "Samples</h2>", "Software</h3>", "Hardware</h3>"):
+        assert heading in page
+    for prompt in ("disc", "square", "no prompt"):
+        assert f"<figcaption>{prompt}</figcaption>" in page
+        assert f'alt="Sample 1 of {prompt}"' in page
+    assert "python -m segunet.train" in page
+    assert "cross_attention_dim: 8" in page
+
+
 def test_it_says_what_to_do_next(run: Command, tiny: list[str], tmp_path: Path) -> None:
     result = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path}/run")
     assert result.status == 0, result.error
@@ -106,7 +119,7 @@ def test_a_finished_run_says_how_to_go_on(run: Command, tiny: list[str], tmp_pat
     again = run(train, f"resume={tmp_path}/run")
     assert again.status == 1
     assert "that run has done all of its 1 epochs. To train it longer" in again.error
-    (tmp_path / "run" / "metrics.json").unlink()
+    (tmp_path / "run" / "report.html").unlink()
     assert run(train, f"resume={tmp_path}/run").status == 0
     assert (tmp_path / "run" / "metrics.json").is_file()
 
