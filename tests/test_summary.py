@@ -136,6 +136,18 @@ def test_a_denoising_step_is_measured_on_request(run: Command, tmp_path: Path) -
     assert cost["measurements"][0]["peak_bytes"] > cost["weight_bytes"]["fp32"]
 
 
+def test_a_denoiser_s_checkpoint_is_shown(run: Command, denoiser: Path, tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    checkpoint = denoiser / "checkpoints" / "best.ckpt"
+    result = run(summary, f"checkpoint={checkpoint}", "size=32", "measure=false", f"output={path}")
+    assert result.status == 0, result.error
+    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
+    parameters = sum(value.numel() for name, value in weights.items() if name.startswith("net."))
+    content = json.loads(path.read_text())
+    assert (content["parameters"], content["input"]) == (parameters, [1, 3, 32, 32])
+    assert set(content["weight_bytes"]) == {"fp32", "fp16", "int8"}
+
+
 @pytest.mark.parametrize("width", [None, 32])
 def test_the_denoiser_is_shown_and_measured_per_step(run: Command, tmp_path: Path, width: int | None) -> None:
     denoiser = ["model=diffusion_unet", f"model.cross_attention_dim={width or 'null'}", "accelerator=cpu"]

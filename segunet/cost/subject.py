@@ -16,7 +16,8 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs
 from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.formats.read import READERS
-from segunet.inference.checkpoint import load_checkpoint
+from segunet.inference.checkpoint import card_of, checkpoint_of, read_checkpoint
+from segunet.inference.generator import denoiser_of
 from segunet.models.build import build_network
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
@@ -68,9 +69,13 @@ def _model_of(checkpoint: Path) -> dict[str, Any]:
         raise UserError(
             f"checkpoint={checkpoint}: an exported network does not expose its layers. Give the original .ckpt."
         )
-    model = load_checkpoint(checkpoint).model
-    assert model is not None
-    return model
+    content = read_checkpoint(checkpoint)
+    card = card_of(content, checkpoint)
+    if card.denoiser is None:
+        checkpoint_of(content, checkpoint)
+    else:
+        denoiser_of(content, checkpoint)
+    return card.model
 
 
 def _diffusion_unet(cfg: DictConfig) -> Subject:
