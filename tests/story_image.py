@@ -20,7 +20,7 @@ from segunet.losses.weight_map import BorderWeights
 from tests.cells_image import coloured, heat, read_cells
 
 SIDE = 128  # pixels of a panel
-PROMPT = "star"
+PROMPT = "square"
 
 
 def cells(root: Path) -> dict[str, ImageArray]:
