@@ -27,7 +27,7 @@ def read_history(folder: Path) -> dict[str, Points]:
             series[tag] = {step: value for step, value in values.items() if step < first}
         for tag, values in newer.items():
             series[tag] = series.get(tag, {}) | values
-    validated = series.get("val/loss", {}).keys() & series.get("epoch", {}).keys()
+    validated = series.get("val/miou", series.get("val/loss", {})).keys() & series.get("epoch", {}).keys()
     if not validated:
         return {}
     # Lightning counts steps and epochs from 0. An epoch's last validation is at its last step.

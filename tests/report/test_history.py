@@ -118,3 +118,8 @@ def test_epochs_of_other_lengths_after_a_resume_stay_epochs(tmp_path: Path) -> N
     history = read_history(tmp_path)
     assert history["val/miou"] == [(1.0, 0.125), (2.0, 0.25), (3.0, 0.5), (4.0, 0.75)]
     assert history["train/loss"] == [(2.5, 2.0), (4.5, 1.0)]
+
+
+def test_a_denoiser_is_validated_by_its_loss(tmp_path: Path) -> None:
+    write_events(tmp_path, 1000, {"train/loss": {4: 2.0}, "val/loss": {9: 1.0}, "epoch": {4: 0.0, 9: 0.0}})
+    assert read_history(tmp_path)["val/loss"] == [(1.0, 1.0)]
