@@ -22,7 +22,7 @@ OF_DENOISER = {
     "loss=flow_matching": ["model=diffusion_unet"],
 }
 TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
-    f"data={name}" for name in ("sample", "cells", "voc2012", "custom", "latents")
+    f"data={name}" for name in ("sample", "cells", "voc2012", "custom")
 ]
 
 
@@ -35,7 +35,7 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
     roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
-    parts = {"command", "data/from_checkpoint", "from/article", "from/smp", "hydra/sweeper/search"}
+    parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 
 
