@@ -18,7 +18,7 @@ import torch
 from segunet import evaluate, export, generate, load, train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
-from segunet.formats.read import import_openvino
+from segunet.formats.read import openvino_core
 from segunet.formats.write import FORMATS, traced
 from segunet.inference.fidelity import Comparison, check_same
 from segunet.metrics.scores import scores_from_confusion
@@ -58,7 +58,7 @@ def test_the_evaluation_gives_an_exported_file_the_checkpoint_s_scores(
 
 def test_what_stands_in_the_files_is_read_without_segunet(exports: Exports, trained: Path) -> None:
     model = onnx.load(exports.files["onnx"])
-    openvino_model = import_openvino().Core().read_model(exports.files["openvino"])
+    openvino_model = openvino_core().read_model(exports.files["openvino"])
     with zipfile.ZipFile(exports.files["torch_export"]) as archive:
         texts = {
             "onnx": {each.key: each.value for each in model.metadata_props}["segunet"],

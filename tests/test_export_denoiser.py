@@ -15,7 +15,7 @@ import segunet
 from segunet import evaluate, export, generate, predict, train
 from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
-from segunet.formats.read import import_openvino
+from segunet.formats.read import openvino_core
 from segunet.formats.write import FORMATS
 from segunet.inference.card import ExportedCard
 from segunet.inference.generator import DenoiserCheckpoint, load_denoiser
@@ -56,7 +56,7 @@ def program_of(path: Path) -> tuple[Callable[..., Tensor], Any]:
 
 
 def openvino_of(path: Path) -> tuple[Callable[..., Tensor], Any]:
-    core = import_openvino().Core()
+    core = openvino_core()
     model = core.read_model(path)
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 

@@ -8,6 +8,7 @@ as many threads as torch (``torch.get_num_threads``, the environment variable OM
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -157,6 +158,19 @@ def import_openvino() -> Any:
     return import_extra("openvino", "openvino")
 
 
+@cache
+def openvino_core() -> Any:
+    """Return the process's only OpenVINO core, which lives as long as the process.
+
+    The CPU plugin gives the thread an alternate signal stack and takes it away with its core. With two cores, the
+    thread is left with one that was freed, and the next signal ends the process.
+
+    Raises:
+        UserError: OpenVINO is not installed.
+    """
+    return import_openvino().Core()
+
+
 def _read_onnx(path: Path) -> tuple[ExportedNet, str | None]:
     runtime = import_extra("onnxruntime", "onnx")
     options = runtime.SessionOptions()
@@ -190,8 +204,7 @@ def _read_program(path: Path) -> tuple[ExportedNet, str | None]:
 def _read_openvino(path: Path) -> tuple[ExportedNet, str | None]:
     if b"<net" not in path.read_bytes()[:200]:
         raise UserError(f"{path} is not an OpenVINO network. {EXPORT_AGAIN}")
-    core = import_openvino().Core()
-    model = core.read_model(path)
+    model = openvino_core().read_model(path)
     text = model.get_rt_info([METADATA]).astype(str) if model.has_rt_info([METADATA]) else None
     settings = {
         # By default it computes in bfloat16 on CPUs that support it.
@@ -199,7 +212,7 @@ def _read_openvino(path: Path) -> tuple[ExportedNet, str | None]:
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = openvino_core().compile_model(model, "CPU", settings)
     return ArrayNet(lambda inputs: compiled(inputs)[0]), text
 
 

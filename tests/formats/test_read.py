@@ -6,6 +6,8 @@ import json
 import re
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +53,22 @@ def test_float_images_of_another_runtime_are_rounded() -> None:
     net = ArrayNet(lambda inputs: inputs[0].astype("float32"))
     images = torch.tensor([-3.0, 0.4, 1.6, 254.7, 300.0]).view(1, 1, 1, 5)
     assert net(images).flatten().tolist() == [0, 0, 2, 255, 255]
+
+
+def test_a_signal_does_not_end_a_process_that_has_dropped_two_openvino_networks(exports: Exports) -> None:
+    code = """if True:
+        import signal, sys
+        from pathlib import Path
+        from segunet.formats.read import read_exported
+        path, received = Path(sys.argv[1]), []
+        signal.signal(signal.SIGUSR1, lambda *_: received.append(True))
+        first, second = read_exported(path), read_exported(path)
+        del first
+        del second
+        signal.raise_signal(signal.SIGUSR1)
+        assert received == [True]
+    """
+    subprocess.run([sys.executable, "-c", code, str(exports.files["openvino"])], check=True)
 
 
 def cut(path: Path) -> None:
