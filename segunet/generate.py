@@ -102,8 +102,7 @@ def write_sheets(images: list[ImageArray], film: Film | None, wanted: Request, o
 
 def description_of(wanted: Request) -> str:
     """Describe what is generated, in one line."""
-    prompt = [] if wanted.prompt is None else [f'"{wanted.prompt}"', f"guidance {wanted.guidance:g}"]
-    return ", ".join([*prompt, f"{wanted.scheduler}, {wanted.steps} steps", f"seed {wanted.seed}"])
+    return wanted.way if wanted.prompt is None else f'"{wanted.prompt}", {wanted.way}'
 
 
 @command("generate")

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from segunet.cli.run_dir import (
     started_from_outside,
 )
 from segunet.data.datamodule import VOCDataModule
+from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
@@ -100,7 +102,8 @@ def train(cfg: DictConfig) -> Path:
 def new_run(cfg: DictConfig) -> Start:
     """Return the start of a new run."""
     build.check_settings(cfg)
-    return Start(cfg, planned_run_dir(cfg, "train", (*RESULTS, "checkpoints")))
+    run_dir = planned_run_dir(cfg, "train", (*RESULTS, "checkpoints"))
+    return Start(with_precision(cfg, default_precision), run_dir)
 
 
 def resumed_run(run_dir: Path) -> Start:
@@ -110,7 +113,17 @@ def resumed_run(run_dir: Path) -> Start:
     cfg = resumed_config(run_dir)
     with naming(run_dir / CONFIG):
         build.check_settings(cfg)
+    cfg = with_precision(cfg, gpu_precision)  # of an older version, whose auto was float32 on CPUs
     return Start(cfg, run_dir, read_resumed(cfg, run_dir))
+
+
+def with_precision(cfg: DictConfig, choose: Callable[[str], str]) -> DictConfig:
+    """Return ``cfg`` with what ``auto`` stands for, so that a resumed run keeps its precision."""
+    if cfg.trainer.precision != "auto":
+        return cfg
+    cfg = cfg.copy()
+    cfg.trainer.precision = choose(cfg.trainer.accelerator)
+    return cfg
 
 
 def own(run_dir: Path) -> AbstractContextManager[None]:

@@ -17,7 +17,9 @@ from numpy.random import default_rng
 from PIL import Image
 
 from segunet import train
+from segunet.base.files import write_json
 from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.inference import precision
 from tests.commands import TINY, TINY_DENOISER, Command, make_command
 
 # (height, width) of the images of a split, in the list's order.
@@ -40,6 +42,17 @@ def _label_facts_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """Keep what is remembered of masks out of the user's outputs/."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("segunet.data.labels.CACHE", tmp_path_factory.mktemp("labels"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _float32_on_cpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let precision=auto find that bfloat16 is no faster here, whatever the machine; also in other processes."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        patch.setattr(precision, "SPEED_UPS", cache / "segunet" / precision.SPEED_UPS.name)
+        write_json(precision.SPEED_UPS, {precision.machine(): 1.0})
         yield
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from segunet import summary, train
 from segunet.base.terminal import console
+from segunet.inference.generator import load_denoiser
 from tests.commands import TINY, WHOLE, Command
 from tests.cost.test_stable_diffusion import TINY as TINY_DIFFUSION
 
@@ -139,12 +141,16 @@ def test_a_denoising_step_is_measured_on_request(run: Command, tmp_path: Path) -
 def test_a_denoiser_s_checkpoint_is_shown(run: Command, denoiser: Path, tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
     checkpoint = denoiser / "checkpoints" / "best.ckpt"
-    result = run(summary, f"checkpoint={checkpoint}", "size=32", "measure=false", f"output={path}")
+    result = run(summary, f"checkpoint={checkpoint}", "measure=false", f"output={path}")
     assert result.status == 0, result.error
-    weights = torch.load(checkpoint, weights_only=True)["state_dict"]
-    parameters = sum(value.numel() for name, value in weights.items() if name.startswith("net."))
-    content = json.loads(path.read_text())
-    assert (content["parameters"], content["input"]) == (parameters, [1, 3, 32, 32])
+    loaded = load_denoiser(checkpoint)
+    net, content = loaded.net.to("meta"), json.loads(path.read_text())
+    assert loaded.size == 32  # of its own samples, with its own prompts
+    assert content["parameters"] == sum(each.numel() for each in net.parameters())
+    assert content["input"] == [1, 3, 32, 32]
+    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, 32, 32), torch.tensor(1), torch.zeros(1, 2, net.cross_attention_dim or 0))
+    assert content["flops"] == counter.get_total_flops()
     assert set(content["weight_bytes"]) == {"fp32", "fp16", "int8"}
 
 

@@ -64,7 +64,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, str]:
     """Return the system, the processor, the cores that this process may use, and any CUDA GPUs."""
-    found = {"system": platform.platform(terse=True), "processor": _processor(), "cores": str(cores())}
+    found = {"system": platform.platform(terse=True), "processor": processor(), "cores": str(cores())}
     if torch.cuda.is_available():
         names = Counter(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count()))
         found["GPU"] = ", ".join(name if count == 1 else f"{count} x {name}" for name, count in names.items())
@@ -100,7 +100,7 @@ def proc_bytes(file: Path, name: str) -> int:
     return 1024 * int(words[words.index(f"{name}:") + 1])
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's name as Linux reports it, elsewhere as Python does."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []

@@ -16,14 +16,16 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs
 from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.formats.read import READERS
+from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import card_of, checkpoint_of, read_checkpoint
 from segunet.inference.generator import denoiser_of
 from segunet.models.build import build_network
 from segunet.models.diffusion_unet import DiffusionUNet
+from segunet.models.prompts import vocabulary_of
 from segunet.training import build
 
-_SIZE, _SAMPLE_SIZE = 512, 64  # of images, and of a denoiser's samples
-_TOKENS = 77  # hidden states of CLIP's text encoder
+_SIZE = 512  # of images
+_SAMPLE_SIZE, _TOKENS = 64, 77  # of an untrained denoiser's samples, and the hidden states of CLIP's text encoder
 
 
 @dataclass(frozen=True)
@@ -47,24 +49,28 @@ def subject_of(cfg: DictConfig) -> Subject:
     """Return the network that ``cfg`` names; weights are not loaded, as they do not affect the cost."""
     if cfg.source is not None:
         return _diffusion_unet(cfg)
+    side, states = _SAMPLE_SIZE, _TOKENS
     if cfg.checkpoint is None:
         title = HydraConfig.get().runtime.choices["model"]
         make_net: Callable[[], nn.Module] = partial(build.net_from_config, build.without_weights(cfg.model))
     else:
-        title = str(cfg.checkpoint)
-        make_net = partial(build_network, _model_of(as_path(cfg.checkpoint)))
+        title, card = str(cfg.checkpoint), _card_of(as_path(cfg.checkpoint))
+        make_net = partial(build_network, card.model)
+        if card.denoiser is not None:
+            side, states = card.denoiser.size, len(vocabulary_of(card.class_names, card.data.ignore_index))
     with torch.device("meta"):
         net = make_net()
     size = size_of(cfg.size)
     if isinstance(net, DiffusionUNet):
-        size = size or (_SAMPLE_SIZE, _SAMPLE_SIZE)
-        channels, width = net.in_channels, net.cross_attention_dim
-        return Subject(title, make_net, partial(noisy_samples, cfg.batch_size, channels, size, width), segments=False)
+        width = net.cross_attention_dim
+        hidden = None if width is None else (states, width)
+        make_inputs = partial(noisy_samples, cfg.batch_size, net.in_channels, size or (side, side), hidden)
+        return Subject(title, make_net, make_inputs, segments=False)
     return Subject(title, make_net, partial(images, cfg.batch_size, size or (_SIZE, _SIZE)), segments=True)
 
 
-def _model_of(checkpoint: Path) -> dict[str, Any]:
-    """Return the config of a checkpoint's network, after checking that the checkpoint is valid and trusted."""
+def _card_of(checkpoint: Path) -> CheckpointCard:
+    """Return a checkpoint's card, after checking that the checkpoint is valid and trusted."""
     if checkpoint.suffix in READERS:
         raise UserError(
             f"checkpoint={checkpoint}: an exported network does not expose its layers. Give the original .ckpt."
@@ -75,7 +81,7 @@ def _model_of(checkpoint: Path) -> dict[str, Any]:
         checkpoint_of(content, checkpoint)
     else:
         denoiser_of(content, checkpoint)
-    return card.model
+    return card
 
 
 def _diffusion_unet(cfg: DictConfig) -> Subject:
@@ -108,14 +114,16 @@ def images(batch_size: int, size: tuple[int, int]) -> Inputs:
     return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})
 
 
-def noisy_samples(batch_size: int, channels: int, size: tuple[int, int], width: int | None) -> Inputs:
+def noisy_samples(
+    batch_size: int, channels: int, size: tuple[int, int], hidden_states: tuple[int, int] | None
+) -> Inputs:
     """Return a denoising step's inputs on the current default device: samples, time step and, if any, hidden states.
 
     Args:
         batch_size: N.
         channels: C of the samples, float32 (N, C, H, W).
         size: (H, W).
-        width: D of the hidden states (N, 77, D); None for an unconditional denoiser.
+        hidden_states: (L, D) of the hidden states (N, L, D); None for an unconditional denoiser.
     """
-    conditions = () if width is None else (torch.randn(batch_size, _TOKENS, width),)
+    conditions = () if hidden_states is None else (torch.randn(batch_size, *hidden_states),)
     return Inputs((torch.randn(batch_size, channels, *size), torch.tensor(1), *conditions), {})

@@ -78,6 +78,12 @@ class Request:
     batch_size: int
     size: int
 
+    @property
+    def way(self) -> str:
+        """How it is generated, in a few words."""
+        guidance = [] if self.prompt is None else [f"guidance {self.guidance:g}"]
+        return ", ".join([*guidance, self.scheduler, f"{self.steps} steps", f"seed {self.seed}"])
+
 
 @dataclass(frozen=True)
 class Film:

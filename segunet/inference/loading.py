@@ -47,7 +47,7 @@ def load(
         image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
             "checkpoint" for those used in training.
         accelerator: auto, cpu, gpu, ..., as in Lightning.
-        precision: auto (mixed on a CUDA GPU, 32-true elsewhere), 32-true, bf16-mixed, ..., as in Lightning.
+        precision: auto (mixed on a GPU, and on a CPU if faster), 32-true, bf16-mixed, ..., as in Lightning.
 
     Raises:
         UserError: no file, not segunet's, or an invalid setting.

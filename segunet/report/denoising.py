@@ -1,6 +1,7 @@
 """The end of a denoiser's training: the loss of the best checkpoint, its page, and what to do next."""
 
 import logging
+from importlib.metadata import version
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -50,17 +51,27 @@ def conclude_denoiser(
         name=run_dir.name,
         subject=f"Best checkpoint, after epoch {epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, on the "
         f"{len(datamodule.val_pairs)} images of {datamodule.val_split}",
-        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else "")),
+        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else ""))
+        | {"Denoiser": facts_of(model)},
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
         history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},
         best_epoch=epoch,
         loss=loss,
         samples=samples(model, images),
-        how="The n-th image of each prompt has the same noise. Made with the defaults of segunet.generate.",
+        how=f"The n-th image of each prompt has the same noise. Made with {model.request().way}, by segunet.generate's "
+        "defaults.",
     )
     write_page(report, run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)
+
+
+def facts_of(model: Generator) -> dict[str, str]:
+    """Return what the denoiser was trained for, and the version of the library that has its schedules."""
+    schedule = model.schedule
+    found = {"predicts": schedule.prediction, "schedule": f"{schedule.schedule}, {schedule.steps} time steps"}
+    found["samples"] = f"{model.channels} x {model.size} x {model.size}"
+    return found | {"diffusers": version("diffusers")}
 
 
 def samples(model: Generator, count: int) -> dict[str, ImageArray]:
