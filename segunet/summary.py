@@ -1,11 +1,9 @@
 """Show the cost of a network: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,6 +22,7 @@ from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
+from segunet.cost.output import check_output
 from segunet.cost.subject import Subject, subject_of
 from segunet.cost.tables import show_layers, show_measurements
 from segunet.inference.precision import default_precision, fabric_from_settings
@@ -89,21 +88,7 @@ def check_settings(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
         raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
     if cfg.output is not None:
-        check_output(as_path(cfg.output))
-
-
-def check_output(path: Path) -> None:
-    """Raise a UserError unless ``path`` is a new JSON file, or one that this command wrote."""
-    if path.suffix != ".json":
-        raise UserError(f"output={path}: wanted the name of a .json file.")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError):
-        content = None
-    if not isinstance(content, dict) or not content.keys() >= {"network", "layers"}:
-        raise UserError(f"output={path} exists, and segunet.summary did not write it. Give another name.")
+        check_output(as_path(cfg.output), {"network", "layers"}, "segunet.summary")
 
 
 def check_one_network(cfg: DictConfig) -> None:

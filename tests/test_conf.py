@@ -34,7 +34,7 @@ def composed(root: str, *overrides: str) -> DictConfig:
 def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
-    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
+    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate", "benchmark"}
     parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 

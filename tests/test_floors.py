@@ -14,7 +14,7 @@ FLOORS = (
     ("inference",),
     ("training", "report", "cost"),
 )
-COMMANDS = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
+COMMANDS = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate", "benchmark"}
 
 
 def floor_of(module: str) -> int:

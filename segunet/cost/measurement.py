@@ -17,6 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from segunet.base.errors import UserError
 from segunet.base.failures import first_line
 from segunet.base.terminal import setup_logging
 from segunet.cost.complexity import Inputs
+from segunet.cost.machine import finished
 from segunet.losses.segmentation import SegmentationLoss
 from segunet.training.optimizer import OptimizerFactory
 
@@ -77,8 +79,8 @@ class Measurement:
     peak_bytes: int
 
 
-def measure(workload: Workload) -> Measurement:
-    """Measure ``workload`` in a fresh process.
+def measure(workload: Workload, rounds: int = ROUNDS) -> Measurement:
+    """Measure ``workload`` in a fresh process, ``rounds`` times after two warm-up runs.
 
     Raises:
         UserError: it cannot be run: out of memory, no compiler, a size that the network does not accept.
@@ -87,7 +89,7 @@ def measure(workload: Workload) -> Measurement:
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as fresh:
         try:
-            return fresh.submit(_measure_here, workload).result()
+            return fresh.submit(_measure_here, workload, rounds).result()
         except BrokenProcessPool as error:
             raise UserError(
                 "The measuring process was killed by the system, most likely for lack of memory. Give a smaller "
@@ -95,20 +97,14 @@ def measure(workload: Workload) -> Measurement:
             ) from error
 
 
-def _measure_here(workload: Workload) -> Measurement:
+def _measure_here(workload: Workload, rounds: int) -> Measurement:
     setup_logging(quiet=True)
     try:
         fabric = workload.make_fabric()
         _load_libraries(fabric, workload)
         level = peak_memory(fabric.device)
-        with fabric.init_module():
-            net = workload.make_net()
-        with fabric.device:
-            inputs = workload.make_inputs()
-        if workload.compile:
-            net.compile()
-        step = _step(fabric, workload, net, inputs)
-        seconds = [_time(step, fabric.device) for _ in range(ROUNDS + 2)]
+        step = prepared(workload, fabric)
+        seconds = [_time(step) for _ in range(rounds + 2)]
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
@@ -121,6 +117,17 @@ def _load_libraries(fabric: Fabric, workload: Workload) -> None:
         workload.make_net()
     tiny = nn.Conv2d(3, workload.num_classes, kernel_size=1)
     _step(fabric, workload, tiny, Inputs((torch.rand(1, 3, 8, 8, device=fabric.device),), {}))()
+
+
+def prepared(workload: Workload, fabric: Fabric) -> Callable[[], object]:
+    """Return a function that runs ``workload`` once, and waits until its device has done it."""
+    with fabric.init_module():
+        net = workload.make_net()
+    with fabric.device:
+        inputs = workload.make_inputs()
+    if workload.compile:
+        net.compile()
+    return partial(finished, _step(fabric, workload, net, inputs), fabric.device)
 
 
 def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) -> Callable[[], object]:
@@ -151,11 +158,9 @@ def _forward_pass(net: nn.Module, inputs: Inputs) -> Callable[[], object]:
     return step
 
 
-def _time(step: Callable[[], object], device: torch.device) -> float:
+def _time(step: Callable[[], object]) -> float:
     start = time.perf_counter()
     step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
     return time.perf_counter() - start
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from segunet.base.terminal import console
 from segunet.cost.complexity import Layer
 from segunet.cost.measurement import ROUNDS
+from segunet.cost.results import Row
 
 # Narrow, for terminals of 80 columns.
 _STYLE: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "pad_edge": False, "show_edge": False}
@@ -60,8 +61,28 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
     _print(f"{accelerator}, {precision}: median of {ROUNDS} runs after two; peak memory {memory}, weights included")
 
 
+def show_rows(rows: Sequence[Row]) -> None:
+    """Print the table of a benchmark's part; the share is that of the ceiling."""
+    table = Table(**_STYLE)
+    part = rows[0].part
+    table.add_column(part)
+    for heading in ("median", "range", "memory", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in rows:
+        peak = "" if row.peak_bytes is None else _bytes(row.peak_bytes)
+        share = "" if row.share is None else f"{100 * row.share:.0f} %"
+        spread = f"{_number(row.low)} to {_number(row.high)}"
+        table.add_row(escape(row.case), f"{_number(row.median)} {row.unit}", spread, peak, share)
+    console.print("", table)
+
+
 def _bytes(number: float) -> str:
     return f"{number / 1e9:.2f} GB" if number >= 1e9 else f"{number / 1e6:.1f} MB"
+
+
+def _number(value: float) -> str:
+    """Return a positive number with three digits or more."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _print(line: str) -> None:

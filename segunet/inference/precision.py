@@ -47,10 +47,16 @@ def default_precision(accelerator: str) -> Precision:
 
 
 def gpu_precision(accelerator: str) -> Precision:
-    """Return mixed precision on a CUDA GPU (bf16 if supported), float32 elsewhere."""
+    """Return mixed precision on a CUDA GPU, float32 elsewhere."""
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
-    return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+    return mixed_precision("cuda")
+
+
+def mixed_precision(accelerator: str) -> Precision:
+    """Return the mixed precision of a CPU, or of the CUDA GPU: bf16 if supported."""
+    supported = accelerator == "cpu" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if supported else "16-mixed"
 
 
 @cache
