@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.plugins.precision import Precision
+from pytorch_lightning.utilities import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -42,6 +44,25 @@ class ScheduledTask(LightningModule):
             epoch = self.current_epoch + batch_idx / self.trainer.num_training_batches
             for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
                 group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients; called by Lightning, which in mixed precision refuses to with a fused optimizer.
+
+        Such an optimizer unscales the gradients in its step, unless the scaler has done so before. bfloat16 has none.
+        """
+        if not gradient_clip_val:
+            return
+        plugin = self.trainer.precision_plugin
+        scaler = getattr(plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def check_finite(self, loss: Tensor, names: Sequence[str]) -> None:
         """Raise a UserError that names the step and the images if their ``loss`` is not finite."""
