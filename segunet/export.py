@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -13,18 +13,22 @@ from omegaconf import DictConfig
 from rich.table import Table
 
 from segunet.base.errors import UserError
+from segunet.base.extras import import_extra
 from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
 from segunet.base.terminal import console, setting
-from segunet.base.validation import Count, Positive, Settings, Share
+from segunet.base.validation import Count, Positive, Settings, Share, Text
 from segunet.base.version import __version__
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
+from segunet.data.dataset import EvalDataset
+from segunet.data.voc import find_voc_folder, list_pairs
+from segunet.formats.quantize import Calibration
 from segunet.formats.read import READERS, ExportedNet, read_exported
 from segunet.formats.write import FORMATS, Format, Traced, traced, traced_denoiser
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
 from segunet.inference.denoiser_fidelity import DenoiserComparison, check_same_denoiser, compare_denoisers
-from segunet.inference.fidelity import Comparison, check_same, compare
+from segunet.inference.fidelity import Comparison, check_same, check_scores, compare
 from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
@@ -41,12 +45,16 @@ class Tolerance(Settings):
     logits: Share
     agreement: Share
     prediction: Share
+    miou: Share
 
 
 class ExportSettings(Settings):
     """Plain settings of the command."""
 
     images: Positive
+    quantize: Literal["int8"] | None
+    calibration_images: Positive
+    calibration_split: Text | None
     seed: Count
     tolerance: Tolerance
 
@@ -68,8 +76,9 @@ def export(cfg: DictConfig) -> None:
         subject = Segmentation(cfg, checkpoint_of(content, source))
     else:
         subject = Denoiser(cfg, denoiser_of(content, source), card)
+    calibration = subject.calibration()
     with whole_files(output) as draft:
-        write(subject.traced, about(card) | subject.about(), chosen, draft)
+        write(subject.traced, about(card) | subject.about(), chosen, draft, calibration)
         exported, _ = read_exported(draft)
         subject.compare(exported)
     log_files(output)
@@ -97,6 +106,21 @@ class Segmentation:
         """Return its graph."""
         return traced(self.net)
 
+    def calibration(self) -> Calibration | None:
+        """Return the images that the scales of 8 bits are taken from, spread over the training list; None for float32.
+
+        Raises:
+            UserError: there is no training list, or an image of it is not readable.
+        """
+        if self.cfg.quantize is None:
+            return None
+        data = self.datamodule
+        pairs = list_pairs(find_voc_folder(data.root), self.cfg.calibration_split or data.train_split)
+        count = min(self.cfg.calibration_images, len(pairs))
+        spread = [pairs[number * len(pairs) // count] for number in range(count)]
+        images = EvalDataset(spread, data.form, data.inference_size)
+        return [images[index].images.numpy()[None] for index in range(count)]
+
     def about(self) -> dict[str, Any]:
         """Return what its card has besides :func:`about`."""
         return {
@@ -111,7 +135,10 @@ class Segmentation:
         """Print how ``exported`` compares with it; raise a UserError if they differ."""
         comparison = compare(self.net, exported, self.datamodule, self.cfg.seed)
         show(comparison, self.cfg.format)
-        check_same(comparison, self.cfg.tolerance.logits, self.cfg.tolerance.agreement)
+        if self.cfg.quantize is None:
+            check_same(comparison, self.cfg.tolerance.logits, self.cfg.tolerance.agreement)
+        else:
+            check_scores(comparison, self.cfg.tolerance.miou)
 
     def log_use(self, output: Path) -> None:
         """Log the next steps."""
@@ -139,10 +166,15 @@ class Denoiser:
                 f"{', '.join(given)}: a denoiser is not compared on images, but on noise (seed, tolerance.prediction). "
                 "Leave it out."
             )
+        if cfg.quantize is not None:
+            raise UserError(f"quantize={cfg.quantize} is for segmentation networks; a denoiser stays in float32.")
 
     def traced(self) -> Traced:
         """Return its graph."""
         return traced_denoiser(self.checkpoint.net)
+
+    def calibration(self) -> None:
+        """Return None: it stays in float32."""
 
     def about(self) -> dict[str, Any]:
         """Return what its card has besides :func:`about`."""
@@ -210,7 +242,11 @@ def chosen_format(cfg: DictConfig) -> Format:
     """
     if cfg.format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {cfg.format!r}.")
+    if cfg.quantize is not None and cfg.format == "torch_export":
+        raise UserError(f"quantize={cfg.quantize} is for format=onnx and format=openvino.")
     FORMATS[cfg.format].packages()
+    if cfg.quantize is not None and cfg.format == "openvino":
+        import_extra("nncf", "int8")
     return FORMATS[cfg.format]
 
 
@@ -290,14 +326,16 @@ def about(card: CheckpointCard) -> dict[str, Any]:
     }
 
 
-def write(trace: Callable[[], Traced], card: dict[str, Any], chosen: Format, path: Path) -> None:
-    """Write the network that ``trace`` returns and its card.
+def write(
+    trace: Callable[[], Traced], card: dict[str, Any], chosen: Format, path: Path, calibration: Calibration | None
+) -> None:
+    """Write the network that ``trace`` returns and its card, in 8 bits if there are ``calibration`` images.
 
     Raises:
         UserError: the format cannot express the network.
     """
     try:
-        chosen.write(trace(), card, path)
+        chosen.write(trace(), card, path, calibration)
     except (UserError, OSError):
         raise
     except Exception as error:  # each exporter has its own errors

@@ -20,7 +20,7 @@ from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
 from segunet.formats.read import openvino_core
 from segunet.formats.write import FORMATS, traced
-from segunet.inference.fidelity import Comparison, check_same
+from segunet.inference.fidelity import Comparison, check_same, check_scores
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
@@ -200,7 +200,53 @@ def test_a_network_that_cannot_be_traced_is_a_paragraph(tmp_path: Path) -> None:
             return images.float() if images.shape[2] > 70 else images.float() + 1
 
     with pytest.raises(UserError, match="inputs of any size"):
-        export.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2")
+        export.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2", None)
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_a_network_is_written_in_8_bits(run: Command, trained: Path, tmp_path: Path, name: str) -> None:
+    larger = trained / "checkpoints" / "best.ckpt"
+    path = tmp_path / f"int8{FORMATS[name].suffix}"
+    options = [f"checkpoint={larger}", f"format={name}", f"output={path}", "images=3", "calibration_images=4"]
+    result = run(export, *options, "quantize=int8", "tolerance.miou=0.2")
+    assert result.status == 0, result.error
+    weights = torch.load(larger, weights_only=True)["state_dict"]
+    assert int8_weights(path) == sum(value.ndim == 4 and name.endswith("weight") for name, value in weights.items())
+    size = sum(each.stat().st_size for each in (path, path.with_suffix(".bin")) if each.exists())
+    assert size < 0.5 * sum(4 * value.numel() for value in weights.values())
+    scores = metrics_of(run, path, tmp_path / "scored")
+    assert scores["miou"] == pytest.approx(metrics_of(run, larger, tmp_path / "wanted")["miou"], abs=0.2)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert "damaged" in run(evaluate, f"checkpoint={path}", f"run_dir={tmp_path / 'broken'}").error
+
+
+def int8_weights(path: Path) -> int:
+    """Return how many convolutions' weights a file holds in int8, with a scale per output channel."""
+    if path.suffix == ".onnx":
+        model = onnx.load(path)
+        stored = {each.name: each for each in model.graph.initializer}
+        scaled = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+        weights = [node for node in scaled if len(stored[node.input[0]].dims) == 4]
+        assert {stored[node.input[0]].data_type for node in weights} == {onnx.TensorProto.INT8}
+        channels = [(stored[node.input[0]].dims[0], *stored[node.input[1]].dims) for node in weights]
+        assert all(count == scales for count, scales in channels)
+        return len(weights)
+    model = openvino_core().read_model(path)
+    constants = [node for node in model.get_ops() if node.get_type_name() == "Constant"]
+    return sum(len(node.shape) == 4 and node.get_element_type().to_string() == "i8" for node in constants)
+
+
+def test_8_bits_that_lose_too_much_are_not_written(run: Command, checkpoint: Path) -> None:
+    good, worse = scores_from_confusion([[9, 0], [0, 9]], images=1), scores_from_confusion([[9, 0], [1, 8]], images=1)
+    check_scores(Comparison(3.0, 10.0, 0.9, (good, worse), (1.0, 1.0)), miou=good.miou - worse.miou + 1e-9)
+    for after, difference in ((worse, 3.0), (good, math.nan)):
+        with pytest.raises(UserError, match="Nothing was written"):
+            check_scores(Comparison(difference, 10.0, 0.9, (good, after), (1.0, 1.0)), miou=0.01)
+    result = run(export, f"checkpoint={checkpoint}", "quantize=int8", "calibration_split=nowhere")
+    assert (result.status, "nowhere.txt" in result.error) == (1, True)
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["net.ckpt"]
 
 
 def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
@@ -214,6 +260,9 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         "images=0": "images must be greater than or equal to 1, got 0",
         "tolerance.logits=much": "tolerance.logits must be a valid number, got 'much'",
         "tolerance=null": "tolerance must be",
+        "quantize=int4": "quantize must be",
+        "calibration_images=0": "calibration_images must be",
+        "tolerance.miou=2": "tolerance.miou must be",
         "seed=abc": "seed must be a valid integer, got 'abc'",
         "data.root=/nowhere": "data.root",
         "split=nowhere": "nowhere.txt",
@@ -233,7 +282,17 @@ def test_generate_says_what_an_exported_segmentation_network_is(run: Command, ex
         assert f"python -m segunet.predict checkpoint={path} input=PATH" in result.error
 
 
+def test_8_bits_are_not_for_every_format_and_network(run: Command, checkpoint: Path, denoiser: Path) -> None:
+    result = run(export, f"checkpoint={checkpoint}", "format=torch_export", "quantize=int8")
+    assert (result.status, "is for format=onnx and format=openvino" in result.error) == (1, True)
+    result = run(export, f"checkpoint={denoiser / 'checkpoints' / 'best.ckpt'}", "quantize=int8")
+    assert (result.status, "a denoiser stays in float32" in result.error) == (1, True)
+
+
 def test_a_missing_package_is_named(run: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    result = run(export, f"checkpoint={checkpoint}", "format=openvino", "quantize=int8")
+    assert (result.status, "segunet[int8]" in result.error) == (1, True)
     for name, package in (("onnx", "onnxscript"), ("openvino", "openvino")):
         monkeypatch.setitem(sys.modules, package, None)
         result = run(export, f"checkpoint={checkpoint}", f"format={name}")

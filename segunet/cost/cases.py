@@ -100,7 +100,7 @@ def exported_cases(workload: Workload, formats: list[str], folder: Path) -> dict
     cases = {}
     for name in formats:
         path = folder / f"net{FORMATS[name].suffix}"
-        FORMATS[name].write(network, {}, path)
+        FORMATS[name].write(network, {}, path, None)
         exported, _ = read_exported(path)
         cases[name] = Case(partial(torch.inference_mode()(exported), images), len(images), "images/s")
     return cases

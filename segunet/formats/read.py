@@ -31,11 +31,11 @@ EXPORT_AGAIN = "Export the checkpoint again: python -m segunet.export checkpoint
 _OPERATORS = frozenset(
     """
     Abs Add And ArgMax AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv ConvTranspose Cos
-    DepthToSpace Div Einsum Elu Equal Erf Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool
-    Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
-    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu
-    Pad Pow Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Sin Slice Softmax
-    Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
+    DepthToSpace DequantizeLinear Div Einsum Elu Equal Erf Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool
+    GlobalMaxPool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity InstanceNormalization
+    LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max MaxPool Min Mod Mul Neg Not Or PRelu Pad
+    Pow QuantizeLinear Reciprocal ReduceMax ReduceMean ReduceSum Relu Reshape Resize Round Shape Sigmoid Sign Sin
+    Slice Softmax Softplus SpaceToDepth Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where
     """.split()  # noqa: SIM905 - a list would take a line per name
 )
 

@@ -18,6 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from segunet.base.extras import import_extra
 from segunet.formats.pt2 import EXTRA_FILE
+from segunet.formats.quantize import Calibration, quantize_onnx, quantize_openvino
 from segunet.formats.read import METADATA, import_openvino
 from segunet.formats.seal import UNSEALED, seal
 from segunet.models.classic_unet import border_of
@@ -55,12 +56,13 @@ class Format:
     Attributes:
         suffix: suffix of its file, a key of ``formats.read.READERS``.
         packages: imports the packages to write and run it; raises a UserError if one is missing.
-        write: writes a network and its card (plain containers) to a path, with a weights file if the format has one.
+        write: writes a network and its card (plain containers) to a path, with a weights file if the format has one;
+            in float32, or in 8 bits if there are calibration images.
     """
 
     suffix: str
     packages: Callable[[], Any]
-    write: Callable[[Traced, dict[str, Any], Path], None]
+    write: Callable[[Traced, dict[str, Any], Path, Calibration | None], None]
 
 
 def traced(net: nn.Module) -> Traced:
@@ -132,9 +134,9 @@ def _onnx_packages() -> list[Any]:
     return [import_extra(module, "onnx") for module in ("onnx", "onnxscript", "onnxruntime")]
 
 
-def write_onnx(network: Traced, card: dict[str, Any], path: Path) -> None:
+def write_onnx(network: Traced, card: dict[str, Any], path: Path, calibration: Calibration | None = None) -> None:
     """Write one .onnx file, including weights (up to protobuf's 2 GB), and check it with onnx."""
-    onnx, script, _ = _onnx_packages()
+    onnx, script, runtime = _onnx_packages()
     names: Any = {"input_names": list(network.inputs), "output_names": [network.output]}
     axes: Any = tuple(network.inputs.values())
     with warnings.catch_warnings():
@@ -145,29 +147,39 @@ def write_onnx(network: Traced, card: dict[str, Any], path: Path) -> None:
     assert first is not None
     assert output is not None
     output[2], output[3] = first[2], first[3]  # torch says min(height, height rounded up to the stride)
-    exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
-    result.model.metadata_props[METADATA] = json.dumps({**card, "exporter": exporter, "checksum": UNSEALED})
     result.save(path, external_data=False)
+    exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
+    if calibration is not None:
+        quantize_onnx(path, next(iter(network.inputs)), calibration)
+        exporter += f", int8 by onnxruntime {runtime.__version__}"
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, {METADATA: json.dumps({**card, "exporter": exporter, "checksum": UNSEALED})})
+    onnx.save(model, path)
     onnx.checker.check_model(path, full_check=True)
     seal(path)
 
 
-def write_program(network: Traced, card: dict[str, Any], path: Path) -> None:
-    """Write one .pt2 file."""
+def write_program(network: Traced, card: dict[str, Any], path: Path, calibration: Calibration | None = None) -> None:
+    """Write one .pt2 file, in float32."""
+    assert calibration is None
     buffer = io.BytesIO()  # torch's own writer aborts the process if the disk is full
     about = {**card, "exporter": "torch.export"}
     torch.export.save(network.program, buffer, extra_files={EXTRA_FILE: json.dumps(about)})
     path.write_bytes(buffer.getbuffer())
 
 
-def write_openvino(network: Traced, card: dict[str, Any], path: Path) -> None:
-    """Write an .xml file and its weights, float32, in a .bin file beside it."""
+def write_openvino(network: Traced, card: dict[str, Any], path: Path, calibration: Calibration | None = None) -> None:
+    """Write an .xml file and its weights in a .bin file beside it."""
     openvino = import_openvino()
     model = openvino.convert_model(network.program)
     for each, name in zip(model.inputs, network.inputs, strict=True):
         each.get_tensor().set_names({name})
     model.output().get_tensor().set_names({network.output})
-    about = {**card, "exporter": f"openvino {openvino.__version__}", "checksum": UNSEALED}
+    exporter = f"openvino {openvino.__version__}"
+    if calibration is not None:
+        model = quantize_openvino(model, calibration)
+        exporter += ", int8 by nncf"
+    about = {**card, "exporter": exporter, "checksum": UNSEALED}
     model.set_rt_info(json.dumps(about), [METADATA])
     openvino.save_model(model, path, compress_to_fp16=False)
     seal(path)

@@ -1,5 +1,6 @@
 """Compare an exported network with the original."""
 
+import math
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -111,4 +112,15 @@ def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
             f"{100 * comparison.agreement:.3f} % of the pixels have the same class, wanted at least "
             f"{100 * agreement:g} % (tolerance.agreement). Nothing was written. Try another format, or raise the "
             "tolerance if the mIoU above is good enough for you."
+        )
+
+
+def check_scores(comparison: Comparison, miou: float) -> None:
+    """Raise a UserError if the exported network's mIoU is more than ``miou`` below the original's, or NaN."""
+    before, after = (scores.miou for scores in comparison.scores)
+    if not (after >= before - miou and math.isfinite(comparison.difference)):
+        raise UserError(
+            f"The exported network has an mIoU of {after:.4f}, the original {before:.4f}: allowed are {miou} less "
+            "(tolerance.miou). Nothing was written. Give more calibration_images, leave out quantize=int8, or raise "
+            "the tolerance."
         )

@@ -29,7 +29,7 @@ def main() -> None:
         network = traced(net)
         for name, each in FORMATS.items():
             path = Path(folder) / f"net{each.suffix}"
-            each.write(network, card, path)
+            each.write(network, card, path, None)
             nets[name], _ = read_exported(path)
         seconds = medians({name: partial(each, images) for name, each in nets.items()}, ROUNDS)
     print(hardware())
