@@ -195,9 +195,11 @@ def benchmark(cfg: DictConfig) -> list[Row]:
             )
         show_rows(timed)
         rows += timed
-    logger.info("%s; %s rounds, median (range)", ", ".join(hardware().values()), bench.settings.rounds)
+    found, rounds = hardware(), bench.settings.rounds
+    where = found.get("GPU", f"{found['processor']}, {found['cores']} core(s)")
+    logger.info("%s, torch %s; median and range of %d round(s)", where, torch.__version__, rounds)
     if cfg.output is not None:
-        content = {"rows": [asdict(row) for row in rows], "hardware": hardware(), "versions": versions()}
+        content = {"rows": [asdict(row) for row in rows], "hardware": found, "versions": versions()}
         write_json(as_path(cfg.output), content)
         logger.info("written to %s", cfg.output)
     return rows
