@@ -16,6 +16,7 @@ from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
+from segunet.inference.precision import precision_for
 from segunet.inference.tiling import Inference
 from segunet.metrics.scores import Scores
 from segunet.report.examples import examples
@@ -52,6 +53,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     callbacks: list[pl.Callback] = [ScoringProgress(), strips]
     if cfg.save_predictions:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
+    cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     with locked(run_dir) if is_main_process() else nullcontext():

@@ -181,12 +181,13 @@ class Denoiser:
         net, denoiser = self.checkpoint.net, self.card.denoiser
         assert denoiser is not None
         stride, width = net.encoder.stride, net.cross_attention_dim
-        states = "" if width is None else f"; encoder_hidden_states: float32 (N, L, {width}), one of each prompt's name"
+        states = f"; encoder_hidden_states: float32 (N, L, {width}), one for each of the names in the metadata's "
+        states += "denoiser.prompts: its entry in named if the prompt has the name, else empty"
         scale, kind = (SCALE, "RGB") if denoiser.latent_scale is None else (None, "latents")
         shape = f"float32 (N, {net.in_channels}, H, W)"
         return {
             "input": f"sample: {shape}, {kind}, any N, H and W multiples of {stride}; "
-            f"timestep: float32 (N,), 0..{denoiser.steps}{states}",
+            f"timestep: float32 (N,), 0..{denoiser.steps}{'' if width is None else states}",
             "stride": stride,
             "output": f"prediction: {shape}, {denoiser.prediction}",
             "denoiser": denoiser.model_dump() | {"scale": scale, "prompts": prompts_of(self.checkpoint.prompts)},

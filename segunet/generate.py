@@ -1,6 +1,7 @@
 """Generate images: ``python -m segunet.generate checkpoint=PATH prompt="disc, star" ...``."""
 
 import logging
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from segunet.inference.generator import Film, Generator, Request, Samples, load_
 logger = logging.getLogger("segunet.generate")  # __name__ is "__main__" when run as a program
 RESULTS = ("images", "latents", "grid.png", "film.png")  # written below the output folder
 _MOST_IN_GRID = 64  # images
+_NUMBERED = re.compile(r"\d{4,}")  # names of what is generated
 
 
 def generate(cfg: DictConfig) -> Path:
@@ -36,6 +38,7 @@ def generate(cfg: DictConfig) -> Path:
     wanted = request_of(model, cfg)
     open_run_dir(cfg, output)
     remove_abandoned(output.rglob(DRAFTS))
+    remove_earlier(output)
     logger.info("%s; writing to %s", description_of(wanted), output)
     with progress_bar() as bar:
         task = bar.add_task("denoising", total=wanted.count * wanted.steps)
@@ -53,6 +56,13 @@ def generate(cfg: DictConfig) -> Path:
         peak_memory(model.fabric.device) / 1e9,
     )
     return output
+
+
+def remove_earlier(output: Path) -> None:
+    """Remove what an earlier command generated into this folder, so that nothing of it lies among the new images."""
+    for path in [*output.glob("images/*.png"), *output.glob("latents/*.npy"), output / "grid.png", output / "film.png"]:
+        if path.parent == output or _NUMBERED.fullmatch(path.stem):
+            path.unlink(missing_ok=True)
 
 
 def request_of(model: Generator, cfg: DictConfig) -> Request:
@@ -102,7 +112,8 @@ def write_sheets(images: list[ImageArray], film: Film | None, wanted: Request, o
 
 def description_of(wanted: Request) -> str:
     """Describe what is generated, in one line."""
-    return wanted.way if wanted.prompt is None else f'"{wanted.prompt}", {wanted.way}'
+    prompt = {None: "", "": "no prompt, "}.get(wanted.prompt, f'"{wanted.prompt}", ')
+    return prompt + wanted.way
 
 
 @command("generate")

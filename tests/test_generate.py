@@ -72,6 +72,17 @@ def test_a_prompt_needs_no_quotes_but_the_shell_s(run: Command, checkpoint: str,
     assert first.shape == last.shape
 
 
+def test_a_folder_that_is_generated_into_again_holds_the_new_images_alone(
+    run: Command, checkpoint: str, tmp_path: Path
+) -> None:
+    options = [checkpoint, "steps=2", f"output={tmp_path}/out"]
+    assert run(generate, *options, "count=3", "prompt=disc").status == 0
+    (tmp_path / "out" / "images" / "mine.png").write_text("mine")
+    result = run(generate, *options, "count=1")
+    assert "no prompt, ddim, 2 steps, seed 0" in result.output
+    assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["0000.png", "mine.png"]
+
+
 def test_the_seed_alone_decides(model: Generator) -> None:
     images = model.generate("disc", count=3, steps=4, seed=1)
     assert images.shape == (3, 32, 32, 3)
@@ -102,7 +113,7 @@ def test_guidance_is_between_the_empty_prompt_and_beyond_the_prompt(model: Gener
         for guidance, wanted in ((1, with_prompt), (0, without), (3, without + 3 * (with_prompt - without))):
             got = guided(net, hidden, empty, guidance)(x, time)
             torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
-    assert np.array_equal(model.generate("", steps=3, guidance=5), model.generate("disc", steps=3, guidance=0))
+    assert np.array_equal(model.generate("", steps=3), model.generate("disc", steps=3, guidance=0))
 
 
 def test_ddim_is_that_of_the_stock_pipeline(denoiser: Path, run: Command, tmp_path: Path) -> None:
@@ -146,6 +157,7 @@ def test_an_unconditional_network_refuses_prompt_and_guidance(denoiser: Path, ru
         ("steps=1001", "steps=1001: the network was trained with 1000"),
         ("count=0", "count must be greater than or equal to 1, got 0"),
         ("guidance=nan", "guidance must be a finite number"),
+        ("guidance=7", "guidance is the strength of a prompt, and there is none"),
         ("scheduler=lms", "scheduler=lms: a network trained with loss.schedule=squaredcos_cap_v2 is sampled with"),
         ("seed=-1", "seed must be greater than or equal to 0"),
         ("checkpoint=null", "Which checkpoint?"),

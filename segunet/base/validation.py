@@ -115,6 +115,10 @@ def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str]
     name = prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in parts)
     if not name:
         return f"{message}."
+    if first["type"] == "unexpected_keyword_argument":
+        return (
+            f"{name.lstrip('.')} is no setting here; remove it: '~{name.lstrip('.')}'. It is {shown(first['input'])}."
+        )
     what = re.sub("^(Input|Value|List) should ", "must ", message).replace(" after validation", "")
     return f"{name.lstrip('.')}{' ' if what.startswith('must ') else ': '}{what}, got {shown(first['input'])}."
 

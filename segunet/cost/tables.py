@@ -62,17 +62,23 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
 
 
 def show_rows(rows: Sequence[Row]) -> None:
-    """Print the table of a benchmark's part; the share is that of the ceiling."""
+    """Print the table of a benchmark's part; the peak is that of the machine's matrix products."""
     table = Table(**_STYLE)
     part = rows[0].part
     table.add_column(part)
-    for heading in ("median", "range", "memory", "share"):
+    for heading in ("median", "range"):
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        peak = "" if row.peak_bytes is None else _bytes(row.peak_bytes)
-        share = "" if row.share is None else f"{100 * row.share:.0f} %"
+    more = {
+        "memory": [None if row.peak_bytes is None else _bytes(row.peak_bytes) for row in rows],
+        "of the peak": [None if row.share is None else f"{100 * row.share:.0f} %" for row in rows],
+    }
+    shown = {heading: texts for heading, texts in more.items() if any(texts)}
+    for heading in shown:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, row in enumerate(rows):
         spread = f"{_number(row.low)} to {_number(row.high)}"
-        table.add_row(escape(row.case), f"{_number(row.median)} {row.unit}", spread, peak, share)
+        others = [texts[number] or "" for texts in shown.values()]
+        table.add_row(escape(row.case), f"{_number(row.median)} {row.unit}", spread, *others)
     console.print("", table)
 
 

@@ -6,6 +6,8 @@
 Shapes: C channels, H and W height and width.
 """
 
+import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from segunet.data.dataset import Batch
 from segunet.data.voc import Pair
 from segunet.models.prompts import check_names, parsed_prompt, vocabulary_of
 
+logger = logging.getLogger(__name__)
 _NO_INDEX = 255  # not a class: prompts have no ignored one
 _MOST_CHANNELS, _LARGEST_SIDE = 4096, 4096
 _LONGEST_PROMPT = 10_000  # bytes
@@ -123,15 +126,20 @@ class LatentsDataModule(VOCDataModule):
         self.stage = stage
 
     def check_labels(self) -> None:
-        """Read every latent and prompt, in one process only.
+        """Read every latent and prompt, in one process only; warn of a scale that is far from what noise has.
 
         Raises:
             UserError: as :func:`read_latent` and :func:`read_prompt`.
         """
+        squares = []
         with progress_bar() as bar:
             for pair in bar.track([*self.train_pairs, *self.val_pairs], description="reading the latents"):
-                read_latent(pair.image)
+                squares.append(float(np.square(read_latent(pair.image), dtype=np.float64).mean()))
                 read_prompt(pair.mask, self.vocabulary)
+        size = self.scale * math.sqrt(sum(squares) / len(squares))
+        if not 0.2 < size < 5:
+            text = "the latents times data.scale=%g have a root mean square of %.3g, noise has 1: try data.scale=%.3g"
+            logger.warning(text, self.scale, size, self.scale / size if size else 1)
 
     def val_dataset(self) -> Dataset[Batch]:
         """Return the validation latents, in the order of their names."""

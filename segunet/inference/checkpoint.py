@@ -109,7 +109,7 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
         UserError: no file, not a checkpoint, damaged (with ``advice``), or not segunet's.
     """
     if not is_file(path):
-        raise UserError(f"There is no checkpoint {path.absolute()}. Give the path of a run's checkpoints/best.ckpt.")
+        raise UserError(f"There is no checkpoint {path.absolute()}. {_instead_of(path)}")
     if not zipfile.is_zipfile(path):  # torch's old format has no checksums; segunet never wrote it
         raise UserError(f"{path} is not a segunet checkpoint, or is damaged: it is not a torch.save archive. {advice}")
     content: Any = read_torch_file(path, advice)
@@ -120,6 +120,13 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
             "other projects."
         )
     return content
+
+
+def _instead_of(path: Path) -> str:
+    """Return which checkpoint lies near ``path``, where there is none."""
+    near = [path / "checkpoints" / "best.ckpt", path / "checkpoints" / "last.ckpt", path.with_name("last.ckpt")]
+    found = next((each for each in near if is_file(each)), None)
+    return "Give the path of a run's checkpoints/best.ckpt." if found is None else f"There is {found.absolute()}."
 
 
 def read_card(path: Path, advice: str = _ADVICE) -> CheckpointCard:

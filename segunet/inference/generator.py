@@ -59,7 +59,7 @@ class Request:
     """What to generate, checked against the network.
 
     Attributes:
-        prompt: names with commas between them; None for an unconditional network.
+        prompt: names with commas between them, or "" for none; None for an unconditional network.
         count: number of images.
         steps: number of denoising steps.
         guidance: strength of the prompt; 0 for none, 1 for the prompt alone.
@@ -81,7 +81,7 @@ class Request:
     @property
     def way(self) -> str:
         """How it is generated, in a few words."""
-        guidance = [] if self.prompt is None else [f"guidance {self.guidance:g}"]
+        guidance = [f"guidance {self.guidance:g}"] if self.prompt else []
         return ", ".join([*guidance, self.scheduler, f"{self.steps} steps", f"seed {self.seed}"])
 
 
@@ -215,7 +215,7 @@ class Generator:
         """Check what is asked for, and fill in what is left out.
 
         Raises:
-            UserError: an invalid value; a prompt or guidance for an unconditional network.
+            UserError: an invalid value; a prompt or guidance for an unconditional network, guidance without a prompt.
         """
         for name, number in (("count", count), ("steps", steps), ("batch_size", batch_size)):
             check(name, number, Positive)
@@ -242,9 +242,14 @@ class Generator:
                     "Leave them out, or train one with model.cross_attention_dim=64."
                 )
             return Request(None, count, steps, 1.0, seed, scheduler, batch_size, side)
-        parsed_prompt(prompt or "", self.class_names)
+        if not parsed_prompt(prompt or "", self.class_names).any():
+            if guidance is not None:
+                raise UserError(
+                    "guidance is the strength of a prompt, and there is none. Give prompt=, or leave it out."
+                )
+            return Request("", count, steps, 0.0, seed, scheduler, batch_size, side)
         strength = GUIDANCE if guidance is None else float(guidance)
-        return Request(prompt or "", count, steps, strength, seed, scheduler, batch_size, side)
+        return Request(prompt, count, steps, strength, seed, scheduler, batch_size, side)
 
     def generate(
         self,

@@ -12,10 +12,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from platformdirs import user_cache_path
 from pydantic import Field, TypeAdapter, ValidationError
+from torch import nn
 
 from segunet.base.environment import processor
 from segunet.base.errors import UserError
 from segunet.base.files import write_json
+from segunet.formats.read import ArrayNet
 from segunet.models.encoder import ResNetEncoder
 
 logger = logging.getLogger(__name__)
@@ -25,6 +27,11 @@ SPEED_UPS = user_cache_path("segunet") / "bf16_speed_ups.json"  # by machine
 _SpeedUps = TypeAdapter(dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]])
 _WORTH = 1.1  # a smaller speed-up may be noise
 _ROUNDS = 2
+
+
+def precision_for(net: nn.Module, precision: str) -> str:
+    """Return the precision to run ``net`` in: a network of another runtime has its own, for which auto is float32."""
+    return "32-true" if precision == "auto" and isinstance(net, ArrayNet) else precision
 
 
 def fabric_from_settings(accelerator: str, precision: str) -> Fabric:

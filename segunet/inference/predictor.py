@@ -18,7 +18,7 @@ from segunet.images.reading import Range, as_rgb, check_image_range, read_image,
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, warn_of_mirroring
 from segunet.inference.logits import TTA, check_tta, predict
-from segunet.inference.precision import fabric_from_settings
+from segunet.inference.precision import fabric_from_settings, precision_for
 from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, predict_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
@@ -60,7 +60,7 @@ class Predictor:
         given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
         self.image_range = check_image_range("image_range", given)
         warn_of_mirroring(checkpoint, tta)
-        self.fabric = fabric_from_settings(accelerator, precision)
+        self.fabric = fabric_from_settings(accelerator, precision_for(checkpoint.net, precision))
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
     def predict(self, image: Source, advance: Callable[[float], object] = lambda _: None) -> NDArray[np.uint8]:

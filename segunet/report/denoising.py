@@ -44,7 +44,8 @@ def conclude_denoiser(
     score_to_board(trainer, BEST_LOSS, loss)
     logger.info("best epoch: %d, val loss %s; written to %s", epoch, "-" if loss is None else f"{loss:.4f}", run_dir)
     log_next_steps(run_dir, f"generate:  python -m segunet.generate {setting('checkpoint', best)} count=16")
-    model = Generator(denoiser_of(content, best), trainer.strategy.root_device.type)
+    model = Generator(denoiser_of(content, best), trainer.strategy.root_device.type, str(trainer.precision))
+    defaults = model.request(next(iter(model.class_names), None))
     board = trainer.logger
     report = DenoiserReport(
         kind="Training",
@@ -59,8 +60,7 @@ def conclude_denoiser(
         best_epoch=epoch,
         loss=loss,
         samples=samples(model, images),
-        how=f"The n-th image of each prompt has the same noise. Made with {model.request().way}, by segunet.generate's "
-        "defaults.",
+        how=f"The n-th image of each prompt has the same noise. Made by segunet.generate's defaults: {defaults.way}.",
     )
     write_page(report, run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)

@@ -54,6 +54,9 @@ def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule
             raise UserError(
                 f"model.{name}={channels}: the {kind} that it is trained on have {wanted} channels. Set it to {wanted}."
             )
+    for name, given in {"objects": datamodule.objects, "border_weights.w0": datamodule.border_weights}.items():
+        if given:
+            raise UserError(f"data.{name} is for segmentation, which a denoiser does not learn. Leave it out.")
     for name in ("tile", "inference_size"):
         if cfg[name] is not None:
             raise UserError(f"{name}={cfg[name]}: a denoiser is validated on squares of crop_size. Leave it out.")

@@ -79,6 +79,16 @@ def test_examples_are_scaled_and_have_their_prompts(latents: Path) -> None:
     assert sorted(names) == [f"train/{number}" for number in range(4)]
 
 
+@pytest.mark.parametrize(("scale", "said"), [(0.2, False), (2.0, True), (0.01, True)])
+def test_a_scale_far_from_the_noise_s_is_said(
+    latents: Path, scale: float, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    datamodule = LatentsDataModule(str(latents), ["background", "disc", "square"], "train", "val", scale)
+    datamodule.setup("fit")
+    datamodule.check_labels()
+    assert ("try data.scale=0.2" in caplog.text) == said  # their standard deviation is 5
+
+
 def test_generated_latents_have_the_stored_ones_scale(run: Command, checkpoint: Path, tmp_path: Path) -> None:
     card = read_card(checkpoint)
     assert card.denoiser is not None
@@ -203,6 +213,7 @@ def test_a_header_that_promises_more_than_the_file_has_takes_no_memory(tmp_path:
             ["model.in_channels=3"],
             "model.in_channels=3: the latents that it is trained on have 4 channels. Set it to 4",
         ),
+        (["+data.transform={color_jitter: 0}"], "data.transform is no setting here; remove it: '~data.transform'"),
         (["data.scale=0"], "data.scale must be greater than 0"),
         (["data.root=nowhere"], "nowhere/train does not exist. Wanted a folder of latents"),
         (["data.batch_size=5"], "data.batch_size is 5"),

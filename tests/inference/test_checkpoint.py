@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -260,3 +261,13 @@ def test_loading_imports_no_lightning_module(trained: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+def test_a_missing_checkpoint_names_the_one_that_is_near(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    for given, near in (
+        (trained, trained / "checkpoints" / "best.ckpt"),
+        (tmp_path / "best.ckpt", tmp_path / "last.ckpt"),
+    ):
+        with pytest.raises(UserError, match=re.escape(f"There is no checkpoint {given}. There is {near}.")):
+            load_checkpoint(given)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from segunet import train
+from segunet import load, train
 from segunet.base.files import write_json
 from segunet.inference import precision
 from segunet.inference.precision import bf16_speed_up, default_precision, machine
 from tests.commands import TINY, Command
+from tests.exports import export_to_every_format
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +89,11 @@ def test_a_run_from_before_cpus_were_timed_keeps_float32(run: Command, voc_folde
     OmegaConf.save(cfg, folder / "config.yaml")
     keep(2.5)
     assert "cpu, 32-true" in run(train, f"resume={folder}", "trainer.max_epochs=2").output
+
+
+def test_a_network_of_another_runtime_is_in_float32(trained: Path) -> None:
+    keep(2.5)
+    exports = export_to_every_format(trained / "voc")
+    assert load(exports.checkpoint, accelerator="cpu").fabric._precision.precision == "bf16-mixed"
+    for name in ("onnx", "openvino"):
+        assert load(exports.files[name], accelerator="cpu").fabric._precision.precision == "32-true"

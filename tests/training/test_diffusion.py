@@ -191,6 +191,8 @@ def test_images_of_any_size_become_samples() -> None:
         ),
         (["model.in_channels=4"], "model.in_channels=4: the images that it is trained on have 3 channels"),
         (["loss=ce_dice"], "is a denoiser, which returns no logits: train it with loss=denoising"),
+        (["data.objects=true"], "data.objects is for segmentation"),
+        (["data.border_weights.w0=10"], "data.border_weights.w0 is for segmentation"),
         (["tile=64"], "tile=64: a denoiser is validated on squares of crop_size"),
         (["loss.min_snr_gamma=-1"], "loss.min_snr_gamma must be greater than 0"),
         (["optimizer.optimizer.betas=[2,2]"], "optimizer.optimizer.*: torch does not accept"),
