@@ -59,10 +59,16 @@ def generate(cfg: DictConfig) -> Path:
 
 
 def remove_earlier(output: Path) -> None:
-    """Remove what an earlier command generated into this folder, so that nothing of it lies among the new images."""
-    for path in [*output.glob("images/*.png"), *output.glob("latents/*.npy"), output / "grid.png", output / "film.png"]:
-        if path.parent == output or _NUMBERED.fullmatch(path.stem):
-            path.unlink(missing_ok=True)
+    """Remove what an earlier command generated into this folder, so that nothing of it lies among the new images.
+
+    Raises:
+        UserError: a link leads out of the folder.
+    """
+    found = [path for name in ("images/*.png", "latents/*.npy") for path in output.glob(name)]
+    numbered = [path for path in found if _NUMBERED.fullmatch(path.stem)]
+    for path in (*numbered, output / "grid.png", output / "film.png"):
+        check_within(output, [str(path.relative_to(output))])
+        path.unlink(missing_ok=True)
 
 
 def request_of(model: Generator, cfg: DictConfig) -> Request:

@@ -83,6 +83,16 @@ def test_a_folder_that_is_generated_into_again_holds_the_new_images_alone(
     assert sorted(path.name for path in (tmp_path / "out" / "images").iterdir()) == ["0000.png", "mine.png"]
 
 
+def test_nothing_is_removed_through_a_link(run: Command, checkpoint: str, tmp_path: Path) -> None:
+    options = [checkpoint, "steps=2", f"output={tmp_path}/out"]
+    assert run(generate, *options).status == 0
+    shutil.move(tmp_path / "out" / "images", tmp_path / "elsewhere")
+    (tmp_path / "out" / "images").symlink_to(tmp_path / "elsewhere")
+    result = run(generate, *options)
+    assert (result.status, "leads out of its folder" in result.error) == (1, True)
+    assert (tmp_path / "elsewhere" / "0000.png").is_file()
+
+
 def test_the_seed_alone_decides(model: Generator) -> None:
     images = model.generate("disc", count=3, steps=4, seed=1)
     assert images.shape == (3, 32, 32, 3)
