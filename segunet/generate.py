@@ -84,19 +84,19 @@ def request_of(model: Generator, cfg: DictConfig) -> Request:
 
 
 def write_images(batches: Iterable[Samples], folder: Path) -> list[ImageArray]:
-    """Write each image of the batches as PNG, and return all of them.
+    """Write each image of the batches as PNG, and return the first ones, for the grid.
 
     Raises:
         UserError: a link leads out of the folder; the disk is full.
     """
-    images: list[ImageArray] = []
-    for batch in batches:
-        for image in batch:
-            name = f"{len(images):04d}.png"
-            check_within(folder, [name])
-            save_png(image, folder / name)
-            images.append(image)
-    return images
+    first: list[ImageArray] = []
+    for number, image in enumerate(image for batch in batches for image in batch):
+        name = f"{number:04d}.png"
+        check_within(folder, [name])
+        save_png(image, folder / name)
+        if number < _MOST_IN_GRID:
+            first.append(image.copy())  # a view would keep the whole batch
+    return first
 
 
 def write_latents(batches: Iterable[Samples], folder: Path) -> None:
@@ -110,7 +110,7 @@ def write_latents(batches: Iterable[Samples], folder: Path) -> None:
 
 def write_sheets(images: list[ImageArray], film: Film | None, wanted: Request, output: Path) -> None:
     """Write the grid of the images, and the film of the first."""
-    save_png(labelled_grid(images[:_MOST_IN_GRID], [description_of(wanted)]), output / "grid.png")
+    save_png(labelled_grid(images, [description_of(wanted)]), output / "grid.png")
     if film is not None:
         labels = [f"{steps}/{wanted.steps}" for steps in film.steps]
         save_png(labelled_grid(list(film.frames), labels, columns=len(labels)), output / "film.png")

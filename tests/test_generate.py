@@ -164,6 +164,7 @@ def test_an_unconditional_network_refuses_prompt_and_guidance(denoiser: Path, ru
         ("prompt=sun", "the network does not know sun. It knows disc, square"),
         ("size=33", "A side of 33 does not fit the network, whose encoder has a stride of 8: the nearest that fit are"),
         ("steps=0", "steps must be greater than or equal to 1, got 0"),
+        ("steps=61", "steps=61: ddim cannot divide 1000 time steps into so many without leaving noise"),
         ("steps=1001", "steps=1001: the network was trained with 1000"),
         ("count=0", "count must be greater than or equal to 1, got 0"),
         ("guidance=nan", "guidance must be a finite number"),

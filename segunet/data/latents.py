@@ -214,8 +214,8 @@ def read_latent(path: Path) -> NDArray[np.float32]:
 def _opened(path: Path) -> NDArray[np.floating]:
     """Map a latent of any float type into memory; its values are not read."""
     try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, MemoryError, OverflowError, SyntaxError) as error:
+        values = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # damaged headers raise errors of many kinds, also of zipfile and tokenize
         raise UserError(
             f"{path} is no .npy file of numbers, or it is damaged ({' '.join(str(error).split())[:200]}). Write it "
             "with numpy.save(path, latent), latent a float array (C, H, W)."
@@ -241,7 +241,7 @@ def read_prompt(path: Path, vocabulary: dict[int, str]) -> Tensor:
     try:
         with path.open("rb") as file:
             content = file.read(_LONGEST_PROMPT + 1)
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     if len(content) > _LONGEST_PROMPT:

@@ -233,7 +233,7 @@ class Generator:
             )
         if scheduler is None:
             scheduler = self.schedule.samplers[0]
-        self.schedule.sampler(scheduler)  # or say which there are
+        self.schedule.timed_sampler(scheduler, steps)  # or say which there are
         if self.prompts is None:
             given = [name for name, value in (("prompt", prompt or None), ("guidance", guidance)) if value is not None]
             if given:
@@ -300,8 +300,8 @@ class Generator:
 
     @torch.inference_mode()
     def _batch(self, wanted: Request, indices: range, advance: Advance) -> Samples:
-        scheduler = self.schedule.sampler(wanted.scheduler)
-        scheduler.set_timesteps(wanted.steps, device=self.fabric.device)
+        latents, device = self.latent_scale is not None, self.fabric.device
+        scheduler = self.schedule.timed_sampler(wanted.scheduler, wanted.steps, device, latents)
         drawn = [noise_of(wanted.seed, index, (self.channels, wanted.size, wanted.size)) for index in indices]
         noise = torch.stack([each for each, _ in drawn]).to(self.fabric.device)
         hidden, empty = hidden_states(self.prompts, wanted.prompt or "", len(indices))

@@ -98,7 +98,7 @@ def bf16_speed_up() -> float:
 
     Timed in one thread and by its CPU time, which other programs do not disturb.
     """
-    with torch.random.fork_rng(devices=[]):
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         net = ResNetEncoder(18, num_maps=4).to(memory_format=torch.channels_last)
         images = torch.rand(2, 3, 160, 160).contiguous(memory_format=torch.channels_last)
 
@@ -109,7 +109,7 @@ def bf16_speed_up() -> float:
         loss.backward()
         return time.thread_time() - start
 
-    with _one_thread():
+    with _one_thread(), torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode
         rounds = [(seconds(bf16=False), seconds(bf16=True)) for _ in range(1 + _ROUNDS)][1:]  # the first warms up
     return min(float32 for float32, _ in rounds) / min(bfloat16 for _, bfloat16 in rounds)
 

@@ -65,8 +65,9 @@ class DenoisingLoss(nn.Module):
 
     def timesteps(self, shares: Tensor) -> Tensor:
         """Return the time steps (N,) at ``shares`` float (N,) of the way to noise, 0 to below 1."""
-        places = shares * self.noise_schedule.steps
-        return places if self.noise_schedule.is_flow else places.long()
+        steps = self.noise_schedule.steps
+        places = shares * steps
+        return places if self.noise_schedule.is_flow else places.long().clamp(max=steps - 1)  # a share may round to 1
 
     def noised(self, samples: Tensor, noise: Tensor, timesteps: Tensor) -> Noised:
         """Return ``samples`` (N, C, H, W) in -1..1 with ``noise`` of their shape at ``timesteps`` (N,)."""

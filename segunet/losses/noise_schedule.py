@@ -6,6 +6,7 @@ Needs the extra ``segunet[diffusers]`` only when a scheduler is built.
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field
 
 from segunet.base.errors import UserError
@@ -24,6 +25,7 @@ _SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddpm": ("DDPMScheduler", {}),
 }
 SAMPLERS = tuple(_SAMPLERS)
+_LEFT = 1 / 40  # of the way to noise that ddim may leave out: an error of two grey levels
 _LINEAR = (1e-4, 0.02)  # first and last beta of 1,000 (Ho et al. 2020, section 4)
 
 
@@ -68,8 +70,42 @@ class NoiseSchedule:
         """The names that :meth:`sampler` takes."""
         return ("euler",) if self.is_flow else SAMPLERS
 
-    def sampler(self, name: str) -> Any:
+    def timed_sampler(self, name: str, steps: int, device: torch.device | str = "cpu", latents: bool = False) -> Any:
+        """Return :meth:`sampler` with time steps for ``steps`` denoising steps, from 1 to as many as were trained.
+
+        Raises:
+            UserError: as :meth:`sampler`; the scheduler has no such number of steps.
+        """
+        scheduler = self.sampler(name, latents)
+        scheduler.set_timesteps(steps, device=device)
+        if not self._ends_clean(name, scheduler, steps):
+            counts = (*range(steps - 1, 0, -1), *range(steps + 1, self.steps + 1))
+            near = next(count for count in counts if self._has(name, count))
+            raise UserError(
+                f"steps={steps}: {name} cannot divide {self.steps} time steps into so many without leaving noise, or a "
+                f"step too many. Give steps={near}."
+            )
+        return scheduler
+
+    def _has(self, name: str, steps: int) -> bool:
+        scheduler = self.sampler(name)
+        scheduler.set_timesteps(steps)
+        return self._ends_clean(name, scheduler, steps)
+
+    def _ends_clean(self, name: str, scheduler: Any, steps: int) -> bool:
+        """Return whether there are ``steps`` time steps, all of them trained, and the last one ends without noise.
+
+        diffusers rounds them, to one too many or below 0 for some numbers; its ddim goes down by equal, whole strides.
+        """
+        times = scheduler.timesteps
+        whole = len(times) == steps and bool(times.min() >= 0)
+        left = self.steps % steps / self.steps  # of the way, after whole strides
+        return whole and (name != "ddim" or left <= _LEFT)
+
+    def sampler(self, name: str, latents: bool = False) -> Any:
         """Return a new scheduler of diffusers, ddim, dpm, euler or ddpm, that starts at the last time step.
+
+        Of ``latents``, estimates of the clean sample are not clipped to -1..1, the range of images.
 
         Raises:
             UserError: the schedule has no such scheduler; diffusers is not installed.
@@ -83,6 +119,8 @@ class NoiseSchedule:
         if self.is_flow:
             return diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.steps)
         cls, options = _SAMPLERS[name]
+        if name in ("ddim", "ddpm"):
+            options = options | {"clip_sample": not latents}
         if name == "dpm" and self.schedule == "squaredcos_cap_v2":
             options = options | {"lambda_min_clipped": -5.1}  # as its documentation says, for stability
         first, last = (beta * 1000 / self.steps for beta in _LINEAR)

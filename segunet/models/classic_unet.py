@@ -168,7 +168,10 @@ def _inner(skip: Tensor, x: Tensor) -> Tensor:
 
 
 def _he_normal(module: nn.Module) -> None:
-    """Draw weights with a standard deviation of sqrt(2 / N), N being the inputs of a neuron (section 3)."""
+    """Draw weights with a standard deviation of sqrt(2 / N), N being the inputs of a neuron (section 3).
+
+    That of up-convolutions is sqrt(1 / N): torch counts twice as many inputs.
+    """
     if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:

@@ -26,7 +26,7 @@ EvenWidth = Annotated[int, Field(ge=2, le=8192, multiple_of=2)]
 class DiffusionUNet(nn.Module):
     """A noisy sample and its time step in, a tensor of the sample's size out: noise, clean sample or velocity.
 
-    What a segmentation U-Net needs to become a denoiser, each of which can be switched off:
+    What a segmentation U-Net needs to become a denoiser, of which the first two can be switched off:
 
     - the time step scales and shifts every map, and every step of the decoder;
     - the hidden states of a text encoder reach the coarsest maps by cross-attention;

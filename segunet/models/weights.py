@@ -110,9 +110,16 @@ def _read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
                 raise UserError(
                     f"{path}: its network has no {part}. Give another file as model.{part}.weights, or null."
                 )
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(isinstance(key, str) and _is_plain(content[key]) for key in content):
         raise UserError(
             f"{path} holds a {type(content).__name__}, wanted a plain state dict (tensor name -> tensor). "
             "Save one with torch.save(model.state_dict(), path)."
         )
     return content
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether ``value`` is a tensor that can be copied from: neither sparse, quantized nor without memory."""
+    if not isinstance(value, Tensor):
+        return False
+    return value.layout == torch.strided and not value.is_quantized and value.device.type != "meta"

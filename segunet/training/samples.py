@@ -43,8 +43,7 @@ class SampleGrid(Callback):
     def grid(self, task: DiffusionTask) -> ImageArray:
         """Return the grid uint8 (H, W, 3): a row per noise, a column per prompt."""
         schedule = task.loss.noise_schedule
-        scheduler = schedule.sampler("euler" if schedule.is_flow else "ddim")
-        scheduler.set_timesteps(_STEPS, device=task.device)
+        scheduler = schedule.timed_sampler("euler" if schedule.is_flow else "ddim", _STEPS, task.device)
         prompts = self.prompts if task.prompts is not None else [""]
         shape = (task.net.in_channels, task.size, task.size)
         noise = torch.stack([noise_of(self.seed, number, shape)[0] for number in range(self.count)]).to(task.device)

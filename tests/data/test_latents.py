@@ -171,6 +171,7 @@ def prompt(content: bytes) -> Callable[[Path], object]:
         (of(np.full((4, 16, 16), 1e300)), "0.npy contains NaN or infinity"),
         (of(np.array([{}], dtype=object)), "0.npy is no .npy file of numbers"),
         (lambda path: (path / "train" / "0.npy").write_bytes(b"\x93NUMPY\x01\x00"), "0.npy is no .npy file of numbers"),
+        (lambda path: (path / "train" / "0.npy").write_bytes(b"PK\x03\x04" + bytes(60)), "0.npy is no .npy file of"),
         (lambda path: cut(path / "train" / "0.npy"), "0.npy is no .npy file of numbers"),
         (lambda path: (path / "train" / "0.txt").unlink(), "0.npy has no prompt: there is no file 0.txt"),
         (prompt(b"disc, cat"), "0.txt: prompt='disc, cat': the network does not know cat. It knows disc, square"),

@@ -61,6 +61,12 @@ def test_a_cache_that_cannot_be_written_is_said(speed_ups: Path, caplog: pytest.
     assert "will be measured again" in caplog.text
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_caller_without_gradients_is_timed_too(mode: type) -> None:
+    with mode():
+        assert bf16_speed_up() > 0
+
+
 def test_timing_disturbs_nothing() -> None:
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     assert 0.01 < bf16_speed_up() < 100

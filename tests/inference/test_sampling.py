@@ -51,6 +51,37 @@ def test_an_oracle_finds_the_sample(schedule: Schedule, prediction: Prediction, 
     assert (got - sample).abs().max() < 0.02
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_latents_are_not_clipped_to_the_range_of_images(sampler: str) -> None:
+    loss = DenoisingLoss(min_snr_gamma=None)
+    sample = torch.full((1, 4, 8, 8), 2.5)
+    noise, generator = noise_of(0, 0, (4, 8, 8))
+    scheduler = loss.noise_schedule.timed_sampler(sampler, 20, latents=True)
+    assert (denoised(Oracle(loss, sample), noise[None], scheduler, [generator]) - sample).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("schedule", ["linear", "squaredcos_cap_v2"])
+def test_any_number_of_steps_ends_without_noise_or_is_refused(schedule: Schedule, sampler: str) -> None:
+    loss = DenoisingLoss(schedule, min_snr_gamma=None)
+    sample = torch.full((1, 3, 4, 4), 0.5)
+    refused, seen = [], list[int]()
+    for steps in (1, 2, 7, 9, 20, 25, 30, 60, 61, 103, 222, 250, 334, 500, 600):
+        noise, generator = noise_of(0, 0, (3, 4, 4))
+        try:
+            scheduler = loss.noise_schedule.timed_sampler(sampler, steps)
+        except UserError as error:
+            near = int(str(error).rpartition("steps=")[2].rstrip("."))
+            assert loss.noise_schedule.timed_sampler(sampler, near)
+            refused.append(steps)
+            continue
+        seen.clear()
+        got = denoised(Oracle(loss, sample), noise[None], scheduler, [generator], lambda number, _: seen.append(number))
+        assert len(seen) == steps
+        assert (got - sample).abs().max() < 0.03, steps
+    assert not {1, 2, 7, 9, 20, 25, 30} & set(refused)
+
+
 def test_noise_is_a_function_of_seed_and_index() -> None:
     assert torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 2, (3, 4, 4))[0])
     assert not torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 3, (3, 4, 4))[0])

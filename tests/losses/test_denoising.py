@@ -89,6 +89,7 @@ def test_the_loss_is_the_weighted_mean_square_of_each_sample(samples: torch.Tens
 
 def test_shares_of_the_way_become_time_steps() -> None:
     assert DenoisingLoss().timesteps(torch.tensor([0.0, 0.5, 0.9999])).tolist() == [0, 500, 999]
+    assert DenoisingLoss().timesteps(torch.tensor([0.9999999935])).tolist() == [999]  # 1 in float32
 
 
 def test_images_become_samples_and_images_again() -> None:
