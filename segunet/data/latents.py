@@ -229,7 +229,7 @@ def _opened(path: Path) -> NDArray[np.floating]:
             f"{path} is {kind} {shape}. Wanted one latent, float (C, H, W), of at most {_MOST_CHANNELS} channels and a "
             f"side of at most {_LARGEST_SIDE}."
         )
-    return values  # type: ignore[no-any-return]
+    return values
 
 
 def read_prompt(path: Path, vocabulary: dict[int, str]) -> Tensor:
