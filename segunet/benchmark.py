@@ -15,7 +15,6 @@ from pydantic import Field
 
 from segunet.base.environment import hardware, versions
 from segunet.base.errors import UserError
-from segunet.base.extras import is_installed
 from segunet.base.files import write_json
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import Count, Positive, Settings
@@ -42,7 +41,6 @@ from segunet.inference.precision import fabric_from_settings, mixed_precision
 from segunet.training import build
 
 logger = logging.getLogger("segunet.benchmark")  # __name__ is "__main__" when run as a program
-_PACKAGES = {"onnx": "onnxscript", "torch_export": "torch", "openvino": "openvino"}  # of the formats
 _CLASSES = (21, 150, 256)  # of VOC, of ADE20K, and the most that 8-bit masks hold
 _IMAGES = (1_000, 10_000)  # in a set
 _TRAINED = 3  # forward passes that a training step is counted as: backward twice as much as forward
@@ -86,9 +84,6 @@ class Benchmark:
         self.precisions = both if given == "auto" else given
         self.fabrics = {each: partial(fabric_from_settings, self.accelerator, each) for each in self.precisions}
         self.device = next(iter(self.fabrics.values()))().device  # or says what the device does not support
-        installed = [name for name in FORMATS if is_installed(_PACKAGES[name])]
-        formats = self.settings.formats
-        self.formats: list[str] = installed if formats == "auto" else [*formats]
 
     def case(self, precision: str, size: int, batch: int, training: bool, num_classes: int | None = None) -> Case:
         """Return a training step or a forward pass of the network on ``batch`` images of ``size`` x ``size``."""
@@ -135,6 +130,8 @@ class Benchmark:
 
     def inference(self, folder: Path) -> dict[str, Case]:
         """Return the cases of a forward pass, in PyTorch and in exported formats."""
+        given = self.settings.formats
+        formats = [name for name in FORMATS if is_writable(name)] if given == "auto" else list[str](given)
         cases: dict[str, Case] = {}
         for size, batch in product(self.settings.sizes, self.settings.inference_batch_sizes):
             name = f"{size} x {size}, batch {batch}"
@@ -142,7 +139,7 @@ class Benchmark:
             below = folder / f"{size}_{batch}"
             below.mkdir()
             eager, _flops = self.workload("32-true", size, batch, training=False)
-            exported = exported_cases(eager, self.formats, below)
+            exported = exported_cases(eager, formats, below)
             cases |= {f"{name}, {each}": case for each, case in exported.items()}
         return cases
 
@@ -170,6 +167,15 @@ class Benchmark:
         }
         cases |= {f"{number:,} classes": step(size, batch, num_classes=number) for number in _CLASSES[1:]}
         return {name: in_seconds(case) for name, case in cases.items()} | set_cases(folder, list(_IMAGES))
+
+
+def is_writable(name: str) -> bool:
+    """Return whether the packages of an exported format are installed."""
+    try:
+        FORMATS[name].packages()
+    except UserError:
+        return False
+    return True
 
 
 def in_seconds(case: Case) -> Case:

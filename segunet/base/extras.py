@@ -1,7 +1,6 @@
 """Optional packages, imported only by the commands that need them."""
 
 import importlib
-import importlib.util
 from typing import Any
 
 from segunet.base.errors import UserError
@@ -20,8 +19,3 @@ def import_extra(module: str, extra: str) -> Any:
             f"This needs the package {module.split('.')[0]}, which cannot be imported ({error}). "
             f"It comes with the extra segunet[{extra}]: pip install -e '.[{extra}]' in the project's folder."
         ) from error
-
-
-def is_installed(module: str) -> bool:
-    """Return whether ``module`` can be found; it is not imported."""
-    return importlib.util.find_spec(module) is not None

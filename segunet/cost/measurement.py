@@ -32,6 +32,7 @@ from segunet.base.failures import first_line
 from segunet.base.terminal import setup_logging
 from segunet.cost.complexity import Inputs
 from segunet.cost.machine import finished
+from segunet.cost.rounds import WARM_UPS
 from segunet.losses.segmentation import SegmentationLoss
 from segunet.training.optimizer import OptimizerFactory
 
@@ -104,11 +105,11 @@ def _measure_here(workload: Workload, rounds: int) -> Measurement:
         _load_libraries(fabric, workload)
         level = peak_memory(fabric.device)
         step = prepared(workload, fabric)
-        seconds = [_time(step) for _ in range(rounds + 2)]
+        seconds = [_time(step) for _ in range(WARM_UPS + rounds)]
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
-    return Measurement(statistics.median(seconds[2:]), seconds[0], peak_memory(fabric.device) - level)
+    return Measurement(statistics.median(seconds[WARM_UPS:]), seconds[0], peak_memory(fabric.device) - level)
 
 
 def _load_libraries(fabric: Fabric, workload: Workload) -> None:
