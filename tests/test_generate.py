@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,35 @@ def test_the_batch_size_does_not_matter(model: Generator, scheduler: str) -> Non
     assert model.film.steps == [0, 1, 2, 3, 4]
 
 
+def test_the_time_of_a_step_is_the_network_s_alone(model: Generator) -> None:
+    wanted = model.request("disc", count=4, steps=2, batch_size=2)
+    for _ in model.batches(wanted):
+        time.sleep(1)  # as for files that are written
+    assert 0 < model.seconds_per_step < 0.5
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+def test_any_precision_makes_much_the_same_images(denoiser: Path, precision: str, scheduler: str) -> None:
+    exact, other = (
+        Generator(load_denoiser(best(denoiser)), accelerator="cpu", precision=each).generate(
+            "disc", count=2, steps=5, scheduler=scheduler
+        )
+        for each in ("32-true", precision)
+    )
+    assert np.abs(exact.astype(int) - other).mean() < 4
+
+
 def test_guidance_is_between_the_empty_prompt_and_beyond_the_prompt(model: Generator) -> None:
     net, prompts = model.net, model.prompts
     assert prompts is not None
-    x, time = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         hidden, empty = (prompts(torch.full((2, 2), wanted)) for wanted in (True, False))
-        with_prompt, without = net(x, time, hidden), net(x, time, empty)
+        with_prompt, without = net(x, 500, hidden), net(x, 500, empty)
         assert not torch.allclose(with_prompt, without)
         for guidance, wanted in ((1, with_prompt), (0, without), (3, without + 3 * (with_prompt - without))):
-            got = guided(net, hidden, empty, guidance)(x, time)
+            got = guided(net, hidden, empty, guidance)(x, 500)
             torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
     assert np.array_equal(model.generate("", steps=3), model.generate("disc", steps=3, guidance=0))
 

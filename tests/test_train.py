@@ -413,6 +413,7 @@ def test_every_invalid_setting_is_named_before_the_start(tiny: list[str], tmp_pa
         "lr_schedule.warmup_epochs=[3,1]": "lr_schedule.warmup_epochs must be [least, most], got [3",
         "trainer.max_steps=0": "trainer.max_steps",
         "trainer.limit_train_batches=0": "trainer.limit_train_batches must be greater than 0, got 0.",
+        "trainer.precision=bf16-true": "trainer.precision=bf16-true: checkpoints hold weights in float32",
         "+trainer.val_check_interval=0.5": "trainer.val_check_interval: a run is validated",
         "callbacks.freeze_encoder_epochs=null": "callbacks.freeze_encoder_epochs",
         "callbacks.ema_decay=1": "callbacks.ema_decay",

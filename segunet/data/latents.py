@@ -95,6 +95,8 @@ class LatentsDataModule(VOCDataModule):
             num_workers=num_workers,
             seed=seed,
         )
+        if len(class_names) > _NO_INDEX:
+            raise UserError(f"data.class_names has {len(class_names)} names, latents take at most {_NO_INDEX}.")
         self.scale = self.latent_scale = scale
         self.vocabulary = vocabulary_of(self.class_names, _NO_INDEX)
         check_names(list(self.vocabulary.values()))

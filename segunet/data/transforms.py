@@ -28,7 +28,7 @@ class TrainTransform:
     resized once, image and mask both at pixel centres.
 
     Args:
-        crop_size: side in pixels of the square crop; smaller images are padded, their mask with
+        crop_size: side in pixels of the square crop; smaller images are padded with black, their mask with
             ``ignore_index``.
         ignore_index: mask value of the padding.
         base_size: long side in pixels of the image before the jitter; None keeps its size.
@@ -36,6 +36,7 @@ class TrainTransform:
         flip: probability of a horizontal flip.
         color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue.
         elastic: standard deviation in pixels of the displacements of :func:`elastic_field`; 0 for none.
+        fill_crop: enlarge images that would be smaller than the crop until they fill it, so that none is padded.
 
     Raises:
         UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
@@ -51,9 +52,10 @@ class TrainTransform:
         flip: Share = 0.5,
         color_jitter: Share = 0.3,
         elastic: AtLeast0 = 0.0,
+        fill_crop: bool = False,
     ) -> None:
         self.crop_size, self._ignore_index = crop_size, ignore_index
-        self._base_size, self._scale, self._elastic = base_size, scale, elastic
+        self._base_size, self._scale, self._elastic, self._fill_crop = base_size, scale, elastic, fill_crop
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._compose = A.Compose(
             [
@@ -81,9 +83,7 @@ class TrainTransform:
         """
         rng = np.random.default_rng(list(key))
         self._compose.set_random_seed(int(rng.integers(2**32)))
-        factor = rng.uniform(self._scale[0], self._scale[1])
-        if self._base_size is not None:
-            factor *= self._base_size / max(mask.shape)
+        factor = self._factor(mask.shape, rng.uniform(self._scale[0], self._scale[1]))
         (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
         size, part = (width, height), (slice(top, bottom), slice(left, right))
         targets: dict[str, NDArray[Any]] = {
@@ -99,6 +99,15 @@ class TrainTransform:
         if example.objects is not None:
             example.objects[example.mask == self._ignore_index] = 0  # the padding has the mask's value
         return example
+
+    def pads(self, shape: tuple[int, int]) -> bool:
+        """Return whether an image of a ``shape`` (H, W) can be smaller than the crop, so that it is padded."""
+        return round(min(shape) * self._factor(shape, self._scale[0])) < self.crop_size
+
+    def _factor(self, shape: tuple[int, ...], jitter: float) -> float:
+        """Return how many times as large an image of a ``shape`` (H, W) becomes."""
+        factor = jitter if self._base_size is None else jitter * self._base_size / max(shape)
+        return max(factor, self.crop_size / min(shape)) if self._fill_crop else factor
 
 
 def elastic_field(size: int, deviation: float, rng: np.random.Generator) -> NDArray[np.float32]:

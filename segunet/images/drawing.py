@@ -122,10 +122,19 @@ def frame_legend(class_names: Sequence[str], palette: ImageArray, found: Sequenc
 
 def drawable(names: Sequence[str]) -> list[str]:
     """Return the class names, with "class 3" for one with letters that Pillow's font does not have."""
+    absent = _absent_letters("".join(names))
+    return [f"class {index}" if absent.intersection(name) else name for index, name in enumerate(names)]
+
+
+def drawable_text(text: str) -> str:
+    """Return a text with "?" for each letter that Pillow's font does not have."""
+    return text.translate(dict.fromkeys(map(ord, _absent_letters(text)), "?"))
+
+
+def _absent_letters(text: str) -> set[str]:
     font = ImageFont.load_default(size=14)
-    absent = bytes(font.getmask("\uffff"))  # drawn for a missing letter
-    letters = {letter for letter in "".join(names) if bytes(font.getmask(letter)) != absent}
-    return [name if letters.issuperset(name) else f"class {index}" for index, name in enumerate(names)]
+    box = bytes(font.getmask("\uffff"))  # drawn for a missing letter
+    return {letter for letter in set(text) if bytes(font.getmask(letter)) == box}
 
 
 def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.float64]:
@@ -191,7 +200,7 @@ def labelled_grid(
     gap, line, font = 4, 18, ImageFont.load_default(size=12)
     title = line if len(labels) == 1 else 0
     below = 0 if title else line
-    texts = drawable(labels)
+    texts = [drawable_text(label) for label in labels]
     rows = math.ceil(len(images) / columns)
     total = max(columns * (width + gap), int(font.getlength(texts[0])) + gap if title else 0) + gap
     canvas = Image.new("RGB", (total, title + rows * (height + below + gap) + gap), "white")

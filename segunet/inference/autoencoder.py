@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, abbreviated
 from segunet.base.extras import import_extra
 from segunet.losses.denoising import as_images
 
@@ -22,7 +22,7 @@ def load_autoencoder(folder: Path, channels: int, device: torch.device) -> Decod
         device: where it runs, in float32.
 
     Raises:
-        UserError: no such folder, it cannot be read, or its latents have another number of channels.
+        UserError: no such folder, it cannot be read, it lacks weights, or its channels do not fit.
     """
     diffusers = import_extra("diffusers", "diffusers")
     if not (folder / "config.json").is_file():
@@ -31,12 +31,21 @@ def load_autoencoder(folder: Path, channels: int, device: torch.device) -> Decod
             "the folder vae of a Stable Diffusion model."
         )
     try:
-        network = diffusers.AutoencoderKL.from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+        network, loaded = diffusers.AutoencoderKL.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+        )
     except Exception as error:  # of any of the libraries that read it
         raise UserError(
             f"vae: {folder.absolute()} cannot be read as an AutoencoderKL ({' '.join(str(error).split())[:300]}). Its "
             "weights must be diffusion_pytorch_model.safetensors."
         ) from error
+    if missing := sorted(loaded["missing_keys"]):
+        raise UserError(
+            f"vae: {folder.absolute()} lacks weights of its AutoencoderKL: {abbreviated(missing)}. Download the folder "
+            "again, or give another one."
+        )
+    if (made := network.config.out_channels) != 3:
+        raise UserError(f"vae: {folder.absolute()} decodes to {made} channels, images have 3. Give another folder.")
     if (own := network.config.latent_channels) != channels:
         raise UserError(f"vae: {folder} decodes latents of {own} channels, the denoiser's have {channels}.")
     network = network.to(device).float().eval()

@@ -288,14 +288,15 @@ class Generator:
             wanted: what to generate.
             advance: called after each step with the number of images that took it.
         """
-        began, steps, self.film = time.monotonic(), 0, None
+        seconds, steps, self.film = 0.0, 0, None
         what = f"for {wanted.batch_size} images of {wanted.size} x {wanted.size} pixels at once"
         for first in range(0, wanted.count, wanted.batch_size):
             indices = range(first, min(first + wanted.batch_size, wanted.count))
+            began = time.monotonic()
             with enough_memory(what, "Lower batch_size."):
                 images = self._batch(wanted, indices, advance)
-            steps += wanted.steps
-            self.seconds_per_step = (time.monotonic() - began) / steps
+            seconds, steps = seconds + time.monotonic() - began, steps + wanted.steps
+            self.seconds_per_step = seconds / steps
             yield images
 
     @torch.inference_mode()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 
-Predict = Callable[[Tensor, Tensor], Tensor]  # a noisy sample and its time step -> the network's prediction
+Predict = Callable[[Tensor, float], Tensor]  # a noisy sample and its time step -> the network's prediction
 Watch = Callable[[int, Tensor], object]
 
 
@@ -48,7 +48,7 @@ def guided(net: nn.Module, hidden: Tensor | None, empty: Tensor | None, guidance
         return lambda samples, time: net(samples, time, condition)
     both = torch.cat([empty, hidden])  # (2N, V, D)
 
-    def predict(samples: Tensor, time: Tensor) -> Tensor:
+    def predict(samples: Tensor, time: float) -> Tensor:
         without, conditioned = net(torch.cat([samples, samples]), time, both).chunk(2)
         guided: Tensor = without + guidance * (conditioned - without)
         return guided
@@ -81,7 +81,7 @@ def denoised(
     for number, time in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(samples, time) if hasattr(scheduler, "scale_model_input") else samples
         watch(number, scaled)
-        prediction = predict(scaled, time).float()
+        prediction = predict(scaled, time.item()).float()  # a number: a tensor would be rounded to the weights' dtype
         if not bool(prediction.isfinite().all()):
             raise UserError(
                 f"The network's prediction is not finite in step {number + 1} of {len(scheduler.timesteps)}: the "

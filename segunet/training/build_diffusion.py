@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 
 from segunet.base.errors import UserError
 from segunet.data.datamodule import VOCDataModule
+from segunet.data.transforms import TrainTransform
+from segunet.images.reading import read_size
 from segunet.losses.denoising import DenoisingLoss
 from segunet.models.diffusion_unet import DiffusionUNet, check_side
 from segunet.models.prompts import PromptEncoder, check_names, vocabulary_of
@@ -60,11 +62,25 @@ def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule
     for name in ("tile", "inference_size"):
         if cfg[name] is not None:
             raise UserError(f"{name}={cfg[name]}: a denoiser is validated on squares of crop_size. Leave it out.")
+    check_unpadded(datamodule)
     try:
         check_side(datamodule.side, net.encoder.stride)
     except UserError as error:
         where = "data.transform.crop_size" if datamodule.latent_scale is None else f"the latents of {datamodule.root}"
         raise UserError(f"{where}: {error}") from error
+
+
+def check_unpadded(datamodule: VOCDataModule) -> None:
+    """Raise a UserError if a training image can be smaller than the crop: the padding would be learned as content."""
+    if not isinstance(transform := datamodule.transform, TrainTransform):
+        return
+    for pair in datamodule.train_pairs:
+        if transform.pads(shape := read_size(pair.image)):
+            raise UserError(
+                f"{pair.image} has {shape[1]} x {shape[0]} pixels: data.transform.scale and base_size can make it "
+                f"smaller than data.transform.crop_size={transform.crop_size}, and a denoiser would learn the black "
+                "padding. Set data.transform.fill_crop=true, which enlarges such images."
+            )
 
 
 def denoiser_card(loss: DenoisingLoss, datamodule: VOCDataModule) -> dict[str, Any]:

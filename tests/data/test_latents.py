@@ -1,5 +1,6 @@
 """A denoiser of latents, through the commands: a folder of .npy files, trained on, generated, decoded."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import segunet
 from segunet import check_data, evaluate, export, generate, train
@@ -129,17 +131,36 @@ def test_a_wrong_autoencoder_is_one_paragraph(
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{}")
     saved(tmp_path / "other", block_out_channels=(8,), latent_channels=8)
+    saved(tmp_path / "grey", block_out_channels=(8,), out_channels=1)
+    weights = vae / "diffusion_pytorch_model.safetensors"
+    shutil.copytree(vae, tmp_path / "part")
+    rest = {name: value for name, value in load_file(weights).items() if not name.startswith("decoder.conv_in")}
+    save_file(rest, tmp_path / "part" / weights.name)
     images = denoiser / "checkpoints" / "best.ckpt"
     for source, folder, message in (
         (checkpoint, tmp_path / "none", "has no config.json"),
         (checkpoint, tmp_path / "broken", "cannot be read as an AutoencoderKL"),
         (checkpoint, tmp_path / "other", "decodes latents of 8 channels, the denoiser's have 4"),
+        (checkpoint, tmp_path / "grey", "decodes to 1 channels, images have 3"),
+        (
+            checkpoint,
+            tmp_path / "part",
+            "lacks weights of its AutoencoderKL: decoder.conv_in.bias, decoder.conv_in.weight",
+        ),
         (images, vae, "this denoiser makes images, which need no autoencoder"),
     ):
         result = run(generate, f"checkpoint={source}", f"vae={folder}", f"output={tmp_path}/out")
         assert (result.status, result.error.count("\n") <= 1) == (1, True)
         assert message in result.error
         assert not (tmp_path / "out").exists()
+
+
+def test_the_vocabulary_has_room_for_each_name() -> None:
+    names = ["background", *(f"name {number}" for number in range(1, 256))]
+    data = LatentsDataModule("nowhere", names[:255], "train", "val", scale=1.0)
+    assert list(data.vocabulary) == list(range(1, 255))
+    with pytest.raises(UserError, match="has 256 names, latents take at most 255"):
+        LatentsDataModule("nowhere", names, "train", "val", scale=1.0)
 
 
 def test_it_is_exported_and_resumed(run: Command, checkpoint: Path, tmp_path: Path) -> None:

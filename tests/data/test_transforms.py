@@ -81,6 +81,17 @@ def test_the_padding_of_the_mask_is_ignored_and_that_of_the_image_black(ignore_i
     assert not image[~inside].any()
 
 
+@pytest.mark.parametrize("size", [(20, 30), (30, 20), (47, 90), (48, 48), (200, 11), (150, 97)])
+@pytest.mark.parametrize("base_size", [None, 30, 100])
+def test_an_enlarged_image_fills_the_crop(size: tuple[int, int], base_size: int | None) -> None:
+    padded, filled = (transform(base_size=base_size, fill_crop=fill) for fill in (False, True))
+    image, mask = np.full((*size, 3), 200, dtype=np.uint8), np.ones(size, dtype=np.uint8)
+    seen = {bool((padded(image, mask, (0, 0, index))[1] != 1).any()) for index in range(200)}
+    assert padded.pads(size) == max(seen)
+    assert not filled.pads(size)
+    assert all((filled(image, mask, (0, 0, index))[1] == 1).all() for index in range(20))
+
+
 def test_the_padding_goes_to_random_sides() -> None:
     draw = transform(64, scale=(1.0, 1.0))
     corners = set()

@@ -13,6 +13,7 @@ from segunet.images.drawing import (
     confusion_image,
     differences,
     drawable,
+    drawable_text,
     frame_legend,
     labelled_grid,
     legend,
@@ -209,6 +210,7 @@ def test_names_that_the_font_cannot_write_are_told_apart() -> None:
     shares, palette = np.array([0.0, 0.5, 0.5]), voc_palette()
     drawn = legend_of_shares(["background", "道路", "建物"], shares, palette, 400)
     np.testing.assert_array_equal(drawn, legend({1: "class 1 50 %", 2: "class 2 50 %"}, palette, 400))
+    assert drawable_text("道路, l'eau") == "??, l'eau"
     confusion = np.eye(2, dtype=np.int64)
     assert (confusion_image(confusion, ["道路", "路道"]) != confusion_image(confusion, ["道路", "b"])).any()
 

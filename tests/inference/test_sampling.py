@@ -22,12 +22,12 @@ class Oracle:
     def __init__(self, loss: DenoisingLoss, sample: Tensor) -> None:
         self.loss, self.sample = loss, sample
 
-    def __call__(self, noisy: Tensor, time: Tensor) -> Tensor:
-        times = time.expand(len(noisy))
+    def __call__(self, noisy: Tensor, time: float) -> Tensor:
+        times = torch.tensor(time).expand(len(noisy))
         if self.loss.noise_schedule.is_flow:
             noise = self.sample + (noisy - self.sample) / (time / self.loss.noise_schedule.steps)
             return self.loss.noised(self.sample, noise, times).target
-        kept = self.loss.scheduler.alphas_cumprod[time.long()].double()
+        kept = self.loss.scheduler.alphas_cumprod[int(time)].double()
         noise = ((noisy - kept.sqrt() * self.sample) / (1 - kept).sqrt()).float()
         return self.loss.noised(self.sample, noise, times.long()).target
 
@@ -86,6 +86,15 @@ def test_noise_is_a_function_of_seed_and_index() -> None:
     assert torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 2, (3, 4, 4))[0])
     assert not torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(1, 3, (3, 4, 4))[0])
     assert not torch.equal(noise_of(1, 2, (3, 4, 4))[0], noise_of(2, 2, (3, 4, 4))[0])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_time_steps_are_told_as_numbers_which_no_precision_rounds(sampler: str) -> None:
+    scheduler = DenoisingLoss().noise_schedule.timed_sampler(sampler, 9)
+    told: list[float] = []
+    denoised(lambda x, time: told.append(time) or x, torch.randn(1, 3, 4, 4), scheduler)  # type: ignore[func-returns-value]
+    assert all(isinstance(time, (int, float)) for time in told)
+    assert told == scheduler.timesteps.tolist()
 
 
 def test_a_prediction_that_is_not_finite_is_named() -> None:

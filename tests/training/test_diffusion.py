@@ -186,13 +186,17 @@ def test_images_of_any_size_become_samples() -> None:
     ("own", "message"),
     [
         (
-            ["data.transform.crop_size=33"],
+            ["data.transform.crop_size=33", "data.transform.fill_crop=true"],
             "does not fit the network, whose encoder has a stride of 8: the nearest that",
         ),
         (["model.in_channels=4"], "model.in_channels=4: the images that it is trained on have 3 channels"),
         (["loss=ce_dice"], "is a denoiser, which returns no logits: train it with loss=denoising"),
         (["data.objects=true"], "data.objects is for segmentation"),
         (["data.border_weights.w0=10"], "data.border_weights.w0 is for segmentation"),
+        (
+            ["data.transform.scale=[0.2,1]"],
+            "make it smaller than data.transform.crop_size=32, and a denoiser would learn",
+        ),
         (["tile=64"], "tile=64: a denoiser is validated on squares of crop_size"),
         (["loss.min_snr_gamma=-1"], "loss.min_snr_gamma must be greater than 0"),
         (["optimizer.optimizer.betas=[2,2]"], "optimizer.optimizer.*: torch does not accept"),
