@@ -34,7 +34,7 @@ from segunet.cost.measurement import Workload
 from segunet.cost.output import check_output
 from segunet.cost.results import Row, rows_of
 from segunet.cost.rounds import WARM_UPS
-from segunet.cost.subject import subject_of
+from segunet.cost.subject import check_subject, device_kind, subject_of
 from segunet.cost.tables import show_rows
 from segunet.formats.write import FORMATS
 from segunet.inference.precision import fabric_from_settings, mixed_precision
@@ -75,10 +75,11 @@ class Benchmark:
 
     def __init__(self, cfg: DictConfig) -> None:
         self.settings = BenchmarkSettings.of(cfg)
-        check_settings(cfg)
+        check_subject(cfg)
+        if cfg.output is not None:
+            check_output(as_path(cfg.output), {"rows", "hardware"}, "segunet.benchmark")
         self.cfg = cfg
-        accelerator = self.settings.accelerator
-        self.accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if accelerator == "auto" else accelerator
+        self.accelerator = device_kind(self.settings.accelerator)
         given = self.settings.precisions
         both: list[str] = ["32-true", mixed_precision(self.accelerator)]
         self.precisions = both if given == "auto" else given
@@ -209,16 +210,6 @@ def benchmark(cfg: DictConfig) -> list[Row]:
         write_json(as_path(cfg.output), content)
         logger.info("written to %s", cfg.output)
     return rows
-
-
-def check_settings(cfg: DictConfig) -> None:
-    """Raise a UserError for settings that do not fit each other."""
-    if cfg.output is not None:
-        check_output(as_path(cfg.output), {"rows", "hardware"}, "segunet.benchmark")
-    if "_target_" not in cfg.data:
-        raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
-    if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
-        raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
 
 
 @command("benchmark")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import AfterValidator
 from torch import nn
 
@@ -23,7 +23,7 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
 from segunet.cost.output import check_output
-from segunet.cost.subject import Subject, subject_of
+from segunet.cost.subject import Subject, check_subject, device_kind, subject_of
 from segunet.cost.tables import show_layers, show_measurements
 from segunet.inference.precision import default_precision, fabric_from_settings
 
@@ -83,10 +83,7 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for invalid values."""
     SummarySettings.of(cfg)
-    if "_target_" not in cfg.data:
-        raise UserError("Which data set? It sets the number of classes. Give data=sample, data=voc2012 or data=custom.")
-    if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
-        raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
+    check_subject(cfg)
     if cfg.output is not None:
         check_output(as_path(cfg.output), {"network", "layers"}, "segunet.summary")
 
@@ -136,7 +133,7 @@ def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: I
 
 def _device_settings(cfg: DictConfig) -> tuple[str, str]:
     """Return the accelerator and the precision to measure with, "auto" resolved."""
-    accelerator = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.accelerator == "auto" else cfg.accelerator
+    accelerator = device_kind(cfg.accelerator)
     precision = default_precision(accelerator) if cfg.precision == "auto" else str(cfg.precision)
     if accelerator == "cpu" and precision.startswith("16"):
         raise UserError(f"precision={precision} needs a CUDA GPU; the CPU supports 32-true, bf16-mixed and bf16-true.")

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from segunet.base.errors import UserError
-from segunet.base.failures import first_line
 from segunet.cost.machine import COPIED_BYTES, MATRIX_FLOPS, copy, matrix_product
-from segunet.cost.measurement import Workload, prepared
+from segunet.cost.measurement import Workload, prepared, runnable, training_step
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
 from segunet.formats.read import read_exported
@@ -74,17 +73,8 @@ def workload_case(workload: Workload, images: int, precision: str, flops: float)
     Raises:
         UserError: PyTorch cannot run it.
     """
-    run = prepared(workload, workload.make_fabric())
-    return Case(partial(_tried, run), images, "images/s", precision, flops, workload)
-
-
-def _tried(run: Callable[[], object]) -> None:
-    try:
-        run()
-    except (RuntimeError, ValueError) as error:
-        raise UserError(
-            f"PyTorch cannot run this: {first_line(error)}. Try other sizes, another batch_size or precision."
-        ) from None
+    run = runnable()(prepared(workload, workload.make_fabric()))
+    return Case(run, images, "images/s", precision, flops, workload)
 
 
 def exported_cases(workload: Workload, formats: list[str], folder: Path) -> dict[str, Case]:
@@ -116,13 +106,7 @@ def data_cases(datamodule: VOCDataModule, workload: Workload, batches: int, prec
         precision: of the workload.
     """
     fabric = workload.make_fabric()
-    assert workload.training is not None
-    loss, make_optimizer = workload.training
-    built = workload.make_net()
-    if workload.channels_last:
-        built.to(memory_format=torch.channels_last)
-    net, optimizer = fabric.setup(built, make_optimizer(built))
-    loss.to(fabric.device)
+    net, step = training_step(fabric, workload, workload.make_net())
     counter = Counter(workload.num_classes, datamodule.form.ignore_index)
     endless = _endless(datamodule)
 
@@ -130,9 +114,7 @@ def data_cases(datamodule: VOCDataModule, workload: Workload, batches: int, prec
         net.train()
         for batch in islice(endless, batches):
             moved = fabric.to_device(batch)
-            optimizer.zero_grad()
-            fabric.backward(loss(net(moved.images), moved.masks).total)
-            optimizer.step()
+            step(moved.images, moved.masks)
 
     @torch.inference_mode()
     def validate() -> None:

@@ -13,9 +13,10 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -24,7 +25,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from segunet.base.environment import memory, proc_bytes
 from segunet.base.errors import UserError
@@ -40,6 +41,7 @@ ROUNDS = 5
 # Forks from a server that has only imported everything; macOS's libraries do not support forking.
 _START = "forkserver" if sys.platform == "linux" else "spawn"
 _STATUS = Path("/proc/self/status")
+TrainingStep = Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -100,16 +102,23 @@ def measure(workload: Workload, rounds: int = ROUNDS) -> Measurement:
 
 def _measure_here(workload: Workload, rounds: int) -> Measurement:
     setup_logging(quiet=True)
-    try:
+    with runnable():
         fabric = workload.make_fabric()
         _load_libraries(fabric, workload)
         level = peak_memory(fabric.device)
         step = prepared(workload, fabric)
         seconds = [_time(step) for _ in range(WARM_UPS + rounds)]
+    return Measurement(statistics.median(seconds[WARM_UPS:]), seconds[0], peak_memory(fabric.device) - level)
+
+
+@contextmanager
+def runnable() -> Iterator[None]:
+    """Raise what PyTorch says of a workload that it cannot run as a UserError."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
         raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
-    return Measurement(statistics.median(seconds[WARM_UPS:]), seconds[0], peak_memory(fabric.device) - level)
 
 
 def _load_libraries(fabric: Fabric, workload: Workload) -> None:
@@ -132,23 +141,32 @@ def prepared(workload: Workload, fabric: Fabric) -> Callable[[], object]:
 
 
 def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) -> Callable[[], object]:
-    if workload.channels_last:
-        net.to(memory_format=torch.channels_last)
     if workload.training is None:
+        if workload.channels_last:
+            net.to(memory_format=torch.channels_last)
         return _forward_pass(fabric.setup(net.eval()), inputs)
-    loss, make_optimizer = workload.training
-    loss.to(fabric.device)
-    net, optimizer = fabric.setup(net.train(), make_optimizer(net))
     images = inputs.args[0]  # (N, 3, H, W)
     size = (len(images), *images.shape[-2:])
     masks = torch.randint(workload.num_classes, size, device=fabric.device)
+    _, step = training_step(fabric, workload, net)
+    return partial(step, images, masks)
 
-    def step() -> None:
+
+def training_step(fabric: Fabric, workload: Workload, net: nn.Module) -> tuple[nn.Module, TrainingStep]:
+    """Return the network on the device, in training mode, and a step on images (N, 3, H, W) and masks (N, H, W)."""
+    assert workload.training is not None
+    if workload.channels_last:
+        net.to(memory_format=torch.channels_last)
+    loss, make_optimizer = workload.training
+    loss.to(fabric.device)
+    net, optimizer = fabric.setup(net.train(), make_optimizer(net))
+
+    def step(images: Tensor, masks: Tensor) -> None:
         optimizer.zero_grad()
-        fabric.backward(loss(net(*inputs.args, **inputs.kwargs), masks).total)
+        fabric.backward(loss(net(images), masks).total)
         optimizer.step()
 
-    return step
+    return net, step
 
 
 def _forward_pass(net: nn.Module, inputs: Inputs) -> Callable[[], object]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from segunet.base.errors import UserError
@@ -67,6 +67,19 @@ def subject_of(cfg: DictConfig) -> Subject:
         make_inputs = partial(noisy_samples, cfg.batch_size, net.in_channels, size or (side, side), hidden)
         return Subject(title, make_net, make_inputs, segments=False)
     return Subject(title, make_net, partial(images, cfg.batch_size, size or (_SIZE, _SIZE)), segments=True)
+
+
+def check_subject(cfg: DictConfig) -> None:
+    """Raise a UserError if ``cfg`` lacks what networks and losses are built with."""
+    if "_target_" not in cfg.data:
+        raise UserError("Which data set? It sets the number of classes. Give data=sample, data=voc2012 or data=custom.")
+    if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
+        raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
+
+
+def device_kind(accelerator: str) -> str:
+    """Return cuda or cpu for the ``accelerator`` auto, else itself."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if accelerator == "auto" else accelerator
 
 
 def _card_of(checkpoint: Path) -> CheckpointCard:

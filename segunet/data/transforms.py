@@ -1,5 +1,6 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -57,11 +58,17 @@ class TrainTransform:
         self.crop_size, self._ignore_index = crop_size, ignore_index
         self._base_size, self._scale, self._elastic, self._fill_crop = base_size, scale, elastic, fill_crop
         jitter = (1 - color_jitter, 1 + color_jitter)
-        self._compose = A.Compose(
+        self._recolour = A.Compose(
             [
-                A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
+                A.ColorJitter(
+                    jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=float(color_jitter > 0)
+                )
+            ]
+        )
+        self._place = A.Compose(
+            [
                 A.HorizontalFlip(p=flip),
-                A.ColorJitter(jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=1.0),
+                A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
             ],
             additional_targets={"objects": "mask"},
         )
@@ -82,23 +89,34 @@ class TrainTransform:
             objects: int32 (H, W), the object of each pixel, changed with the mask; 0 in the padding.
         """
         rng = np.random.default_rng(list(key))
-        self._compose.set_random_seed(int(rng.integers(2**32)))
+        for compose in (self._recolour, self._place):
+            compose.set_random_seed(int(rng.integers(2**32)))
         factor = self._factor(mask.shape, rng.uniform(self._scale[0], self._scale[1]))
         (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
         size, part = (width, height), (slice(top, bottom), slice(left, right))
         targets: dict[str, NDArray[Any]] = {
-            "image": resize(image[part], size),
+            "image": self._resized_and_recoloured(image[part], size),
             "mask": resize_mask(mask[part], size),
         }
         if objects is not None:
             targets["objects"] = resize_mask(objects[part], size)
-        done = self._compose(**targets)
+        done = self._place(**targets)
         example = Augmented(done["image"], done["mask"], done.get("objects"))
         if self._elastic > 0:
             example = displaced(example, elastic_field(self.crop_size, self._elastic, rng))
         if example.objects is not None:
             example.objects[example.mask == self._ignore_index] = 0  # the padding has the mask's value
         return example
+
+    def _resized_and_recoloured(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """Resize to ``size`` (width, height) and jitter the colours, where there are fewer pixels."""
+        if math.prod(size) < math.prod(image.shape[:2]):
+            return self._recoloured(resize(image, size))
+        return resize(self._recoloured(image), size)
+
+    def _recoloured(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        recoloured: NDArray[np.uint8] = self._recolour(image=image)["image"]
+        return recoloured
 
     def pads(self, shape: tuple[int, int]) -> bool:
         """Return whether an image of a ``shape`` (H, W) can be smaller than the crop, so that it is padded."""

@@ -77,26 +77,22 @@ class NoiseSchedule:
             UserError: as :meth:`sampler`; the scheduler has no such number of steps.
         """
         scheduler = self.sampler(name, latents)
-        scheduler.set_timesteps(steps, device=device)
         if not self._ends_clean(name, scheduler, steps):
             counts = (*range(steps - 1, 0, -1), *range(steps + 1, self.steps + 1))
-            near = next(count for count in counts if self._has(name, count))
+            near = next(count for count in counts if self._ends_clean(name, scheduler, count))
             raise UserError(
                 f"steps={steps}: {name} cannot divide {self.steps} time steps into so many without leaving noise, or a "
                 f"step too many. Give steps={near}."
             )
+        scheduler.set_timesteps(steps, device=device)
         return scheduler
-
-    def _has(self, name: str, steps: int) -> bool:
-        scheduler = self.sampler(name)
-        scheduler.set_timesteps(steps)
-        return self._ends_clean(name, scheduler, steps)
 
     def _ends_clean(self, name: str, scheduler: Any, steps: int) -> bool:
         """Return whether there are ``steps`` time steps, all of them trained, and the last one ends without noise.
 
         diffusers rounds them, to one too many or below 0 for some numbers; its ddim goes down by equal, whole strides.
         """
+        scheduler.set_timesteps(steps)
         times = scheduler.timesteps
         whole = len(times) == steps and bool(times.min() >= 0)
         left = self.steps % steps / self.steps  # of the way, after whole strides
