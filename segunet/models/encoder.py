@@ -3,16 +3,18 @@
 Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1`` ...), so its state dicts can be loaded directly.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 import torchvision
 from pydantic import Field
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
 from segunet.models.blocks import group_norm
-from segunet.models.weights import load_encoder_weights
+from segunet.models.weights import IMAGENET, load_encoder_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
 Maps = Annotated[int, Field(ge=2, le=5)]
@@ -25,14 +27,17 @@ class ResNetEncoder(nn.Module):
     Args:
         depth: 18, 34, 50, 101 or 152 layers. ResNet-50 gives 64@/2, 256@/4, 512@/8, 1024@/16, 2048@/32.
         num_maps: number of maps, 2 to 5; 4 omits ``layer4``.
-        weights: ``imagenet`` (torchvision's, downloaded once and cached), the path of a file that holds a
-            plain, perhaps partial, torchvision state dict or a segunet checkpoint, or None for a random start.
+        weights: ``imagenet`` (torchvision's newest, downloaded once and cached), ``imagenet_v1`` or ``imagenet_v2``
+            (of its older or newer training), the path of a file that holds a plain, perhaps partial, torchvision
+            state dict or a segunet checkpoint, or None for a random start.
         ceil_pool: max-pool without padding and with the size rounded up, as in the article's code.
         frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
         in_channels: channels of the input; ``imagenet`` weights need 3.
         norm: batch or group normalisation; ``imagenet`` weights need ``batch``.
+        stride_in_1x1: halve the size in a bottleneck's first convolution, as in He et al. 2016, and not in its 3x3
+            convolution, as torchvision does; for weights that were trained so. From 50 layers on.
 
     Raises:
         UserError: an unknown depth or number of maps; weights that are unavailable or do not match.
@@ -48,17 +53,23 @@ class ResNetEncoder(nn.Module):
         zero_init_residual: bool = False,
         in_channels: Channels = 3,
         norm: Literal["batch", "group"] = "batch",
+        stride_in_1x1: bool = False,
     ) -> None:
         super().__init__()
         if frozen_stages > num_maps:
             raise UserError(
                 f"model.encoder.frozen_stages={frozen_stages}: with num_maps={num_maps} it has only {num_maps} stages."
             )
-        if weights == "imagenet" and (in_channels, norm) != (3, "batch"):
+        if weights in IMAGENET and (in_channels, norm) != (3, "batch"):
             raise UserError(
-                f"model.encoder.weights=imagenet is for 3 input channels and batch normalisation, got "
+                f"model.encoder.weights={weights} is for 3 input channels and batch normalisation, got "
                 f"in_channels={in_channels} and norm={norm}. Give null for random weights, or a file as "
                 "model.encoder.weights."
+            )
+        if stride_in_1x1 and depth < 50:
+            raise UserError(
+                f"model.encoder.stride_in_1x1: the blocks of a ResNet-{depth} have no 1x1 convolution. Leave it out, "
+                "or set model.encoder.depth to 50, 101 or 152."
             )
         resnet = torchvision.models.get_model(
             f"resnet{depth}",
@@ -74,6 +85,8 @@ class ResNetEncoder(nn.Module):
         stages = [resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4][: num_maps - 1]
         for number, stage in enumerate(stages, start=1):
             self.add_module(f"layer{number}", stage)
+        if stride_in_1x1:
+            _stride_in_1x1(stages)
         self.num_maps, self.in_channels = num_maps, in_channels
         self._frozen = [nn.ModuleList([self.conv1, self.bn1]), *stages][:frozen_stages]
         expansion = resnet.fc.in_features // 512
@@ -99,3 +112,11 @@ class ResNetEncoder(nn.Module):
             x = self.get_submodule(f"layer{number}")(x)  # (N, channels[number], H/2^(number+1), ...)
             maps.append(x)
         return maps
+
+
+def _stride_in_1x1(stages: Iterable[nn.Module]) -> None:
+    """Swap the strides of the first two convolutions, 1x1 and 3x3, of the stages' bottlenecks."""
+    for stage in stages:
+        for block in stage.modules():
+            if isinstance(block, Bottleneck):
+                block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride

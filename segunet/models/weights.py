@@ -14,6 +14,7 @@ from segunet.base.files import read_torch_file
 
 logger = logging.getLogger(__name__)
 _OF_SHAPE = {"encoder": "model.encoder.depth (or in_channels)", "decoder": "model.decoder and encoder"}
+IMAGENET = {"imagenet": "DEFAULT", "imagenet_v1": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
 _SOURCES = {
     "encoder": "'imagenet', the path of a torchvision ResNet state dict (.pth) or of a segunet checkpoint",
     "decoder": "the path of a segunet checkpoint or of a decoder's state dict",
@@ -25,13 +26,13 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
 
     Args:
         encoder: with torchvision's names.
-        weights: "imagenet", or the path of a state dict or of a segunet checkpoint.
+        weights: a key of :data:`IMAGENET`, or the path of a state dict or of a segunet checkpoint.
         depth: number of its layers.
 
     Raises:
         UserError: no file, not a state dict, a tensor of another shape, or no match.
     """
-    source = _imagenet_state_dict(depth) if weights == "imagenet" else _read_state_dict(weights, "encoder")
+    source = _imagenet_state_dict(depth, weights) if weights in IMAGENET else _read_state_dict(weights, "encoder")
     _load(encoder, source, weights, f"ResNet-{depth} encoder", "encoder")
 
 
@@ -77,13 +78,15 @@ def _match_report(weights: str, part: str, wanted: set[str], matched: set[str], 
     return "\n".join(lines)
 
 
-def _imagenet_state_dict(depth: int) -> dict[str, Tensor]:
-    weights = torchvision.models.get_model_weights(f"resnet{depth}").DEFAULT
+def _imagenet_state_dict(depth: int, name: str) -> dict[str, Tensor]:
+    versions = torchvision.models.get_model_weights(f"resnet{depth}")
+    if (weights := getattr(versions, IMAGENET[name], None)) is None:
+        raise UserError(f"model.encoder.weights={name}: torchvision has none of a ResNet-{depth}. Give imagenet.")
     try:
         state_dict: dict[str, Tensor] = weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f"model.encoder.weights=imagenet: torchvision's {weights} could not be downloaded from {weights.url} "
+            f"model.encoder.weights={name}: torchvision's {weights} could not be downloaded from {weights.url} "
             f"({error}). Offline, download that file elsewhere and give its path as "
             f"model.encoder.weights, put it into {torch.hub.get_dir()}/checkpoints, or set "
             "model.encoder.weights=null for random weights."

@@ -4,8 +4,9 @@ from typing import Any, get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from segunet.base.errors import UserError
@@ -97,6 +98,27 @@ def test_other_inputs_have_their_own_first_convolution(in_channels: int) -> None
     assert encoder.conv1.weight.shape == (64, in_channels, *weight.shape[2:])
     assert encoder.conv1.bias is None
     assert float(encoder.conv1.weight.detach().std()) == pytest.approx(float(weight.detach().std()), rel=0.05)
+
+
+def test_the_stride_is_in_the_first_convolution_where_wanted() -> None:
+    """Against the block of He et al. 2016, written out: 1x1 with stride, 3x3, 1x1, and a strided shortcut."""
+    torch.manual_seed(0)
+    encoder = ResNetEncoder(50, 3, stride_in_1x1=True, zero_init_residual=False).eval()
+    assert [each.shape[-1] for each in encoder(torch.zeros(1, 3, 65, 64))] == [32, 16, 8]
+    block, x = encoder.get_submodule("layer2.0"), torch.randn(1, 256, 12, 10)
+    weights = dict(block.named_parameters())
+
+    def normalised(value: Tensor, name: str) -> Tensor:
+        mean, var = (block.get_buffer(f"{name}.running_{each}") for each in ("mean", "var"))
+        return F.batch_norm(value, mean, var)
+
+    y = F.relu(normalised(F.conv2d(x, weights["conv1.weight"], stride=2), "bn1"))
+    y = F.relu(normalised(F.conv2d(y, weights["conv2.weight"], padding=1), "bn2"))
+    shortcut = normalised(F.conv2d(x, weights["downsample.0.weight"], stride=2), "downsample.1")
+    wanted = F.relu(normalised(F.conv2d(y, weights["conv3.weight"]), "bn3") + shortcut)
+    torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"stride_in_1x1: the blocks of a ResNet-18 have no 1x1 convolution"):
+        ResNetEncoder(18, stride_in_1x1=True)
 
 
 @pytest.mark.parametrize("setting", [{"in_channels": 4}, {"norm": "group"}])

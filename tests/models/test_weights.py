@@ -183,6 +183,17 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "torch" / "hub" / "checkpoints"
 
 
+@pytest.mark.parametrize(("name", "version"), [("imagenet_v1", "IMAGENET1K_V1"), ("imagenet_v2", "IMAGENET1K_V2")])
+def test_either_training_of_torchvision_can_be_chosen(hub: Path, name: str, version: str) -> None:
+    hub.mkdir(parents=True)
+    state = torchvision.models.resnet50().state_dict()
+    torch.save(state, hub / Path(torchvision.models.ResNet50_Weights[version].url).name)
+    assert differing(ResNetEncoder(depth=50, weights=name), state) == set()
+    if name == "imagenet_v2":
+        with pytest.raises(UserError, match=r"imagenet_v2: torchvision has none of a ResNet-18. Give imagenet"):
+            ResNetEncoder(depth=18, weights=name)
+
+
 @pytest.mark.usefixtures("hub")
 def test_imagenet_without_cache_and_network_says_what_to_do(hub: Path) -> None:
     with pytest.raises(UserError) as caught:
