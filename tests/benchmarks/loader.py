@@ -33,7 +33,7 @@ def main() -> None:
     root, *split = sys.argv[1:]
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    pairs = list_pairs(find_voc_folder(Path(root)), *(split or ["train"]))[:IMAGES]
+    pairs = list_pairs(find_voc_folder(Path(root)), split[0] if split else "train")[:IMAGES]
     form = MaskFormat(21, IGNORE_INDEX, voc_palette())
     dataset = TrainDataset(pairs, form, TrainTransform(SIZE, IGNORE_INDEX), seed=0)
     epoch = iter(range(1_000_000))
