@@ -107,10 +107,11 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     valid = targets >= 0
     index = targets.where(valid, num_classes)  # (N, P); ignored pixels go to an extra bin, which is dropped
     intersection = _sums_by_class(own, index, num_classes + 1)[:num_classes]  # (K,)
-    truth = torch.bincount(index.flatten(), minlength=num_classes + 1)[:num_classes]  # (K,)
+    ones = index.new_ones(()).expand(index.numel())
+    truth = index.new_zeros(num_classes + 1).scatter_add(0, index.flatten(), ones)[:num_classes]  # (K,)
     counted = valid.to(probabilities.dtype).unsqueeze(2)  # (N, P, 1)
     chunks = zip(torch.split(probabilities, _CHUNK, dim=2), torch.split(counted, _CHUNK, dim=1), strict=True)
-    predicted = torch.stack([each @ ones for each, ones in chunks]).sum(dim=(0, 1, 3))  # (K,)
+    predicted = torch.stack([each @ counts for each, counts in chunks]).sum(dim=(0, 1, 3))  # (K,)
     present = truth > 0
     coefficients = (2 * intersection + smooth) / (predicted + truth + smooth)
     return ((1 - coefficients) * present).sum() / present.sum().clamp(min=1)

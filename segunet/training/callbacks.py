@@ -221,6 +221,12 @@ class EMA(WeightAveraging):
         super().__init__(multi_avg_fn=self._average)
         self.decay = decay
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps on the CPU: torch reads the count in each step, which would wait for a GPU."""
+        super().on_fit_start(trainer, pl_module)
+        assert self._average_model is not None
+        self._average_model.n_averaged = self._average_model.n_averaged.cpu()
+
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], steps: Tensor | int) -> None:
         decay = min(self.decay, (1 + int(steps)) / (10 + int(steps)))

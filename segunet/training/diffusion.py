@@ -96,6 +96,7 @@ class DiffusionTask(ScheduledTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card, with the loss of the last validation."""
+        super().on_save_checkpoint(checkpoint)
         finite = self.val_loss if self.val_loss is not None and np.isfinite(self.val_loss) else None
         checkpoint["segunet"] = self.card | {"denoiser": self.card["denoiser"] | {"val_loss": finite}}
 

@@ -6,9 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.progress import TextColumn
+from torch import Tensor
 
 from segunet.base.terminal import progress_bar, setting
 from segunet.data.dataset import Batch
@@ -41,7 +42,7 @@ class RunProgress(Callback):
         self._reset()
 
     def _reset(self) -> None:
-        self.start, self.images, self.losses, self.speed = time.monotonic(), 0, list[float](), ""
+        self.start, self.images, self.losses, self.speed = time.monotonic(), 0, list[Tensor](), ""
         self.validated = False
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -53,7 +54,7 @@ class RunProgress(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Advance the bar."""
-        self.losses.append(float(trainer.callback_metrics["train/loss"]))
+        self.losses.append(trainer.callback_metrics["train/loss"])  # read at the epoch's end: reading waits for a GPU
         self.images += len(batch.names) * trainer.world_size
         self.speed = f"{self.images / (time.monotonic() - self.start):.1f} images/s"
         self.bar.update(self.task, advance=1, speed=self.speed)
@@ -70,7 +71,7 @@ class RunProgress(Callback):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         parts = [f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"]
         if self.losses:
-            parts.append(f"loss {np.mean(self.losses):.4f}")
+            parts.append(f"loss {torch.stack(self.losses).mean():.4f}")
         if self.validated:
             parts += [f"{label} {logged[name]:.4f}" for name, label in _SCORES.items() if name in logged]
         if self.losses:

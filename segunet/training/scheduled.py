@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,6 +16,15 @@ from segunet.data.dataset import Batch
 from segunet.training.lr_schedule import WarmupCosine
 
 
+class Loss(NamedTuple):
+    """The loss of a batch, still on its device: a scalar."""
+
+    value: Tensor
+    step: int
+    epoch: int
+    names: Sequence[str]
+
+
 class ScheduledTask(LightningModule):
     """Set the learning rate before each optimizer step, from the share of the run that is done.
 
@@ -24,6 +34,10 @@ class ScheduledTask(LightningModule):
 
     lr_schedule: WarmupCosine
     max_steps: int | None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unread: list[Loss] = []
 
     def new_optimizer(self) -> Optimizer:
         """Return the optimizer of what is trained."""
@@ -65,14 +79,34 @@ class ScheduledTask(LightningModule):
         Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
 
     def check_finite(self, loss: Tensor, names: Sequence[str]) -> None:
-        """Raise a UserError that names the step and the images if their ``loss`` is not finite."""
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"The loss became {loss.item()} at step {self.global_step} (epoch {self.current_epoch}) on "
-                f"the images {', '.join(names)}. The last checkpoint was saved before that. Check these "
-                "images and masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
-                "trainer.precision=32-true."
-            )
+        """Raise a UserError that names the step and the images if their ``loss``, or one before, is not finite.
+
+        The losses are read as often as the log is written, and before a checkpoint: reading one waits for the device.
+        """
+        self.unread.append(Loss(loss.detach(), self.global_step, self.current_epoch, names))
+        if len(self.unread) >= max(self.trainer.log_every_n_steps, 1):  # type: ignore[attr-defined]
+            self.read_losses()
+
+    def read_losses(self) -> None:
+        """Raise a UserError for the first of the unread losses that is not finite."""
+        unread, self.unread = self.unread, []
+        values = torch.stack([each.value for each in unread]).tolist() if unread else []
+        for value, loss in zip(values, unread, strict=True):
+            if not math.isfinite(value):
+                raise UserError(
+                    f"The loss became {value} at step {loss.step} (epoch {loss.epoch}) on the images "
+                    f"{', '.join(loss.names)}. The last checkpoint was saved before that. Check these images and "
+                    "masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
+                    "trainer.precision=32-true."
+                )
+
+    def on_validation_start(self) -> None:
+        """Read the losses of the epoch."""
+        self.read_losses()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read the losses before the checkpoint is written."""
+        self.read_losses()
 
     def learning_rates(self) -> dict[str, float]:
         """Return the current rates of the encoder and of everything else, for the log."""

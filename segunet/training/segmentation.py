@@ -121,6 +121,7 @@ class SegmentationTask(ScoringTask, ScheduledTask):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the card and the scores of the last validation."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["segunet"] = dict(self.card)
         if self.scores is not None:
             checkpoint["segunet"]["scores"] = {
