@@ -18,8 +18,13 @@ _MOST_GROUPS, _LEAST_CHANNELS = 32, 4
 class ConvNormAct(nn.Sequential):
     """A convolution that keeps the size, batch or group normalisation unless ``norm`` is false, and ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = True) -> None:
-        convolution = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=not norm)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, norm: Norm = True, dilation: int = 1
+    ) -> None:
+        padding = dilation * (kernel_size // 2)
+        convolution = nn.Conv2d(
+            in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=not norm
+        )
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
         layers: list[nn.Module] = [convolution]
         if norm:

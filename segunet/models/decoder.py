@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
 from segunet.models.blocks import ConvNormAct, Norm, ScaleShift, UpBlock
+from segunet.models.context import AtrousPyramid
 from segunet.models.weights import load_decoder_weights
 
 
@@ -26,6 +27,7 @@ class UNetDecoder(nn.Module):
         align_corners: as in ``torch.nn.functional.interpolate``, for bilinear upsampling.
         upsampling: bilinear or nearest.
         weights: path of a segunet checkpoint whose decoder this one starts from, as far as names match, or None.
+        context_width: channels of each branch of an :class:`AtrousPyramid` on the coarsest map; None for none.
 
     Raises:
         UserError: the number of widths or reduced channels does not match the encoder; an unknown upsampling.
@@ -41,6 +43,7 @@ class UNetDecoder(nn.Module):
         align_corners: bool = False,
         upsampling: Literal["bilinear", "nearest"] = "bilinear",
         weights: str | None = None,
+        context_width: Channels | None = None,
     ) -> None:
         super().__init__()
         channels = encoder_channels if reduced_channels is None else reduced_channels
@@ -54,6 +57,9 @@ class UNetDecoder(nn.Module):
         if reduced_channels is not None:
             pairs = zip(encoder_channels, channels, strict=True)
             self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
+        self.context: AtrousPyramid | None = None
+        if context_width is not None:
+            self.context = AtrousPyramid(channels[-1], context_width, norm)
         inputs = [channels[-1], *widths[:-1]]
         skips = channels[-2::-1]  # coarsest first; the coarsest map itself is the start
         self.steps = nn.ModuleList(
@@ -76,7 +82,7 @@ class UNetDecoder(nn.Module):
         """
         if self.reduce:
             maps = [reduce(each) for reduce, each in zip(self.reduce, maps, strict=True)]
-        x = maps[-1]
+        x = maps[-1] if self.context is None else self.context(maps[-1])
         given: Sequence[ScaleShift | None] = scale_shifts or [None] * len(self.steps)
         for step, skip, scale_shift in zip(self.steps, maps[-2::-1], given, strict=True):
             x = step(x, skip, scale_shift)
