@@ -32,14 +32,14 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def step_of(net: nn.Module, loss: Loss, images: Tensor, bf16: bool = False) -> Step:
-    """Return a function that takes one training step on the same batch each time."""
+    """Return a function that takes one training step on the same batch each time, on the images' device."""
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4)
-    masks = torch.randint(0, CLASSES, (len(images), *images.shape[-2:]))
+    masks = torch.randint(0, CLASSES, (len(images), *images.shape[-2:]), device=images.device)
     masks[:, :16] = IGNORE
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits = net(images)
         loss(logits, masks).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
