@@ -85,6 +85,20 @@ def check_compile(device: torch.device, backend: str = "inductor") -> str:
     return f"{graphs} compilations for training and {len(VALIDATION_SIZES)} sizes, no graph break; within {largest:.1e}"
 
 
+def check_waits(device: torch.device) -> str:
+    """Take training steps of segunet's network and loss while torch forbids to wait for the GPU."""
+    with device:
+        step = STEPS["segunet"](BATCH, SIZE)
+    step()
+    torch.cuda.synchronize(device)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return "network, loss and optimizer never wait for the GPU"
+
+
 def check_speed(device: torch.device) -> str:
     """Time a training step of segunet and of its peers, in alternating rounds."""
     lines = [f"training step, {SIZE} x {SIZE}, batch {BATCH}:"]
@@ -109,23 +123,32 @@ def check_memory(device: torch.device) -> str:
 
 def check_resume(_: torch.device) -> str:
     """Stop a training after its first epoch, resume it, and compare it with the uninterrupted one."""
+    options = ["trainer.max_epochs=2", "trainer.deterministic=true", "callbacks.ema_decay=0.9"]
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "segunet.train", "trainer.max_epochs=2", "trainer.deterministic=true"]
         whole, cut = (Path(scratch) / name for name in ("whole", "cut"))
-        subprocess.run([*command, f"run_dir={whole}"], check=True, capture_output=True)
-        process = subprocess.Popen(
-            [*command, f"run_dir={cut}"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            if "epoch 1/2 " in line:
-                process.send_signal(signal.SIGINT)
-        assert process.wait() == 128 + signal.SIGINT
-        subprocess.run([sys.executable, "-m", "segunet.train", f"resume={cut}"], check=True, capture_output=True)
+        trained(*options, "trainer.log_every_n_steps=50", f"run_dir={whole}")
+        trained(*options, "trainer.log_every_n_steps=50", f"run_dir={cut}", stop_after="epoch 1/2 ")
+        trained(f"resume={cut}")
         first, second = (_weights(run_dir) for run_dir in (whole, cut))
     largest = max(float((first[name].float() - second[name].float()).abs().max()) for name in first)
     assert largest < 1e-3, largest
     return f"a resumed run's weights differ from the uninterrupted one's by at most {largest:.1e}"
+
+
+def trained(*overrides: str, stop_after: str | None = None) -> str:
+    """Run segunet.train and return what it printed; interrupt it after the line that holds ``stop_after``."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "segunet.train", *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if stop_after and stop_after in line:
+            process.send_signal(signal.SIGINT)
+    status, output = process.wait(), "".join(lines)
+    assert status == (128 + signal.SIGINT if stop_after else 0), output[-2000:]
+    return output
 
 
 def _weights(run_dir: Path) -> dict[str, Tensor]:
@@ -135,14 +158,13 @@ def _weights(run_dir: Path) -> dict[str, Tensor]:
 
 def train_on(root: str, weights: str) -> str:
     """Train on a folder in VOC's layout for three minutes; return the lines of its epochs."""
+    limits = ["data.train_split=train", "trainer.max_epochs=20", "+trainer.max_time=00:00:03:00"]
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "segunet.train", "experiment=voc2012", f"data.root={root}"]
-        limits = ["data.train_split=train", "trainer.max_epochs=20", "+trainer.max_time=00:00:03:00"]
-        done = subprocess.run(
-            [*command, *limits, f"model.encoder.weights={weights}", f"run_dir={scratch}/run"],
-            check=True, capture_output=True, text=True,
-        )  # fmt: skip
-    return "\n".join(re.findall(r"epoch \d+/.*", done.stdout + done.stderr))
+        files = [f"data.root={root}", f"model.encoder.weights={weights}", f"run_dir={scratch}/run"]
+        output = trained("experiment=voc2012", *limits, *files)
+    epochs = re.findall(r"epoch \d+/.*", output)
+    assert epochs, output[-2000:]
+    return "\n".join(epochs)
 
 
 def main() -> None:
@@ -152,7 +174,7 @@ def main() -> None:
         return
     device = torch.device("cuda")
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, {mixed_precision('cuda')}", flush=True)
-    for check in (check_precision, check_compile, check_speed, check_memory, check_resume):
+    for check in (check_precision, check_compile, check_waits, check_speed, check_memory, check_resume):
         print(f"{check.__name__}: {check(device)}", flush=True)
     if len(sys.argv) > 1:
         print(train_on(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "null"))

@@ -116,8 +116,8 @@ def test_the_batch_size_does_not_matter(model: Generator, scheduler: str) -> Non
 def test_the_time_of_a_step_is_the_network_s_alone(model: Generator) -> None:
     wanted = model.request("disc", count=4, steps=2, batch_size=2)
     for _ in model.batches(wanted):
-        time.sleep(1)  # as for files that are written
-    assert 0 < model.seconds_per_step < 0.5
+        time.sleep(2)  # as for files that are written
+    assert 0 < model.seconds_per_step < 0.4
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "bf16-mixed", "64-true"])

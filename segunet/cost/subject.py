@@ -72,7 +72,10 @@ def subject_of(cfg: DictConfig) -> Subject:
 def check_subject(cfg: DictConfig) -> None:
     """Raise a UserError if ``cfg`` lacks what networks and losses are built with."""
     if "_target_" not in cfg.data:
-        raise UserError("Which data set? It sets the number of classes. Give data=sample, data=voc2012 or data=custom.")
+        raise UserError(
+            "Which data set? It sets the number of classes. Give data=sample, or data=voc2012 or data=custom and its "
+            "data.root=PATH."
+        )
     if OmegaConf.select(cfg.loss, "pixelwise.class_weights") == "auto":
         raise UserError("loss.pixelwise.class_weights=auto needs training masks, not read here: leave it out.")
 

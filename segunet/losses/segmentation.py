@@ -107,8 +107,7 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
     valid = targets >= 0
     index = targets.where(valid, num_classes)  # (N, P); ignored pixels go to an extra bin, which is dropped
     intersection = _sums_by_class(own, index, num_classes + 1)[:num_classes]  # (K,)
-    ones = index.new_ones(()).expand(index.numel())
-    truth = index.new_zeros(num_classes + 1).scatter_add(0, index.flatten(), ones)[:num_classes]  # (K,)
+    truth = _sums_by_class(valid.long(), index, num_classes + 1)[:num_classes]  # (K,)
     counted = valid.to(probabilities.dtype).unsqueeze(2)  # (N, P, 1)
     chunks = zip(torch.split(probabilities, _CHUNK, dim=2), torch.split(counted, _CHUNK, dim=1), strict=True)
     predicted = torch.stack([each @ counts for each, counts in chunks]).sum(dim=(0, 1, 3))  # (K,)
@@ -118,7 +117,7 @@ def dice(probabilities: Tensor, own: Tensor, targets: Tensor, smooth: float = 1e
 
 
 def _sums_by_class(values: Tensor, index: Tensor, count: int) -> Tensor:
-    """Return the sum of the ``values`` (N, P) of each ``index`` (N, P), float (count,)."""
+    """Return the sum of the ``values`` (N, P) of each ``index`` (N, P), of the values' dtype (count,)."""
     rest = -values.shape[1] % _BLOCK
     values, index = F.pad(values, (0, rest)), F.pad(index, (0, rest))  # zeros do not change the sums
     blocks = values.new_zeros(values.numel() // _BLOCK, count)

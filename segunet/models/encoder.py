@@ -34,10 +34,10 @@ class ResNetEncoder(nn.Module):
         frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
-        in_channels: channels of the input; ``imagenet`` weights need 3.
-        norm: batch or group normalisation; ``imagenet`` weights need ``batch``.
+        in_channels: channels of the input; torchvision's weights need 3.
+        norm: batch or group normalisation; torchvision's weights need ``batch``.
         stride_in_1x1: halve the size in a bottleneck's first convolution, as in He et al. 2016, and not in its 3x3
-            convolution, as torchvision does; for weights that were trained so. From 50 layers on.
+            convolution, as torchvision does; for weights trained that way, not torchvision's. From 50 layers on.
 
     Raises:
         UserError: an unknown depth or number of maps; weights that are unavailable or do not match.
@@ -65,6 +65,11 @@ class ResNetEncoder(nn.Module):
                 f"model.encoder.weights={weights} is for 3 input channels and batch normalisation, got "
                 f"in_channels={in_channels} and norm={norm}. Give null for random weights, or a file as "
                 "model.encoder.weights."
+            )
+        if weights in IMAGENET and stride_in_1x1:
+            raise UserError(
+                f"model.encoder.weights={weights}: torchvision's weights were trained with the stride in the 3x3 "
+                "convolution. Set model.encoder.stride_in_1x1=false, or give other weights."
             )
         if stride_in_1x1 and depth < 50:
             raise UserError(

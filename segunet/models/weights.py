@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 _OF_SHAPE = {"encoder": "model.encoder.depth (or in_channels)", "decoder": "model.decoder and encoder"}
 IMAGENET = {"imagenet": "DEFAULT", "imagenet_v1": "IMAGENET1K_V1", "imagenet_v2": "IMAGENET1K_V2"}
 _SOURCES = {
-    "encoder": "'imagenet', the path of a torchvision ResNet state dict (.pth) or of a segunet checkpoint",
+    "encoder": f"{', '.join(IMAGENET)}, the path of a torchvision ResNet state dict (.pth) or of a segunet checkpoint",
     "decoder": "the path of a segunet checkpoint or of a decoder's state dict",
 }
 

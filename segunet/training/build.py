@@ -69,8 +69,8 @@ def check_settings(cfg: DictConfig) -> None:
         check(f"trainer.{name}", cfg.trainer.get(name), kind)
     if str(cfg.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
         raise UserError(
-            f"trainer.precision={cfg.trainer.precision}: checkpoints hold weights in float32, so they are trained as "
-            "such. Set 32-true, 16-mixed or bf16-mixed, in which the layers compute in 16 bits, or auto."
+            f"trainer.precision={cfg.trainer.precision}: checkpoints hold weights in float32, so the weights are "
+            "trained in float32. Set 32-true, 16-mixed or bf16-mixed, in which the layers compute in 16 bits, or auto."
         )
     if cfg.trainer.get("val_check_interval") not in (None, 1.0):
         raise UserError(

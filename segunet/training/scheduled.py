@@ -81,10 +81,12 @@ class ScheduledTask(LightningModule):
     def check_finite(self, loss: Tensor, names: Sequence[str]) -> None:
         """Raise a UserError that names the step and the images if their ``loss``, or one before, is not finite.
 
-        The losses are read as often as the log is written, and before a checkpoint: reading one waits for the device.
+        The losses are read about as often as the log is written, and before a checkpoint: reading one waits for the
+        device.
         """
         self.unread.append(Loss(loss.detach(), self.global_step, self.current_epoch, names))
-        if len(self.unread) >= max(self.trainer.log_every_n_steps, 1):  # type: ignore[attr-defined]
+        logged = self.trainer.log_every_n_steps * self.trainer.accumulate_grad_batches  # type: ignore[attr-defined]
+        if 0 < logged <= len(self.unread):
             self.read_losses()
 
     def read_losses(self) -> None:
@@ -99,10 +101,6 @@ class ScheduledTask(LightningModule):
                     "masks; otherwise start a new run with a lower optimizer.lr, trainer.gradient_clip_val=1 or "
                     "trainer.precision=32-true."
                 )
-
-    def on_validation_start(self) -> None:
-        """Read the losses of the epoch."""
-        self.read_losses()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Read the losses before the checkpoint is written."""

@@ -117,6 +117,8 @@ def test_the_stride_is_in_the_first_convolution_where_wanted() -> None:
     shortcut = normalised(F.conv2d(x, weights["downsample.0.weight"], stride=2), "downsample.1")
     wanted = F.relu(normalised(F.conv2d(y, weights["conv3.weight"]), "bn3") + shortcut)
     torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"imagenet_v1: torchvision's weights were trained with the stride in the 3x3"):
+        ResNetEncoder(50, weights="imagenet_v1", stride_in_1x1=True)
     with pytest.raises(UserError, match=r"stride_in_1x1: the blocks of a ResNet-18 have no 1x1 convolution"):
         ResNetEncoder(18, stride_in_1x1=True)
 
