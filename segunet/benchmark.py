@@ -85,6 +85,7 @@ class Benchmark:
         self.precisions = both if given == "auto" else given
         self.fabrics = {each: partial(fabric_from_settings, self.accelerator, each) for each in self.precisions}
         self.device = next(iter(self.fabrics.values()))().device  # or says what the device does not support
+        self.workload(self.precisions[0], self.settings.sizes[0], 1, training=False)  # or says what is wrong with it
 
     def case(self, precision: str, size: int, batch: int, training: bool, num_classes: int | None = None) -> Case:
         """Return a training step or a forward pass of the network on ``batch`` images of ``size`` x ``size``."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from segunet.base.errors import UserError
-from segunet.cost.machine import COPIED_BYTES, MATRIX_FLOPS, copy, matrix_product
+from segunet.cost.machine import COPIED_BYTES, copy, matrix_flops, matrix_product
 from segunet.cost.measurement import Workload, prepared, runnable, training_step
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
@@ -52,7 +52,7 @@ def machine_cases(device: torch.device, precisions: list[str]) -> dict[str, Case
     """Return the device's own ceilings: matrix products in the dtype of each precision, and copying memory."""
     cases = {
         f"matrix product, {precision}": Case(
-            matrix_product(device, dtype_of(precision)), MATRIX_FLOPS / 1e9, "GFLOP/s", precision
+            matrix_product(device, dtype_of(precision)), matrix_flops(device) / 1e9, "GFLOP/s", precision
         )
         for precision in precisions
     }
