@@ -1,6 +1,5 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
-from segunet.images.resizing import resize, resize_mask
+from segunet.images.resizing import resize, resize_mask, shrinks
 
 
 class Augmented(NamedTuple):
@@ -56,7 +55,7 @@ class TrainTransform:
         fill_crop: bool = False,
     ) -> None:
         self.crop_size, self._ignore_index = crop_size, ignore_index
-        self._base_size, self._scale, self._elastic, self._fill_crop = base_size, scale, elastic, fill_crop
+        self._base_size, self._scale, self._elastic, self.fill_crop = base_size, scale, elastic, fill_crop
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._recolour = A.Compose(
             [
@@ -110,7 +109,7 @@ class TrainTransform:
 
     def _resized_and_recoloured(self, image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
         """Resize to ``size`` (width, height) and jitter the colours, where there are fewer pixels."""
-        if math.prod(size) < math.prod(image.shape[:2]):
+        if shrinks(image, size):
             return self._recoloured(resize(image, size))
         return resize(self._recoloured(image), size)
 
@@ -125,7 +124,7 @@ class TrainTransform:
     def _factor(self, shape: tuple[int, ...], jitter: float) -> float:
         """Return how many times as large an image of a ``shape`` (H, W) becomes."""
         factor = jitter if self._base_size is None else jitter * self._base_size / max(shape)
-        return max(factor, self.crop_size / min(shape)) if self._fill_crop else factor
+        return max(factor, self.crop_size / min(shape)) if self.fill_crop else factor
 
 
 def elastic_field(size: int, deviation: float, rng: np.random.Generator) -> NDArray[np.float32]:

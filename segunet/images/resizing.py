@@ -30,8 +30,13 @@ def size_with_long_side(image: NDArray[np.uint8], long_side: int) -> tuple[int, 
 
 def resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize an image uint8 (H, W, 3) to ``size`` (width, height): by area averaging to shrink, else bilinearly."""
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
+    interpolation = cv2.INTER_AREA if shrinks(image, size) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=interpolation))
+
+
+def shrinks(image: NDArray[np.uint8], size: tuple[int, int]) -> bool:
+    """Return whether an image (H, W, 3) has more pixels than ``size`` (width, height)."""
+    return bool(size[0] * size[1] < image.shape[0] * image.shape[1])
 
 
 def resize_mask(mask: NDArray[Integer], size: tuple[int, int]) -> NDArray[Integer]:

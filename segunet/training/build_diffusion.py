@@ -72,7 +72,7 @@ def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule
 
 def check_unpadded(datamodule: VOCDataModule) -> None:
     """Raise a UserError if a training image can be smaller than the crop: the padding would be learned as content."""
-    if not isinstance(transform := datamodule.transform, TrainTransform):
+    if not isinstance(transform := datamodule.transform, TrainTransform) or transform.fill_crop:
         return
     for pair in datamodule.train_pairs:
         if transform.pads(shape := read_size(pair.image)):

@@ -227,16 +227,11 @@ class EMA(WeightAveraging):
         assert self._average_model is not None
         self._average_model.n_averaged = self._average_model.n_averaged.cpu()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Update the average after an optimizer step."""
-        self.steps = trainer.global_step - 1  # that the average has
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-
     @torch.no_grad()
     def _average(self, averaged: list[Tensor], current: list[Tensor], _: Tensor | int) -> None:
-        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        assert self._average_model is not None
+        steps = int(self._average_model.n_averaged)  # torch gives a copy on the device
+        decay = min(self.decay, (1 + steps) / (10 + steps))
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - decay)
         else:  # batch norm counts its batches in integers
