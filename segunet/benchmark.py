@@ -3,14 +3,14 @@
 import logging
 import tempfile
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pydantic import Field
 
 from segunet.base.environment import hardware, versions
@@ -85,6 +85,7 @@ class Benchmark:
         self.precisions = both if given == "auto" else given
         self.fabrics = {each: partial(fabric_from_settings, self.accelerator, each) for each in self.precisions}
         self.device = next(iter(self.fabrics.values()))().device  # or says what the device does not support
+        self.subject = cache(partial(subject_of, cfg))  # by its number of classes
         self.workload(self.precisions[0], self.settings.sizes[0], 1, training=False)  # or says what is wrong with it
 
     def case(self, precision: str, size: int, batch: int, training: bool, num_classes: int | None = None) -> Case:
@@ -96,21 +97,17 @@ class Benchmark:
         self, precision: str, size: int, batch: int, training: bool, num_classes: int | None = None
     ) -> tuple[Workload, float]:
         """Return the workload of :meth:`case`, and its floating-point operations."""
-        cfg = self.cfg.copy()
-        OmegaConf.set_struct(cfg, False)
-        cfg.size, cfg.batch_size, cfg.source = size, batch, None
-        if num_classes is not None:
-            cfg.model.num_classes = num_classes
-        subject = subject_of(cfg)
-        with torch.device("meta"):
-            net, inputs = subject.make_net().eval(), subject.make_inputs()
-        if training and not subject.segments:
+        if training and not self.subject().segments:
             raise UserError("A denoiser is timed in a forward pass alone, a denoising step: parts=[machine,inference].")
+        subject = self.subject() if num_classes is None else self.subject(num_classes)
+        make_inputs = partial(subject.make_inputs, batch, (size, size))
+        with torch.device("meta"):
+            net, inputs = subject.make_net().eval(), make_inputs()
         flops = sum(layer.flops for layer in layers_of(net, inputs, depth=1)) * (_TRAINED if training else 1)
-        parts = (instantiate(cfg.loss, _convert_="all"), instantiate(cfg.optimizer, _convert_="all"))
+        parts = (instantiate(self.cfg.loss, _convert_="all"), instantiate(self.cfg.optimizer, _convert_="all"))
         workload = Workload(
             subject.make_net,
-            subject.make_inputs,
+            make_inputs,
             self.fabrics[precision],
             channels_last=self.settings.channels_last,
             num_classes=net(*inputs.args).shape[1] if training else 1,

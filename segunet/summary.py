@@ -1,7 +1,7 @@
 """Show the cost of a network: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs, layers_of, weight_bytes
 from segunet.cost.measurement import Workload, check_memory, measure
 from segunet.cost.output import check_output
-from segunet.cost.subject import Subject, check_subject, device_kind, subject_of
+from segunet.cost.subject import Subject, check_subject, device_kind, size_of, subject_of
 from segunet.cost.tables import show_layers, show_measurements
 from segunet.inference.precision import default_precision, fabric_from_settings
 
@@ -57,8 +57,9 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     check_settings(cfg)
     check_one_network(cfg)
     subject = subject_of(cfg)
+    make_inputs = partial(subject.make_inputs, cfg.batch_size, size_of(cfg.size) or subject.size)
     with torch.device("meta"):  # shapes without memory
-        net, inputs = subject.make_net().eval(), subject.make_inputs()
+        net, inputs = subject.make_net().eval(), make_inputs()
     layers = layers_of(net, inputs, cfg.depth)
     content: dict[str, Any] = {
         "network": subject.title,
@@ -72,7 +73,8 @@ def summarize(cfg: DictConfig) -> dict[str, Any]:
     }
     show_layers(layers, content)
     if cfg.measure is True or (cfg.measure == "auto" and cfg.source is None):
-        content |= {"hardware": hardware(), "measurements": list(measurements_of(cfg, subject, net, inputs))}
+        content["hardware"] = hardware()
+        content["measurements"] = list(measurements_of(cfg, subject, make_inputs, net))
         show_measurements(content["measurements"])
     if cfg.output is not None:
         write_json(as_path(cfg.output), content)
@@ -101,25 +103,29 @@ def check_one_network(cfg: DictConfig) -> None:
         )
 
 
-def measurements_of(cfg: DictConfig, subject: Subject, net: nn.Module, inputs: Inputs) -> Iterator[dict[str, Any]]:
+def measurements_of(
+    cfg: DictConfig, subject: Subject, make_inputs: Callable[[], Inputs], net: nn.Module
+) -> Iterator[dict[str, Any]]:
     """Measure, and yield each measurement in plain containers.
 
     Args:
         cfg: config of the command.
         subject: the network to measure.
-        net: the subject's network, on the meta device.
-        inputs: inputs of the net, on the meta device.
+        make_inputs: builds its inputs.
+        net: its network, on the meta device.
     """
     accelerator, precision = _device_settings(cfg)
     make_fabric = partial(fabric_from_settings, accelerator, precision)
     numbers = 2 if subject.segments else 1  # at least the weights, and their gradients
     width = 2 if precision in ("bf16-true", "16-true") else 4
     check_memory(numbers * width * sum(each.numel() for each in net.parameters()), make_fabric().device)
-    forward = Workload(subject.make_net, subject.make_inputs, make_fabric, channels_last=cfg.channels_last)
+    forward = Workload(subject.make_net, make_inputs, make_fabric, channels_last=cfg.channels_last)
     workloads = {"forward pass": forward}
     if subject.segments:
         training = instantiate(cfg.loss, _convert_="all"), instantiate(cfg.optimizer, _convert_="all")
-        workloads["training step"] = replace(forward, num_classes=net(*inputs.args).shape[1], training=training)
+        with torch.device("meta"):
+            num_classes = net(*make_inputs().args).shape[1]
+        workloads["training step"] = replace(forward, num_classes=num_classes, training=training)
     modes = [(name, compiled) for name in workloads for compiled in ((False, True) if cfg.compile else (False,))]
     with progress_bar() as bar:
         task = bar.add_task("", total=len(modes))

@@ -106,7 +106,7 @@ def data_cases(datamodule: VOCDataModule, workload: Workload, batches: int, prec
         precision: of the workload.
     """
     fabric = workload.make_fabric()
-    net, step = training_step(fabric, workload, workload.make_net())
+    net, step = training_step(fabric, workload, workload.net())
     counter = Counter(workload.num_classes, datamodule.form.ignore_index)
     endless = _endless(datamodule)
 

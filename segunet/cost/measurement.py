@@ -66,6 +66,11 @@ class Workload:
     num_classes: int = 1
     training: tuple[SegmentationLoss, OptimizerFactory] | None = None
 
+    def net(self) -> nn.Module:
+        """Return the network on the current default device, in its memory format."""
+        net = self.make_net()
+        return net.to(memory_format=torch.channels_last) if self.channels_last else net
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -132,7 +137,7 @@ def _load_libraries(fabric: Fabric, workload: Workload) -> None:
 def prepared(workload: Workload, fabric: Fabric) -> Callable[[], object]:
     """Return a function that runs ``workload`` once, and waits until its device has done it."""
     with fabric.init_module():
-        net = workload.make_net()
+        net = workload.net()
     with fabric.device:
         inputs = workload.make_inputs()
     if workload.compile:
@@ -142,8 +147,6 @@ def prepared(workload: Workload, fabric: Fabric) -> Callable[[], object]:
 
 def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) -> Callable[[], object]:
     if workload.training is None:
-        if workload.channels_last:
-            net.to(memory_format=torch.channels_last)
         return _forward_pass(fabric.setup(net.eval()), inputs)
     images = inputs.args[0]  # (N, 3, H, W)
     size = (len(images), *images.shape[-2:])
@@ -155,8 +158,6 @@ def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) ->
 def training_step(fabric: Fabric, workload: Workload, net: nn.Module) -> tuple[nn.Module, TrainingStep]:
     """Return the network on the device, in training mode, and a step on images (N, 3, H, W) and masks (N, H, W)."""
     assert workload.training is not None
-    if workload.channels_last:
-        net.to(memory_format=torch.channels_last)
     loss, make_optimizer = workload.training
     loss.to(fabric.device)
     net, optimizer = fabric.setup(net.train(), make_optimizer(net))

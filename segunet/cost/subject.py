@@ -35,38 +35,46 @@ class Subject:
     Attributes:
         title: name for display.
         make_net: builds it with random weights on the current default device.
-        make_inputs: builds its inputs on the current default device.
+        make_inputs: builds its inputs for a batch size and (height, width), on the current default device.
+        size: (height, width) of its inputs unless another is wanted.
         segments: whether it is a segmentation network, so that a training step can be measured.
     """
 
     title: str
     make_net: Callable[[], nn.Module]
-    make_inputs: Callable[[], Inputs]
+    make_inputs: Callable[[int, tuple[int, int]], Inputs]
+    size: tuple[int, int]
     segments: bool
 
 
-def subject_of(cfg: DictConfig) -> Subject:
-    """Return the network that ``cfg`` names; weights are not loaded, as they do not affect the cost."""
-    if cfg.source is not None:
+def subject_of(cfg: DictConfig, num_classes: int | None = None) -> Subject:
+    """Return the network that ``cfg`` names; weights are not loaded, as they do not affect the cost.
+
+    Args:
+        cfg: config of a command with ``checkpoint`` and ``model``, perhaps ``source``.
+        num_classes: of the network instead of its own.
+    """
+    if cfg.get("source") is not None:
         return _diffusion_unet(cfg)
     side, states = _SAMPLE_SIZE, _TOKENS
+    classes = {} if num_classes is None else {"num_classes": num_classes}
     if cfg.checkpoint is None:
         title = HydraConfig.get().runtime.choices["model"]
-        make_net: Callable[[], nn.Module] = partial(build.net_from_config, build.without_weights(cfg.model))
+        model = build.without_weights(cfg.model)
+        model.update(classes)
+        make_net: Callable[[], nn.Module] = partial(build.net_from_config, model)
     else:
         title, card = str(cfg.checkpoint), _card_of(as_path(cfg.checkpoint))
-        make_net = partial(build_network, card.model)
+        make_net = partial(build_network, {**card.model, **classes})
         if card.denoiser is not None:
             side, states = card.denoiser.size, len(vocabulary_of(card.class_names, card.data.ignore_index))
     with torch.device("meta"):
         net = make_net()
-    size = size_of(cfg.size)
     if isinstance(net, DiffusionUNet):
         width = net.cross_attention_dim
         hidden = None if width is None else (states, width)
-        make_inputs = partial(noisy_samples, cfg.batch_size, net.in_channels, size or (side, side), hidden)
-        return Subject(title, make_net, make_inputs, segments=False)
-    return Subject(title, make_net, partial(images, cfg.batch_size, size or (_SIZE, _SIZE)), segments=True)
+        return Subject(title, make_net, partial(noisy_samples, net.in_channels, hidden), (side, side), segments=False)
+    return Subject(title, make_net, images, (_SIZE, _SIZE), segments=True)
 
 
 def check_subject(cfg: DictConfig) -> None:
@@ -107,8 +115,9 @@ def _diffusion_unet(cfg: DictConfig) -> Subject:
     size = size_of(cfg.size) or own_size(complete)
     if size[0] % PIXELS or size[1] % PIXELS:
         raise UserError(f"size={cfg.size}: for a diffusion U-Net height and width must be multiples of {PIXELS}.")
-    make_inputs = partial(unet_inputs, complete, cfg.batch_size, size)
-    return Subject(str(cfg.source), partial(unet_from_config, config), make_inputs, segments=False)
+    return Subject(
+        str(cfg.source), partial(unet_from_config, config), partial(unet_inputs, complete), size, segments=False
+    )
 
 
 def size_of(value: Any) -> tuple[int, int] | None:
@@ -131,15 +140,15 @@ def images(batch_size: int, size: tuple[int, int]) -> Inputs:
 
 
 def noisy_samples(
-    batch_size: int, channels: int, size: tuple[int, int], hidden_states: tuple[int, int] | None
+    channels: int, hidden_states: tuple[int, int] | None, batch_size: int, size: tuple[int, int]
 ) -> Inputs:
     """Return a denoising step's inputs on the current default device: samples, time step and, if any, hidden states.
 
     Args:
-        batch_size: N.
         channels: C of the samples, float32 (N, C, H, W).
-        size: (H, W).
         hidden_states: (L, D) of the hidden states (N, L, D); None for an unconditional denoiser.
+        batch_size: N.
+        size: (H, W).
     """
     conditions = () if hidden_states is None else (torch.randn(batch_size, *hidden_states),)
     return Inputs((torch.randn(batch_size, channels, *size), torch.tensor(1), *conditions), {})

@@ -1,4 +1,4 @@
-"""Line charts over a run's epochs as SVG geometry: points in, ticks and path data out, drawn by a template."""
+"""Line charts over a run's epochs or minutes as SVG geometry: points in, ticks and paths out, drawn by a template."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ class Series:
 
     Attributes:
         label: its name.
-        points: (epoch, value), at least one, sorted by epoch.
+        points: (epoch, or another x; value), at least one, sorted.
         noisy: draw the moving average, with the values faintly behind it.
     """
 
@@ -50,6 +50,7 @@ class Chart:
         title: the chart's title.
         summary: description for screen readers.
         unit: power of ten that multiplies the y axis labels, if any.
+        x_name: what the x axis shows.
         x_ticks, y_ticks: (position, text).
         lines: one per series.
         best: position of the vertical line at the best epoch; None for none.
@@ -67,6 +68,7 @@ class Chart:
     title: str
     summary: str
     unit: str
+    x_name: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
     lines: list[Line]
@@ -75,46 +77,53 @@ class Chart:
 
 @dataclass(frozen=True)
 class _Frame:
-    """The plot's axes: x from 0 to ``epochs``, y from ``low`` to ``high``."""
+    """The plot's axes: x from 0 to ``end``, y from ``low`` to ``high``."""
 
-    epochs: float
+    end: float
     low: float
     high: float
 
-    def x(self, epoch: float) -> float:
-        return round(Chart.left + epoch / self.epochs * (Chart.right - Chart.left), 1)
+    def x(self, x: float) -> float:
+        return round(Chart.left + x / self.end * (Chart.right - Chart.left), 1)
 
     def y(self, value: float) -> float:
         up = (value - self.low) / (self.high - self.low)
         return round(Chart.bottom - up * (Chart.bottom - Chart.top), 1)
 
     def path(self, points: NDArray[np.float64]) -> str:
-        return "M" + " ".join(f"{self.x(epoch)},{self.y(value)}" for epoch, value in points.tolist())
+        return "M" + " ".join(f"{self.x(x)},{self.y(value)}" for x, value in points.tolist())
 
 
 def line_chart(
-    title: str, series: Sequence[Series], epochs: float, best: float | None = None, bottom: float | None = None
+    title: str,
+    series: Sequence[Series],
+    end: float,
+    best: float | None = None,
+    bottom: float | None = None,
+    x_name: str = "epoch",
 ) -> Chart:
     """Lay out a chart of one or more series.
 
     Args:
         title: the chart's title.
         series: the lines.
-        epochs: end of the x axis, which starts at 0.
-        best: epoch to mark.
+        end: end of the x axis, which starts at 0.
+        best: x to mark.
         bottom: start of the y axis; None for the round number below the smallest value.
+        x_name: what the x axis shows.
     """
     values = [value for each in series for _, value in each.points]
     y_ticks = ticks(min(values) if bottom is None else bottom, max(values), most=6)
-    frame = _Frame(epochs, y_ticks[0], y_ticks[-1])
+    frame = _Frame(end, y_ticks[0], y_ticks[-1])
     exponent = math.floor(math.log10(y_ticks[-1])) if 0 < y_ticks[-1] < 0.01 else 0
     return Chart(
         title=title,
-        summary=f"{title} by epoch. " + " ".join(_summary(each) for each in series),
+        summary=f"{title} by {x_name}. " + " ".join(_summary(each, x_name) for each in series),
         unit="\N{MULTIPLICATION SIGN} 10" + str(exponent).translate(_SUPERSCRIPTS) if exponent else "",
-        x_ticks=[(frame.x(epoch), f"{epoch:g}") for epoch in ticks(0, epochs, most=8, whole=True) if epoch <= epochs],
+        x_name=x_name,
+        x_ticks=[(frame.x(x), f"{x:g}") for x in ticks(0, end, most=8, whole=True) if x <= end],
         y_ticks=[(frame.y(value), f"{value / 10**exponent:g}") for value in y_ticks],
-        lines=[_line(each, frame) for each in series],
+        lines=[_line(each, frame, x_name) for each in series],
         best=None if best is None else frame.x(best),
     )
 
@@ -135,24 +144,24 @@ def ticks(low: float, high: float, most: int, whole: bool = False) -> list[float
     return [float(f"{number * step:.10g}") for number in range(first, max(last, first + 1) + 1)]
 
 
-def _line(series: Series, frame: _Frame) -> Line:
+def _line(series: Series, frame: _Frame, x_name: str) -> Line:
     points = _downsampled(np.array(series.points))
     marked = series.points if len(series.points) <= _MAX_MARKS and not series.noisy else []
     return Line(
         label=series.label,
         path=frame.path(_moving_average(points) if series.noisy else points),
         faint_path=frame.path(points) if series.noisy else "",
-        marks=[(frame.x(epoch), frame.y(value), _point_text(series, (epoch, value))) for epoch, value in marked],
+        marks=[(frame.x(x), frame.y(value), _point_text(series, (x, value), x_name)) for x, value in marked],
     )
 
 
-def _summary(series: Series) -> str:
-    first, last = series.points[0], series.points[-1]
-    return f"{_point_text(series, first)}; {_point_text(series, last)}."
+def _summary(series: Series, x_name: str) -> str:
+    first, last = (_point_text(series, series.points[index], x_name) for index in (0, -1))
+    return f"{first}; {last}."
 
 
-def _point_text(series: Series, point: tuple[float, float]) -> str:
-    return f"{series.label} {point[1]:.4g} at epoch {point[0]:.4g}"
+def _point_text(series: Series, point: tuple[float, float], x_name: str) -> str:
+    return f"{series.label} {point[1]:.4g} at {x_name} {point[0]:.4g}"
 
 
 def _downsampled(points: NDArray[np.float64]) -> NDArray[np.float64]:

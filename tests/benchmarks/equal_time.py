@@ -1,15 +1,15 @@
 """How good each network is after the same time: the class mean IoU over the wall clock.
 
-segunet's recipe voc2012_cpu beside segmentation_models_pytorch's Unet("resnet50") and the article's network, each trained
-for as many whole epochs as the minutes allow, at full length of its learning rate schedule. All have the same images,
+segunet's recipe voc2012_cpu beside segmentation_models_pytorch's Unet("resnet50") and the article's network, each
+trained for as many steps as the minutes allow, at full length of its learning rate schedule. All have the same images,
 weights, augmentation, loss, optimizer, learning rates, weight averaging and validation, those of the recipe, and run in
 channels_last through segunet.train, which is faster than these networks are on their own. What differs is the network:
 segunet's has its first stages frozen, a context module and the stride where the weights were trained with it.
 segmentation_models_pytorch's ends at layer3 as segunet's does (encoder_depth=4), as the weights do.
 
 Run: python -m tests.benchmarks.equal_time DATA_ROOT WEIGHTS OUTPUT_FOLDER [MINUTES]
-Writes OUTPUT_FOLDER/<network>/, a run folder each, and OUTPUT_FOLDER/curves.json. The number of epochs follows from a
-short training of each network first, which is not part of its time.
+Writes OUTPUT_FOLDER/<network>/, a run folder each, and OUTPUT_FOLDER/curves.json. The number of steps follows from a
+short training of each network first, which is not part of its time. Nothing else may run on the machine meanwhile.
 """
 
 import json
@@ -66,7 +66,8 @@ class SmpUnet(nn.Module):
     @property
     def encoder(self) -> nn.Module:
         """The encoder, for its own learning rate and for freezing."""
-        return self.net.encoder
+        encoder: nn.Module = self.net.encoder
+        return encoder
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, K, H, W); the images are padded to a multiple of the stride."""
@@ -137,8 +138,8 @@ def trained(cfg: DictConfig) -> Clock:
     return clock
 
 
-def epochs_in(minutes: float, network: str, root: str, weights: str, folder: Path) -> int:
-    """Return how many epochs a short training says that the minutes allow: steps, validations, and the rest once."""
+def steps_in(minutes: float, network: str, root: str, weights: str, folder: Path) -> int:
+    """Return how many steps a short training says that the minutes allow, with a validation an epoch."""
     cfg = recipe(network, root, weights, folder / f"{network}-trial")
     cfg.callbacks.freeze_encoder_epochs = 0  # the first epoch is faster than the others
     cfg.trainer.max_epochs, cfg.trainer.limit_train_batches = 1, _TRIAL
@@ -147,19 +148,21 @@ def epochs_in(minutes: float, network: str, root: str, weights: str, folder: Pat
     spent = time.monotonic() - began
     step = statistics.median(later - earlier for earlier, later in pairwise(clock.steps))
     rest = spent - (clock.steps[-1] - clock.began) - clock.validation_seconds
-    epoch = clock.images // cfg.data.batch_size * step + clock.validation_seconds
-    return int((_RESERVE * 60 * minutes - rest) / epoch)
+    of_epoch = clock.images // cfg.data.batch_size
+    epochs = (_RESERVE * 60 * minutes - rest) / (of_epoch * step + clock.validation_seconds)
+    return max(1, int(epochs * of_epoch))
 
 
 def compete(network: str, root: str, weights: str, folder: Path, minutes: float) -> dict[str, Any]:
-    """Train a network for the minutes and return its epochs, seconds, scores and curve."""
+    """Train a network for the minutes and return its steps, seconds, score and curve."""
     cfg = recipe(network, root, weights, folder / network)
-    cfg.trainer.max_epochs = epochs = max(1, epochs_in(minutes, network, root, weights, folder))
+    cfg.trainer.max_steps = steps = steps_in(minutes, network, root, weights, folder)
+    cfg.trainer.max_epochs = steps  # more than enough
     began = time.monotonic()
     clock = trained(cfg)
     seconds = time.monotonic() - began
     best = class_mean(folder / network, CLASSES)
-    return {"epochs": epochs, "seconds": seconds, "best": best, "curve": clock.curve}
+    return {"steps": steps, "seconds": seconds, "best": best, "curve": clock.curve}
 
 
 def main(root: str, weights: str, output: str, minutes: float = 30) -> None:
@@ -173,10 +176,10 @@ def main(root: str, weights: str, output: str, minutes: float = 30) -> None:
         (folder / "curves.json").write_text(json.dumps(curves, indent=1), encoding="utf-8")
     print(f"mean IoU of {', '.join(CLASSES)} after {minutes:g} minutes ({hardware()})")
     for network, result in results.items():
-        print(f"{network:30s}{result['best']:.4f}  {result['epochs']} epochs, {result['seconds'] / 60:.1f} min")
+        print(f"{network:30s}{result['best']:.4f}  {result['steps']} steps, {result['seconds'] / 60:.1f} min")
 
 
 if __name__ == "__main__":
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    main(*sys.argv[1:4], *map(float, sys.argv[4:]))
+    main(sys.argv[1], sys.argv[2], sys.argv[3], *map(float, sys.argv[4:]))

@@ -16,7 +16,7 @@ def points_of(path: str) -> list[tuple[float, float]]:
 
 
 def test_points_land_where_they_belong() -> None:
-    chart = line_chart("Loss", [Series("training", [(0, 0.0), (1, 2.0), (2, 1.0), (4, 0.5)])], epochs=4, best=2)
+    chart = line_chart("Loss", [Series("training", [(0, 0.0), (1, 2.0), (2, 1.0), (4, 0.5)])], end=4, best=2)
     (line,) = chart.lines
     wanted = [
         (Chart.left, Chart.bottom),
@@ -48,24 +48,24 @@ def test_nothing_leaves_the_plot(values: list[float], bottom: float | None) -> N
 
 
 def test_series_share_their_axes() -> None:
-    chart = line_chart("Scores", [Series("a", [(1, 0.2), (2, 0.4)]), Series("b", [(2, 0.8)])], epochs=2)
+    chart = line_chart("Scores", [Series("a", [(1, 0.2), (2, 0.4)]), Series("b", [(2, 0.8)])], end=2)
     heights = [points_of(line.path)[-1][1] for line in chart.lines]
     assert heights == pytest.approx([Chart.bottom - HIGH / 3, Chart.top], abs=0.06)
     assert [line.label for line in chart.lines] == ["a", "b"]
 
 
 def test_small_numbers_are_shown_with_a_power_of_ten() -> None:
-    chart = line_chart("Learning rate", [Series("lr", [(1, 4e-4), (2, 1e-5)])], epochs=2, bottom=0)
+    chart = line_chart("Learning rate", [Series("lr", [(1, 4e-4), (2, 1e-5)])], end=2, bottom=0)
     assert chart.unit == "× 10⁻⁴"  # noqa: RUF001
     assert [text for _, text in chart.y_ticks] == ["0", "1", "2", "3", "4"]
-    assert line_chart("Loss", [Series("loss", [(1, 0.5)])], epochs=1).unit == ""
+    assert line_chart("Loss", [Series("loss", [(1, 0.5)])], end=1).unit == ""
 
 
 def test_a_noisy_series_is_averaged_and_stays_visible() -> None:
     rng = np.random.default_rng(0)
     values = rng.normal(3, 1, 75).clip(0.01, 5.99)
     series = Series("training", list(zip(np.arange(1, 76) / 15, values.tolist(), strict=True)), noisy=True)
-    chart = line_chart("Loss", [series], epochs=5, bottom=0)
+    chart = line_chart("Loss", [series], end=5, bottom=0)
     (line,) = chart.lines
     top = float(chart.y_ticks[-1][1])
     faint, smooth = (
@@ -80,7 +80,7 @@ def test_a_noisy_series_is_averaged_and_stays_visible() -> None:
 def test_a_long_series_is_thinned_by_its_means() -> None:
     values = np.random.default_rng(0).random(30_000)
     series = Series("lr", [(step / 3000, value) for step, value in enumerate(values.tolist())])
-    (line,) = line_chart("x", [series], epochs=10, bottom=0).lines
+    (line,) = line_chart("x", [series], end=10, bottom=0).lines
     got = [(Chart.bottom - y) / HIGH for _, y in points_of(line.path)]
     assert got == pytest.approx(values.reshape(300, 100).mean(axis=1).tolist(), abs=0.001)
     assert line.marks == []
