@@ -24,6 +24,7 @@ from segunet.report.facts import command_line, duration, facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.training import build
+from segunet.training.build_scoring import scoring_data
 from segunet.training.callbacks import STRIPS, ImageStrips, SavePredictions
 from segunet.training.progress import ScoringProgress
 from segunet.training.scoring import ScoringTask
@@ -44,7 +45,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     inference = Inference(cfg.tta, cfg.tile, cfg.overlap)
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
     warn_of_mirroring(checkpoint, cfg.tta)
-    cfg, datamodule = build.scoring_data(cfg, checkpoint, prepare=is_main_process())
+    cfg, datamodule = scoring_data(cfg, checkpoint, prepare=is_main_process())
     datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou, datamodule.objects)

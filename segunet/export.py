@@ -33,7 +33,7 @@ from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
 from segunet.models.prompts import PromptEncoder
-from segunet.training import build
+from segunet.training.build_scoring import scoring_data
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
 _OF_IMAGES = ("data", "split", "images", "inference_size", "tolerance.logits", "tolerance.agreement")  # settings
@@ -98,7 +98,7 @@ class Segmentation:
 
     def __init__(self, cfg: DictConfig, checkpoint: Checkpoint) -> None:
         self.net = checkpoint.net
-        self.cfg, self.datamodule = build.scoring_data(cfg, checkpoint, prepare=True)
+        self.cfg, self.datamodule = scoring_data(cfg, checkpoint, prepare=True)
         self.datamodule.val_pairs = self.datamodule.val_pairs[: cfg.images]
         self.datamodule.num_workers = 0  # nothing else may run during the timing
 

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import segunet
+
 ASK_NOBODY = """
 import sys
 
@@ -24,3 +26,11 @@ def test_an_import_asks_nobody() -> None:
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == ""
+
+
+def test_an_import_loads_nothing_that_takes_long_until_it_is_used() -> None:
+    code = "import sys, segunet; assert 'torch' not in sys.modules; segunet.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    for name in segunet.__all__:
+        assert getattr(segunet, name)
+    assert not hasattr(segunet, "unknown")

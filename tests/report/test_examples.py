@@ -12,7 +12,7 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.tiling import Inference
 from segunet.report.examples import chosen, examples, small
-from segunet.training.build import data_of
+from segunet.training.build_scoring import data_of
 
 
 def scored(*values: float) -> dict[str, float]:
