@@ -33,18 +33,19 @@ from segunet.cli.run_dir import (
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
+from segunet.report.history import drop_lost
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
 from segunet.training.checkpoints import LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
-from segunet.training.resume import Resumed, check_same_data, found_run, read_resumed
+from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # written besides config and checkpoints
-WRITTEN = (CONFIG, "job.json", "checkpoints", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+WRITTEN = (CONFIG, "job.json", "checkpoints", *(f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best")))
 
 _LESS_MEMORY = (
     "Lower data.batch_size (trainer.accumulate_grad_batches compensates for it) or data.transform.crop_size, or set "
@@ -150,6 +151,8 @@ def built(start: Start) -> Parts:
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
         callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
+        if resumed:
+            datamodule.first_batch = first_batch(resumed.progress, datamodule, trainer)
         if resumed and resumed.finished:
             trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps the original value
     if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):
@@ -167,12 +170,15 @@ def fit(start: Start, parts: Parts) -> None:
     if is_main_process():
         remove_abandoned(start.run_dir.rglob(DRAFTS))
         log_to_file(start.run_dir / "train.log")
-    hyperparameters_to_board(start.cfg, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
+    prepare_board(start, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
     introduce(datamodule, trainer, start.run_dir)
     checkpoint = start.resumed.checkpoint if start.resumed else None
     last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
     with enough_memory("in the training", _LESS_MEMORY), restoring(checkpoint, last):
-        trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(task, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            trainer.fit_loop.teardown()  # ends all loader processes; Lightning, stopped in a validation, only its own
     if trainer.is_global_zero:
         finish(start, parts)
 
@@ -216,11 +222,19 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
         ) from error
 
 
-def hyperparameters_to_board(cfg: DictConfig, trainer: pl.Trainer, best: str) -> None:
-    """Log the config to TensorBoard's HPARAMS page, with the ``best`` score, which is known at the end."""
-    if isinstance(trainer.logger, TensorBoardLogger):
-        values = OmegaConf.to_container(cfg, resolve=True)
+def prepare_board(start: Start, trainer: pl.Trainer, best: str) -> None:
+    """Log a new run's config to TensorBoard's HPARAMS page, with the ``best`` score, which is known at the end.
+
+    Of a resumed run, remove what it logs again.
+    """
+    if not isinstance(trainer.logger, TensorBoardLogger):
+        return
+    if start.resumed is None:
+        values = OmegaConf.to_container(start.cfg, resolve=True)
         trainer.logger.log_hyperparams({"config": values}, {best: 0.0})
+    elif is_main_process():
+        progress = start.resumed.progress
+        drop_lost(Path(trainer.logger.log_dir), progress.steps, progress.validated)
 
 
 def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:

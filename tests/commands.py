@@ -35,7 +35,9 @@ TINY = [
     "model.decoder.reduced_channels=[8,8,16]",
     "trainer.accelerator=cpu",
 ]
-# On top of that, the whole encoder and a decoder of four steps.
+# What a training leaves in its folder of checkpoints.
+CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+# On top of TINY, the whole encoder and a decoder of four steps.
 WHOLE = [
     "model.encoder.num_maps=5",
     "model.decoder.widths=[32,32,16,16]",

@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import os
 import resource
 import signal
 import subprocess
@@ -21,12 +22,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from segunet import evaluate, train
 from segunet.base.errors import UserError
+from segunet.base.stopping import STOP_SIGNALS
 from segunet.cli import overrides
 from segunet.cli.overrides import composed
 from segunet.inference.checkpoint import read_card
 from segunet.inference.precision import fabric_from_settings
 from segunet.training import build
-from tests.commands import TINY, Command
+from segunet.training.checkpoints import LastCheckpoint
+from tests.commands import CHECKPOINTS, TINY, Command
 
 
 @pytest.fixture
@@ -51,7 +54,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
     folder = tmp_path / "run"
     for name in ("config.yaml", "train.log", "metrics.json", "per_class.csv", "confusion_matrix.png"):
         assert (folder / name).stat().st_size > 0, name
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == CHECKPOINTS
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["miou"] <= 1
     assert list(metrics["per_class"]) == ["background", "disc", "square"]
@@ -86,7 +89,15 @@ def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(
 
 
 # As a pulled plug does: in the middle of an epoch, of its validation, and of the last one's validation.
-STOPS = [("on_train_batch_end", 1), ("on_validation_batch_start", 2), ("on_validation_batch_start", 3)]
+STOPS = [("on_train_batch_end", 1, 0), ("on_validation_batch_start", 2, 0), ("on_validation_batch_start", 3, 0)]
+# With a checkpoint after each step: before and after steps within an epoch, also one that continues one.
+WITHIN = [
+    ("on_train_batch_end", 0, 1),
+    ("on_train_batch_end", 0, 2),
+    ("on_train_batch_start", 1, 2),
+    ("on_validation_batch_start", 1, 1),
+    ("on_train_batch_start", 3, 1),
+]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +105,8 @@ STOPS = [("on_train_batch_end", 1), ("on_validation_batch_start", 2), ("on_valid
     [
         (["callbacks.freeze_encoder_epochs=2", "callbacks.ema_decay=0.9"], STOPS, 4),
         (["data.num_workers=2", "model.encoder.frozen_stages=1", "trainer.max_steps=6"], STOPS[:1], 3),
+        (["checkpoint.every_steps=1", "callbacks.freeze_encoder_epochs=1", "callbacks.ema_decay=0.9"], WITHIN, 4),
+        (["checkpoint.every_minutes=1e-9", "data.num_workers=2", "trainer.log_every_n_steps=2"], WITHIN[:3], 2),
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(
@@ -101,16 +114,16 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     tiny: list[str],
     tmp_path: Path,
     extra: list[str],
-    stops: list[tuple[str, int]],
+    stops: list[tuple[str, int, int]],
     epochs: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     overrides = [*tiny, *extra, f"trainer.max_epochs={epochs}"]
     assert run(train, *overrides, f"run_dir={whole}").status == 0
-    for name, epoch in stops:
+    for name, epoch, batch in stops:
         with monkeypatch.context() as patch:
-            patch.setattr(f"segunet.training.progress.RunProgress.{name}", stop_in(epoch))
+            patch.setattr(f"segunet.training.progress.RunProgress.{name}", stop_in(epoch, batch))
             started = [f"resume={cut}"] if cut.exists() else [*overrides, f"run_dir={cut}"]
             assert run(train, *started).status == 128 + signal.SIGINT
         gc.collect()  # loader processes have the folder's lock as long as they live
@@ -126,9 +139,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
     assert (best["epoch"], best["segunet"]["scores"]) == (same["epoch"], same["segunet"]["scores"])
 
 
-def stop_in(epoch: int) -> Callable[..., None]:
-    def stop(_: object, trainer: Any, *__: object) -> None:
-        if trainer.current_epoch == epoch:
+def stop_in(epoch: int, batch: int = 0) -> Callable[..., None]:
+    def stop(_: object, trainer: Any, *given: Any) -> None:
+        if trainer.current_epoch == epoch and given[-1] == batch:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt
 
@@ -164,11 +177,7 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
     arguments = [*tiny, "trainer.max_epochs=2000", f"run_dir={folder}"]
     process = subprocess.Popen([sys.executable, "-m", "segunet.train", *arguments])
     try:
-        deadline = time.monotonic() + 120
-        while not (folder / "checkpoints" / "last.ckpt").is_file():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_for(folder / "checkpoints" / "last.ckpt", process)
         assert f"Another process is writing to {folder}" in run(train, f"resume={folder}").error
     finally:
         process.send_signal(signal.SIGKILL)
@@ -177,39 +186,126 @@ def test_a_killed_run_can_be_resumed(tiny: list[str], run: Command, tmp_path: Pa
     (folder / "checkpoints" / ".segunet-half").touch()  # as a kill in the middle of saving leaves
     result = run(train, f"resume={folder}", f"trainer.max_epochs={done + 3}")
     assert result.status == 0, result.output
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == CHECKPOINTS
     assert torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["epoch"] == done + 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_says_how_to_go_on(
+# A signal, the hook of the second epoch in which it comes, and what last.ckpt then has: steps, images of its epoch.
+SIGNALLED = [
+    (signal.SIGINT, "on_train_batch_start", 3, None),
+    (signal.SIGTERM, "on_train_batch_end", 4, 2),
+    (signal.SIGUSR1, "on_train_batch_end", 4, 2),
+    (signal.SIGTERM, "on_validation_start", 6, None),
+    (signal.SIGINT, "on_validation_batch_end", 6, None),
+    (signal.SIGTERM, "on_train_epoch_end", 6, None),
+    (signal.SIGUSR1, "on_train_end", 6, None),
+]
+
+
+@pytest.mark.parametrize(("number", "hook", "steps", "images"), SIGNALLED)
+def test_a_signal_stops_a_run_after_the_step_with_a_checkpoint(
+    run: Command,
+    tiny: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    hook: str,
+    steps: int,
+    images: int | None,
+) -> None:
+    def signalled(_: object, trainer: Any, *__: object) -> None:
+        last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))
+        if trainer.current_epoch and not last.stop.number:
+            signal.raise_signal(number)
+
+    folder = tmp_path / "run"
+    before = [signal.getsignal(each) for each in STOP_SIGNALS]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"segunet.training.progress.RunProgress.{hook}", signalled)
+        result = run(train, *tiny, "trainer.max_epochs=2", f"run_dir={folder}")
+    assert result.status == 128 + number
+    assert f"{number.name}: stopping after this step" in result.output
+    assert f"stopped in epoch 2; resume: python -m segunet.train resume={folder}" in result.output
+    assert [signal.getsignal(each) for each in STOP_SIGNALS] == before
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert (content["global_step"], content.get("images_of_epoch")) == (steps, images)
+    assert run(train, f"resume={folder}").status == 0
+    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(6))
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_second_signal_or_a_step_that_takes_too_long_stops_at_once(
     run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    handlers = []
+    def twice(*_: object) -> None:
+        signal.raise_signal(number)
+        signal.raise_signal(number)
 
-    def interrupt(_: object, trainer: Any, *__: object) -> None:
-        if trainer.current_epoch == 1:
-            try:
-                signal.raise_signal(number)
-            finally:
-                handlers.append(signal.getsignal(signal.SIGTERM))
+    def stuck(*_: object) -> None:
+        signal.raise_signal(number)
+        time.sleep(60)
 
-    monkeypatch.setattr("segunet.training.progress.RunProgress.on_validation_start", interrupt)
-    before = signal.getsignal(signal.SIGTERM)
-    result = run(train, *tiny, f"run_dir={tmp_path / 'run'}")
-    assert result.status == 128 + number
-    assert f"stopped in epoch 2; resume: python -m segunet.train resume={tmp_path / 'run'}" in result.output
-    assert (handlers == [signal.SIG_DFL]) == (number == signal.SIGTERM)  # a second SIGTERM kills
-    assert signal.getsignal(signal.SIGTERM) == before
+    monkeypatch.setattr("segunet.base.stopping._PATIENCE", 0.3)
+    for name, hook in (("twice", twice), ("stuck", stuck)):
+        with monkeypatch.context() as patch:
+            patch.setattr("segunet.training.progress.RunProgress.on_train_batch_end", hook)
+            result = run(train, *tiny, f"run_dir={tmp_path / name}")
+        assert result.status == 128 + number
+        assert ("the step takes too long" in result.output) == (name == "stuck")
+        assert list((tmp_path / name / "checkpoints").glob("*")) == []
+        assert "nothing was saved yet" in result.output
+
+
+def test_a_signal_to_all_processes_of_a_run_loses_nothing_and_leaves_none(
+    tiny: list[str], run: Command, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    arguments = [*tiny, "trainer.max_epochs=2000", "data.num_workers=2", f"run_dir={folder}"]
+    process = subprocess.Popen([sys.executable, "-m", "segunet.train", *arguments], start_new_session=True)
+    try:
+        wait_for(folder / "checkpoints" / "last.ckpt", process)
+        os.killpg(process.pid, signal.SIGTERM)  # as SLURM does; the loader processes get it too
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert is_gone_within(8, process.pid)
+    finally:
+        process.kill()
+        process.wait()
+    content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    result = run(train, f"resume={folder}", f"trainer.max_epochs={content['epoch'] + 2}")
+    assert result.status == 0, result.error
+    steps = [step for step, _ in scalars(folder, "train/loss")]
+    assert steps == list(range(3 * (content["epoch"] + 2)))
+
+
+def is_gone_within(seconds: float, group: int) -> bool:
+    """Return whether no process of a group is left after a while."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process has written a file."""
+    deadline = time.monotonic() + 120
+    while not path.is_file():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_while_a_checkpoint_is_written_is_no_full_disk(
+def test_signals_while_a_checkpoint_is_written_are_no_full_disk(
     run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     def interrupted(*_: object) -> None:
         try:
             signal.raise_signal(number)
+            signal.raise_signal(number)  # at once
         finally:
             raise RuntimeError("unexpected pos 64 vs 0")  # as torch's writer does when it is closed early
 
@@ -354,6 +450,22 @@ def test_early_stopping_waits_for_a_validation(run: Command, tiny: list[str], tm
     result = run(train, *tiny, *options)
     assert result.status == 0, result.error
     assert "best epoch: 1" in result.output
+
+
+def test_the_last_epoch_is_validated_also_if_it_is_resumed_or_cut_short(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rarely = [*tiny, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"]
+    folder = tmp_path / "resumed"
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.training.progress.RunProgress.on_validation_batch_start", stop_in(2))
+        assert run(train, *rarely, f"run_dir={folder}").status == 128 + signal.SIGINT
+    assert run(train, f"resume={folder}").status == 0
+    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(9))
+    assert [step for step, _ in scalars(folder, "val/miou")] == [5, 8]
+    assert run(train, *rarely, "trainer.max_steps=2", f"run_dir={tmp_path / 'cut'}").status == 0
+    assert [step for step, _ in scalars(tmp_path / "cut", "val/miou")] == [1]
+    assert (tmp_path / "cut" / "report.html").is_file()
 
 
 @pytest.mark.parametrize("choice", ["optimizer=adam", "optimizer=sgd", "loss=focal_dice", "loss=ce", "model=article"])

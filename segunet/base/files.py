@@ -137,6 +137,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(target)
+            _sync_folder(target.parent)
         except BaseException:
             draft.unlink(missing_ok=True)
             raise
@@ -145,6 +146,16 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             f"{path} could not be written: {error.strerror or error}. An earlier version of it, if any, is intact. "
             "Free some space or give another folder, then try again."
         ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's entries to disk, so that a replaced file outlasts a power cut, where the system allows it."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def check_within(folder: Path, names: Iterable[str]) -> None:
@@ -179,12 +190,27 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def link_whole(path: Path, name: Path) -> None:
+    """Give a file a second ``name`` in its folder, atomically; where there are no links, only that name."""
+    draft = draft_beside(name)
+    try:
+        os.link(path, draft)
+    except OSError:
+        path.replace(name)
+    else:
+        draft.replace(name)
+        draft.unlink(missing_ok=True)  # it stays if it is the file that has the name already
+
+
 def save_torch(content: Any, path: Path) -> None:
-    """Write ``content`` with ``torch.save``, atomically."""
+    """Write ``content`` with ``torch.save``, atomically, and verified before it replaces an old file."""
     with whole_file(path) as file:
         try:
             torch.save(content, file)
-        except RuntimeError as error:  # torch's writer raises this for a full disk
+            file.flush()
+            with Path(file.name).open("rb") as written:
+                check_archive(written)
+        except (RuntimeError, zipfile.BadZipFile) as error:  # torch's writer raises a RuntimeError for a full disk
             raise OSError(f"torch.save: {str(error).splitlines()[0]} (disk full?)") from error
 
 

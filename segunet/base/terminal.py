@@ -18,6 +18,8 @@ _IGNORED_WARNINGS = (
     ".*module.s. in eval mode.*",
     # A resumed run continues in its own folder.
     ".*exists and is not empty.*",
+    # Lightning does not know that the sampler begins where the epoch was left.
+    ".*your dataloader is not resumable.*",
     # Lightning 2.6 uses a deprecated name of torch's pytree.
     ".*isinstance.treespec, LeafSpec.*is deprecated.*",
 )

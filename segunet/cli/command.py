@@ -18,6 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from segunet.base.errors import UserError
 from segunet.base.failures import explained
 from segunet.base.paths import CONF_DIR
+from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, with_quoted_text, with_recipe
@@ -52,7 +53,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                     raise
                 sys.exit(f"error: {error}")
             threading.excepthook = _thread_excepthook
-            with _stopped_by_sigterm():
+            with _stopped_by_signals():
                 program()
 
         return checked_program
@@ -87,19 +88,20 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Exit with status 143 on SIGTERM, where Lightning would exit with 0; a second SIGTERM kills."""
+def _stopped_by_signals() -> Iterator[None]:
+    """Exit with status 128 + number on a signal; a second one kills. Ctrl-C is Python's KeyboardInterrupt."""
 
     def stop(number: int, _: Any) -> None:
         signal.signal(number, signal.SIG_DFL)
         logger.warning("stopped by %s", signal.Signals(number).name)
         sys.exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS if number != signal.SIGINT}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _thread_excepthook(failure: threading.ExceptHookArgs) -> None:

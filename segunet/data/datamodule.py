@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated
+from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
@@ -34,6 +36,7 @@ from segunet.images.reading import Range, read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
+_GRACE = 10  # seconds
 _OFF = BorderWeights(w0=0.0)
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
 
@@ -109,10 +112,16 @@ class VOCDataModule(pl.LightningDataModule):
         self.border_weights = border_weights if border_weights.w0 > 0 else None
         self.seed = seed
         self.first_epoch = 0  # number of epochs a resumed run has completed
+        self.first_batch = 0  # number of batches it has done, in each process, of the next one
         self.stage: str | None = None  # stage that the lists were read for
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
         self.latent_scale: float | None = None  # of latents, see latents.py
+
+    @property
+    def resumed(self) -> bool:
+        """Whether a resumed run trains on it, which has done a part already."""
+        return self.first_epoch > 0 or self.first_batch > 0
 
     @property
     def side(self) -> int:
@@ -217,6 +226,7 @@ class VOCDataModule(pl.LightningDataModule):
         sampler = EpochSampler(dataset, num_replicas=world, rank=rank, seed=self.seed)
         # Lightning sets the sampler's epoch only after worker processes have started on the first one.
         sampler.set_epoch(self.first_epoch)
+        sampler.resumed = (self.first_epoch, self.first_batch * self.batch_size)
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
@@ -280,7 +290,7 @@ class VOCDataModule(pl.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _use_one_thread,
+            "worker_init_fn": _prepare_worker,
             "collate_fn": collate,
         }
 
@@ -351,6 +361,17 @@ def _bytes(example: Batch) -> int:
     return sum(field.nbytes for field in example if isinstance(field, Tensor))
 
 
-def _use_one_thread(_worker: int) -> None:
-    """Limit a loader process to one core."""
+def _prepare_worker(_worker: int) -> None:
+    """Limit a loader process to one core, and let it outlast a signal to the group, as the training ends it.
+
+    After SIGTERM, which Python also sends to what is left at its own end, it lives for :data:`_GRACE` seconds.
+    """
     cv2.setNumThreads(0)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _end_soon)
+
+
+def _end_soon(*_: Any) -> None:
+    signal.alarm(_GRACE)

@@ -102,12 +102,18 @@ class EpochSampler(DistributedSampler[Any]):
     """Shuffled (epoch, index) pairs of each process, a pure function of (seed, epoch).
 
     Torch's own order depends on seed + epoch, so seed 0 in epoch 1 would equal seed 1 in epoch 0.
+
+    Attributes:
+        resumed: (epoch, number of pairs): that epoch, which a resumed run continues, begins after so many pairs.
     """
+
+    resumed = (0, 0)
 
     def __iter__(self) -> Iterator[Any]:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(len(self.dataset))  # type: ignore[arg-type]
         order = np.resize(order, self.total_size)  # repeats the start, so that all processes get the same number
-        for index in order[self.rank :: self.num_replicas].tolist():
+        epoch, done = self.resumed
+        for index in order[self.rank :: self.num_replicas][done if self.epoch == epoch else 0 :].tolist():
             yield self.epoch, index
 
 

@@ -52,7 +52,7 @@ def conclude_denoiser(
         name=run_dir.name,
         subject=f"Best checkpoint, after epoch {epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, on the "
         f"{len(datamodule.val_pairs)} images of {datamodule.val_split}",
-        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else ""))
+        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.resumed else ""))
         | {"Denoiser": facts_of(model)},
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),

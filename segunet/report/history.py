@@ -20,7 +20,7 @@ def read_history(folder: Path) -> dict[str, Points]:
     file replaces the older ones. Values that are not finite are dropped.
     """
     series: dict[str, dict[int, float]] = {}
-    for path in sorted(folder.glob("events.out.tfevents.*")):  # the name continues with the start time
+    for path in _files(folder):
         newer = _scalars(path)
         first = min(newer.get("epoch", {}), default=math.inf)
         for tag, values in series.items():
@@ -44,6 +44,34 @@ def read_history(folder: Path) -> dict[str, Points]:
     return {tag: each for tag, each in points.items() if each}
 
 
+def drop_lost(folder: Path, steps: int, validated: bool) -> None:
+    """Cut off what a run logged in ``folder`` after the checkpoint that it is resumed from: it does that again.
+
+    Args:
+        folder: of its TensorBoard files; links are left alone.
+        steps: optimizer steps done at the checkpoint.
+        validated: whether the last of them was followed by a validation, if one was due.
+    """
+    for path in _files(folder):
+        if path.is_symlink():
+            continue
+        end = 0
+        for event, end_of_event in _located_events(path, path.stat().st_size):
+            tags = [value.tag for value in event.summary.value]
+            again = not validated and event.step == steps - 1 and any(tag.startswith("val/") for tag in tags)
+            if tags and (event.step >= steps or again):
+                break
+            end = end_of_event
+        if end < path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(end)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return a run's TensorBoard files, oldest first: the name continues with the start time."""
+    return sorted(folder.glob("events.out.tfevents.*"))
+
+
 def _epochs_done(steps_done: int, ends: Sequence[int], epochs: Sequence[float]) -> float:
     """Interpolate the epochs done at a step between the ends of validated epochs; extrapolate after the last one."""
     ends, epochs = [0, *ends], [0.0, *epochs]
@@ -54,18 +82,18 @@ def _epochs_done(steps_done: int, ends: Sequence[int], epochs: Sequence[float]) 
 def _scalars(path: Path) -> dict[str, dict[int, float]]:
     """Read one event file: value by step, by tag."""
     found: dict[str, dict[int, float]] = {}
-    for event in _events(path):
+    for event, _ in _located_events(path, _IMAGE):
         for value in event.summary.value:
             if value.WhichOneof("value") == "simple_value":
                 found.setdefault(value.tag, {})[event.step] = value.simple_value
     return found
 
 
-def _events(path: Path) -> Iterator[Event]:
-    """Yield the small events of a file (TFRecord: length, its checksum, the event, its checksum).
+def _located_events(path: Path, largest: int) -> Iterator[tuple[Event, int]]:
+    """Yield the events of a file below ``largest`` bytes, each with its end in the file.
 
-    Images are skipped unread, as TensorBoard's own reader takes a second per 4 MB. Ends at a record that a killed
-    process left incomplete.
+    The file is a TFRecord: length, its checksum, the event, its checksum. It ends at a record that a killed process
+    left incomplete. Checksums are not compared, which TensorBoard's own reader takes a second for per 4 MB.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -74,9 +102,9 @@ def _events(path: Path) -> Iterator[Event]:
             end = file.tell() + length + 4
             if end > size:
                 return
-            if length < _IMAGE:
+            if length < largest:
                 try:
-                    yield Event.FromString(file.read(length))
+                    yield Event.FromString(file.read(length)), end
                 except DecodeError:
                     return
             file.seek(end)

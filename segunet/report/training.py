@@ -92,7 +92,7 @@ def report_of(
         class_names=datamodule.class_names,
         palette=palette,
         examples=examples(scores.image_miou, net, trainer, datamodule, palette, inference),
-        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.first_epoch else "")),
+        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.resumed else "")),
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
         history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},

@@ -16,13 +16,12 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError
 from segunet.base.files import check_within
 from segunet.base.validation import Above0, AtLeast0, Count, Positive, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
-from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
 from segunet.losses.denoising import DenoisingLoss
@@ -97,18 +96,6 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
     options = {"seed": cfg.get("seed", 0), "inference_size": cfg.get("inference_size")}
     datamodule: VOCDataModule = instantiate(cfg.data, **options, _convert_="all")
     return datamodule
-
-
-def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
-    """Return the settings of the checkpoint's own data set, updated by the ``given`` ones."""
-    own = {
-        **checkpoint.data.model_dump(exclude={"flip"}),
-        "class_names": checkpoint.class_names,
-        "palette": checkpoint.palette[: len(checkpoint.class_names)].tolist(),
-    }
-    plain = OmegaConf.to_container(given, resolve=True)
-    assert isinstance(plain, dict)
-    return own | {str(name): value for name, value in plain.items() if value is not None}
 
 
 def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool = False) -> Task:
@@ -229,7 +216,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
 
 
 def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
-    """Build the callbacks of ``cfg.callbacks``.
+    """Build the callbacks of ``cfg.callbacks`` and ``cfg.checkpoint``.
 
     Raises:
         UserError: an invalid setting.
@@ -257,7 +244,9 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
         callbacks.append(EarlyStopping(patience, monitor))
     best = RunCheckpoint(checkpoints, "best", monitor=monitor.name, mode=monitor.mode, save_on_train_epoch_end=False)
-    return [*callbacks, best, LastCheckpoint(checkpoints)]
+    every_minutes = check("checkpoint.every_minutes", cfg.checkpoint.every_minutes, Above0 | None)
+    every_steps = check("checkpoint.every_steps", cfg.checkpoint.every_steps, Positive | None)
+    return [*callbacks, best, LastCheckpoint(checkpoints, every_minutes, every_steps)]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int = 0) -> Trainer:
@@ -307,61 +296,6 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not accept these settings: {error}") from error
-
-
-def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfig:
-    """Fill in settings that ``cfg`` leaves to the checkpoint: the split, the inference size."""
-    cfg = cfg.copy()
-    OmegaConf.set_struct(cfg, False)
-    if cfg.split is not None:
-        cfg.data.val_split = cfg.split
-    if cfg.inference_size == FROM_CHECKPOINT:
-        cfg.inference_size = None if cfg.get("tile") else checkpoint.inference_size
-    check_tile_alone(cfg.get("tile"), cfg.inference_size)
-    return cfg
-
-
-def scoring_data(cfg: DictConfig, checkpoint: Checkpoint, prepare: bool) -> tuple[DictConfig, VOCDataModule]:
-    """Return ``cfg`` completed from the checkpoint, and its data set, ready for scoring.
-
-    Args:
-        cfg: config of a command with ``data``, ``split`` and ``inference_size``.
-        checkpoint: its own data set is used unless ``cfg`` names one.
-        prepare: check the masks, and write or download the data set if it is missing and ``cfg`` names it; a
-            checkpoint's own data set is never written.
-
-    Raises:
-        UserError: no such data set, or one with other classes.
-    """
-    named = "_target_" in cfg.data
-    cfg = with_checkpoint_values(cfg, checkpoint)
-    if named:
-        datamodule = datamodule_from_config(cfg)
-    else:
-        cfg.data = data = data_of(checkpoint, cfg.data)
-        datamodule = VOCDataModule(**data, inference_size=cfg.inference_size)
-    check_classes(checkpoint, datamodule)
-    if prepare and named:
-        datamodule.prepare_scoring()
-    datamodule.setup("test")
-    if prepare:
-        datamodule.check_labels()
-    return cfg, datamodule
-
-
-def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
-    """Raise a UserError unless the data set has as many classes as the checkpoint's network."""
-    wanted, got = checkpoint.class_names, datamodule.class_names
-    if len(wanted) != len(got):
-        raise UserError(
-            f"The checkpoint's network has {len(wanted)} classes ({abbreviated(wanted)}), the data set "
-            f"{datamodule.root} has {len(got)} ({abbreviated(got)}). Give the data set that the checkpoint "
-            "was trained on (data=..., data.root=...), or another checkpoint."
-        )
-    if wanted != got:
-        logger.warning(
-            "The data set names its classes differently from the checkpoint: %s; the checkpoint: %s", got, wanted
-        )
 
 
 def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -156,8 +156,15 @@ class FreezeEncoder(Callback):
         self.encoder = pl_module.net.get_submodule("encoder")
         self.trainable = [parameter for parameter in self.encoder.parameters() if parameter.requires_grad]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze or unfreeze for an epoch that a resumed run continues."""
+        self._freeze_or_unfreeze(trainer)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze or unfreeze."""
+        self._freeze_or_unfreeze(trainer)
+
+    def _freeze_or_unfreeze(self, trainer: Trainer) -> None:
         unfrozen = trainer.current_epoch >= self.epochs
         for parameter in self.trainable:
             parameter.requires_grad_(unfrozen)

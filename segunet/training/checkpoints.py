@@ -1,26 +1,33 @@
 """Checkpoints of a run, written atomically."""
 
 import logging
+import math
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
 from segunet.base.errors import UserError
-from segunet.base.files import save_torch
+from segunet.base.files import link_whole, save_torch
+from segunet.base.stopping import StopRequest
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
 
 logger = logging.getLogger(__name__)
 
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"  # in a run's checkpoints/
+IMAGES = "images_of_epoch"  # in a checkpoint within an epoch: how many of its images are done, in all processes
 STATE_ADVICE = (
-    "A run can be resumed only from its last.ckpt: restore that file from a copy, or start a new run with the "
+    "A run is resumed from its last.ckpt: restore that file from a copy, or start a new run with the "
     "settings in its config.yaml. Its best.ckpt, if intact, can still be evaluated, exported and used to predict."
 )
 
@@ -75,35 +82,121 @@ def restoring(path: Path | None, last: "LastCheckpoint | None" = None) -> Iterat
         ) from error
 
 
+Point = Literal["between steps", "before validation", "epoch end"]
+
+
 class LastCheckpoint(RunCheckpoint):
     """``last.ckpt``, at the end of each epoch: before its validation, which may fail, and again after it.
 
-    The one saved before tells Lightning that the first batch of the validation was started, so a resumed run
-    starts with the whole validation.
+    And between two steps of an epoch, when ``every_minutes`` have passed, or ``every_steps`` steps were taken, since
+    the last one, or the process was told to stop; all of the step before is done then, its log too.
+
+    Args:
+        folder: of the checkpoint.
+        every_minutes: above 0; None for none within an epoch.
+        every_steps: optimizer steps; None for no such limit.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, "last", save_on_train_epoch_end=True)
-        self.validating = self.training = False
+    def __init__(self, folder: Path, every_minutes: float | None = None, every_steps: int | None = None) -> None:
+        super().__init__(folder, Path(LAST).stem, save_on_train_epoch_end=True)
+        self.every_seconds, self.every_steps = 60 * (every_minutes or math.inf), every_steps or math.inf
+        self.point: Point = "epoch end"
+        self.training = False
+        self.saved = (0.0, 0)  # when the last one was saved: seconds of the monotonic clock, steps
+        self.stop = StopRequest()
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to note signals; Lightning has taken over SIGTERM by now, and would lose the epoch."""
+        self.stop.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the restored optimizer state, if any."""
+        """Check the restored optimizer state, if any, and start the clock."""
+        self.stop.start()
         check_moments(trainer.optimizers)
         self.training = True
+        self.saved = (time.monotonic(), trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Save the checkpoint between two steps if it is due; stop there if that was asked for."""
+        if batch_idx % trainer.accumulate_grad_batches:
+            return
+        due, number = self._agreed(trainer)
+        if batch_idx and (due or number):
+            self._save_at("between steps", trainer)
+        self.stop.heed(number)
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Stop if that was asked for: a resumed run starts with the whole validation."""
+        self.stop.heed()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the report, which a resumed run writes, if that was asked for."""
+        self.stop.heed()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let signals do what they did before."""
+        self.stop.end()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let signals do what they did before."""
+        self.stop.end()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the checkpoint before the validation."""
         if not trainer.sanity_checking:
-            self.validating = True
-            trainer.save_checkpoint(self.path)
-            self.validating = False
+            self._save_at("before validation", trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the checkpoint at the epoch's end."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self.saved = (time.monotonic(), trainer.global_step)
+
+    def _agreed(self, trainer: Trainer) -> tuple[bool, int]:
+        """Return whether a checkpoint is due, and the signal to stop, the same in all processes."""
+        seconds, steps = self.saved
+        due = time.monotonic() - seconds >= self.every_seconds or trainer.global_step - steps >= self.every_steps
+        if trainer.world_size == 1:
+            return due, self.stop.number
+        flags = torch.tensor([int(due), self.stop.number], device=trainer.strategy.root_device)
+        due, number = trainer.strategy.reduce(flags, reduce_op="max").tolist()
+        return bool(due), number
+
+    def _save_at(self, point: Point, trainer: Trainer) -> None:
+        self.point = point
+        trainer.save_checkpoint(self.path)
+        self.point = "epoch end"
+        self.saved = (time.monotonic(), trainer.global_step)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Mark the validation as not done."""
-        if self.validating:
-            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]
-            for counts in (progress["total"], progress["current"]):
-                counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+        """Write what was logged, and say in the checkpoint how a resumed run continues."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()
+        loops = checkpoint["loops"]["fit_loop"]
+        if self.point == "before validation":
+            validate_again(loops)
+        elif self.point == "between steps":
+            checkpoint[IMAGES] = continue_epoch(loops) * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+
+
+def validate_again(loops: dict[str, Any]) -> None:
+    """Let the saved loops continue with the whole validation: Lightning takes its first batch as started."""
+    progress = loops["epoch_loop.val_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+
+
+def continue_epoch(loops: dict[str, Any]) -> int:
+    """Let the loops, saved as a batch starts, continue with this batch; return the number of batches before it.
+
+    Lightning knows such a state only at the end of the batch before, which it then counts as done.
+    """
+    progress = loops["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        done = counts["completed"]
+        counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
+    progress["is_last_batch"] = False
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    return int(progress["current"]["ready"])
 
 
 def check_moments(optimizers: Sequence[Optimizer]) -> None:
@@ -119,12 +212,25 @@ def check_moments(optimizers: Sequence[Optimizer]) -> None:
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Save checkpoints atomically, by writing in the destination folder.
+    """Save checkpoints atomically, by writing in the destination folder; keep the last one but one.
 
     Lightning writes to the system's temporary folder and moves the file, which is a copy, and may be truncated,
     if that folder is on another file system.
     """
 
+    def __init__(self) -> None:
+        self.intact = False  # whether this process wrote or read last.ckpt
+
+    def load_checkpoint(self, path: Any, *given: Any, **options: Any) -> dict[str, Any]:
+        """Read the checkpoint in ``path``."""
+        content: dict[str, Any] = super().load_checkpoint(path, *given, **options)
+        self.intact = Path(path).name == LAST
+        return content
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write ``checkpoint`` to ``path``."""
-        save_torch(checkpoint, Path(path))
+        """Write ``checkpoint`` to ``path``; a last.ckpt that is there, and intact, becomes previous.ckpt."""
+        path = Path(path)
+        if path.name == LAST and self.intact:
+            link_whole(path, path.with_name(PREVIOUS))
+        save_torch(checkpoint, path)
+        self.intact |= path.name == LAST

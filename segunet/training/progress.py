@@ -35,20 +35,19 @@ class RunProgress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar at the run's progress."""
         steps = min(trainer.estimated_stepping_batches, self.max_steps or math.inf)
-        done = trainer.current_epoch * int(trainer.num_training_batches)
+        done = trainer.current_epoch * int(trainer.num_training_batches) + trainer.datamodule.first_batch  # type: ignore[attr-defined]
         self.task = self.bar.add_task("", total=steps * trainer.accumulate_grad_batches, completed=done, speed="")
         self.bar.start()
+        self._start_epoch(trainer)
 
-        self._reset()
-
-    def _reset(self) -> None:
+    def _start_epoch(self, trainer: Trainer) -> None:
         self.start, self.images, self.losses, self.speed = time.monotonic(), 0, list[Tensor](), ""
         self.validated = False
+        self.bar.update(self.task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the epoch's clock."""
-        self._reset()
-        self.bar.update(self.task, description=f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+        self._start_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -88,8 +87,8 @@ class RunProgress(Callback):
         run_dir = Path(trainer.default_root_dir)
         saved = (run_dir / "checkpoints" / "last.ckpt").is_file()
         command = f"python -m segunet.train {setting('resume', run_dir)}"
-        how = f"resume: {command}" if saved else "nothing was saved before the end of the first epoch"
-        logger.info("stopped in epoch %d; %s", trainer.current_epoch + 1, how)
+        how = f"resume: {command}" if saved else "nothing was saved yet (see checkpoint.every_minutes): start it again"
+        logger.info("stopped in epoch %d; %s", min(trainer.current_epoch + 1, trainer.max_epochs or 1), how)
 
 
 class ScoringProgress(Callback):

@@ -4,6 +4,7 @@ Its folder is untrusted and may be damaged: everything in it is validated before
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pytorch_lightning import Trainer
 
 from segunet.base.errors import UserError
 from segunet.base.nested import leaves, tensors_in
-from segunet.base.validation import STRICT, Count, explained, shown
+from segunet.base.validation import STRICT, Count, Positive, explained, shown
 from segunet.cli.run_dir import CONFIG, as_path
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
@@ -22,11 +24,10 @@ from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.report.ending import BEST
 from segunet.report.page import PAGE
 from segunet.training.callbacks import max_steps_of
-from segunet.training.checkpoints import STATE_ADVICE
+from segunet.training.checkpoints import IMAGES, LAST, PREVIOUS, STATE_ADVICE
 from segunet.training.saved_config import ADVICE
 
 logger = logging.getLogger(__name__)
-LAST = "checkpoints/last.ckpt"
 _STATE_KEYS = ("state_dict", "current_model_state", "optimizer_states")  # the training state
 _COUNTS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Count | bool], config=STRICT)  # Lightning's counters
 
@@ -35,20 +36,27 @@ class Progress(BaseModel, strict=True, frozen=True):
     """Training progress of a checkpoint.
 
     Attributes:
-        epochs: epochs started; all but perhaps the last are complete.
+        started: epochs started; all but perhaps the last are complete.
         steps: optimizer steps done.
-        batches: batches done in the last epoch.
+        batches: batches done in the last epoch, in each process.
+        images: images done in the last epoch, in all processes, if the run continues within it; else None.
         whole: whether the last epoch is complete.
         validated: whether the last epoch was validated.
         waited: validations since the best one, as counted by early stopping.
     """
 
-    epochs: Count
+    started: Count
     steps: Count
     batches: Count
+    images: Positive | None
     whole: bool
     validated: bool
     waited: Count
+
+    @property
+    def epochs(self) -> int:
+        """Epochs done, or begun and not to be continued."""
+        return self.started - (self.images is not None)
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,14 @@ def found_run(resume: Any) -> Path:
     if not run_dir.is_dir():
         what = "it is a file" if run_dir.exists() else "there is no such folder"
         raise UserError(f"resume={run_dir}: {what}. Give the folder of a run, such as outputs/train/DATE_TIME.")
-    if missing := [name for name in (CONFIG, LAST) if not (run_dir / name).is_file()]:
+    missing = [] if (run_dir / CONFIG).is_file() else [CONFIG]
+    if not any((run_dir / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS)):
+        missing.append(f"checkpoints/{LAST}")
+    if missing:
         raise UserError(
             f"resume={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, got one without "
-            f"{', '.join(missing)}. A run can be resumed once its first epoch is complete; before, start it again."
+            f"{', '.join(missing)}. A run can be resumed from its first checkpoint on, which is written after "
+            "checkpoint.every_minutes or its first epoch; before, start it again."
         )
     return run_dir
 
@@ -92,13 +104,32 @@ def read_resumed(cfg: DictConfig, run_dir: Path) -> Resumed:
     Raises:
         UserError: a damaged checkpoint, one of another network, or a finished run.
     """
-    path = run_dir / LAST
-    content = read_checkpoint(path, STATE_ADVICE)
+    path, content = newest_state(run_dir / "checkpoints")
     card = card_of(content, path, STATE_ADVICE)
     progress = progress_in(content, path)
     check_finite(content, path)
     check_same_network(cfg.model, card.model, run_dir / CONFIG)
     return Resumed(path, card, progress, is_finished(cfg, run_dir, progress))
+
+
+def newest_state(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the last checkpoint in a run's ``folder`` of checkpoints and its content; the one before if it is damaged.
+
+    Raises:
+        UserError: both are damaged, or there is no other.
+    """
+    last, previous = folder / LAST, folder / PREVIOUS
+    try:
+        return last, read_checkpoint(last, STATE_ADVICE)
+    except UserError as error:
+        if not previous.is_file():
+            raise
+        try:
+            content = read_checkpoint(previous, STATE_ADVICE)
+        except UserError:
+            raise error from None
+        logger.warning("%s Resumed from %s, the checkpoint before it.", str(error).removesuffix(STATE_ADVICE), previous)
+        return previous, content
 
 
 def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
@@ -114,9 +145,10 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
             state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")
         ]
         progress = Progress(
-            epochs=counts["epoch_progress.current.ready"],
+            started=counts["epoch_progress.current.ready"],
             steps=counts["epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed"],
-            batches=counts["epoch_loop.batch_progress.current.completed"],
+            batches=counts["epoch_loop.batch_progress.current.processed"],
+            images=content.get(IMAGES),
             whole=counts["epoch_loop.batch_progress.is_last_batch"],
             validated=counts["epoch_progress.current.processed"] == counts["epoch_progress.current.ready"],
             waited=max(waits, default=0),
@@ -126,10 +158,10 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
         raise UserError(f"{path} has no valid training progress: {explained(error)} {STATE_ADVICE}") from error
     except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has no valid training progress. {STATE_ADVICE}") from error
-    if stated != (progress.epochs, progress.steps):
+    if stated != (progress.started, progress.steps):
         raise UserError(
             f"{path} is inconsistent: {stated[0]} epochs and {stated[1]} steps, but its loops have done "
-            f"{progress.epochs} and {progress.steps}. {STATE_ADVICE}"
+            f"{progress.started} and {progress.steps}. {STATE_ADVICE}"
         )
     return progress
 
@@ -172,7 +204,7 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
             raise UserError(f"resume={run_dir}: that run {ended}. To train it longer, add {longer}.")
         logger.info("the run %s; only its report is missing", ended)
         return True
-    if not progress.whole:
+    if not progress.whole and progress.images is None:
         logger.warning(
             "trainer.max_steps cut epoch %d of %s short after %d batches. The run continues with the next epoch; the "
             "remaining batches of this one are skipped.",
@@ -198,9 +230,11 @@ def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
 
 def has_results(run_dir: Path) -> bool:
     """Return whether the report, which is written last, is up to date, or there is nothing to report."""
-    page, last = run_dir / PAGE, run_dir / LAST
+    page, last = run_dir / PAGE, run_dir / "checkpoints" / LAST
     if not (run_dir / BEST).is_file():
         return True
+    if not last.is_file():
+        return False
     return page.is_file() and page.stat().st_mtime >= last.stat().st_mtime
 
 
@@ -230,3 +264,29 @@ def _difference(ours: Sequence[str], theirs: Sequence[str]) -> str:
         return f"a list of {len(ours)} names, but of {len(theirs)}"
     index = next(index for index, name in enumerate(ours) if name != theirs[index])
     return f"{ours[index]!r} for class {index}, but {theirs[index]!r}"
+
+
+def first_batch(progress: Progress, datamodule: VOCDataModule, trainer: Trainer) -> int:
+    """Return how many batches of its next epoch each process of a resumed run has done.
+
+    Raises:
+        UserError: the images that were done are not whole batches, or the whole epoch, with the settings of now.
+    """
+    if progress.images is None:
+        return 0
+    batch = datamodule.batch_size * trainer.world_size
+    limit = math.ceil(len(datamodule.train_pairs) / trainer.world_size) // datamodule.batch_size
+    if progress.images != progress.batches * batch or progress.batches % trainer.accumulate_grad_batches:
+        raise UserError(
+            f"The run stopped within epoch {progress.started}, after {progress.images} images in {progress.batches} "
+            "batches. Until that epoch ends, data.batch_size times the number of processes must stay "
+            f"{progress.images // max(progress.batches, 1)} (got {batch}), and trainer.accumulate_grad_batches must "
+            f"divide {progress.batches} (got {trainer.accumulate_grad_batches}). Change them after its end."
+        )
+    if progress.batches >= limit:
+        raise UserError(
+            f"The run stopped within epoch {progress.started}, after {progress.batches} batches, but list "
+            f"{datamodule.train_split!r} of {datamodule.root} has only {limit} now. Restore the list, or start a new "
+            "run."
+        )
+    return progress.batches

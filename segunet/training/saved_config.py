@@ -49,6 +49,7 @@ _MOVED = {
     "segunet.optimizer.": "segunet.training.optimizer.",
     "segunet.lr_schedule.": "segunet.training.lr_schedule.",
 }
+_NEW_GROUPS = ("checkpoint",)  # which it did not write
 _MISSING = object()
 _FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # cannot change in a resumed run
 
@@ -142,7 +143,7 @@ class ConfigParser:
         A mapping of settings is such a key if its class has a default for it.
         """
         missing = {key: each for key, each in known.items() if key not in given}
-        optional = _optional(_class(known))
+        optional = _optional(_class(known)) if name else {*_NEW_GROUPS}
         for key, each in missing.items():
             if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")

@@ -59,6 +59,21 @@ class ScheduledTask(LightningModule):
             for group, peak in zip(self.trainer.optimizers[0].param_groups, self.peaks, strict=True):
                 group["lr"] = self.lr_schedule(epoch, self.total_epochs, peak)
 
+    def on_train_start(self) -> None:
+        """Validate the epoch that a resumed run continues, if it is the last."""
+        self._validate_the_last_epoch()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Validate the epoch if the run ends with it or, after this step, within it."""
+        self._validate_the_last_epoch()
+
+    def _validate_the_last_epoch(self) -> None:
+        """Let Lightning validate it, whatever ``check_val_every_n_epoch``: what was never validated is never best."""
+        trainer = self.trainer
+        steps_done = self.max_steps is not None and trainer.global_step >= self.max_steps
+        if trainer.should_stop or steps_done or trainer.current_epoch + 1 == trainer.max_epochs:
+            trainer.check_val_every_n_epoch = 1
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,

@@ -19,7 +19,7 @@ from segunet.training import build
 from segunet.training.checkpoints import RunCheckpoint
 from segunet.training.resume import check_finite, check_same_network, progress_in
 from segunet.training.saved_config import ConfigParser, naming
-from tests.commands import Command
+from tests.commands import CHECKPOINTS, Command
 
 Place = tuple[str, ...]
 
@@ -208,7 +208,7 @@ def test_paths_in_a_foreign_checkpoint_lead_nowhere(run: Command, run_dir: Path,
     result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
     assert result.status == 0, result.error
     assert (tmp_path / "victim" / "file").exists()
-    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    assert sorted(path.name for path in last.parent.iterdir()) == CHECKPOINTS
     assert torch.load(last.with_name("best.ckpt"), weights_only=True)["epoch"] == 2
 
 
@@ -345,11 +345,15 @@ def test_a_damaged_run_is_refused_or_goes_on_without_a_traceback(run: Command, t
 
     for damage in DAMAGE:
         for name in NEEDED:
-            result = damaged(damage, name)
+            result = damaged(damage, name, "checkpoints/previous.ckpt")
             assert (result.status, result.error[:7]) == (1, "error: "), (damage, name, result)
             assert name in result.error, (damage, name, result)
             assert "best.ckpt, if intact" in result.error or damage is not zero or name == "config.yaml"
         if damage is not swap:
+            result = damaged(damage, "checkpoints/last.ckpt")
+            assert result.status == 0, (damage, result)
+            assert "previous.ckpt, the checkpoint before it." in result.output
+            assert "best epoch: " in result.output
             events = next((trained / "tensorboard").glob("events*")).relative_to(trained)
             result = damaged(damage, *REPLACED, str(events))
             assert result.status == 0, (damage, result)
