@@ -14,7 +14,7 @@ from segunet.training import build
 from segunet.training.diffusion import DiffusionTask
 from tests.images.test_palette import VOC_NAMES
 
-GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "checkpoint", "logger", "experiment")
+GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
 # What a choice of a denoiser needs beside it.
 OF_DENOISER = {
     "model=diffusion_unet": ["loss=denoising"],

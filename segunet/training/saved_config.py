@@ -49,7 +49,7 @@ _MOVED = {
     "segunet.optimizer.": "segunet.training.optimizer.",
     "segunet.lr_schedule.": "segunet.training.lr_schedule.",
 }
-_NEW_GROUPS = ("checkpoint",)  # which it did not write
+_NEW_SETTINGS = ("checkpoint",)  # which it did not write
 _MISSING = object()
 _FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # cannot change in a resumed run
 
@@ -143,7 +143,7 @@ class ConfigParser:
         A mapping of settings is such a key if its class has a default for it.
         """
         missing = {key: each for key, each in known.items() if key not in given}
-        optional = _optional(_class(known)) if name else {*_NEW_GROUPS}
+        optional = _optional(_class(known)) if name else {*_NEW_SETTINGS}
         for key, each in missing.items():
             if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")
@@ -280,12 +280,10 @@ def _marks(config: Any) -> set[str]:
 @cache
 def _groups() -> dict[str, dict[str, Any]]:
     """Return the content of the files of each config group of segunet.train."""
-    groups = [key for key, value in composed("train", []).items() if isinstance(value, DictConfig)]
+    folders = [CONF_DIR / str(key) for key in composed("train", []) if (CONF_DIR / str(key)).is_dir()]
     return {
-        str(group): {
-            path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (CONF_DIR / str(group)).glob("*.yaml")
-        }
-        for group in groups
+        folder.name: {path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in folder.glob("*.yaml")}
+        for folder in folders
     }
 
 
