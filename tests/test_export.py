@@ -136,7 +136,11 @@ def test_an_unpadded_network_is_exported_and_predicts_in_tiles_what_the_whole_im
 def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:
     folder = exports.files["onnx"].parent
     suffixes = (".ckpt", ".onnx", ".pt2", ".xml", ".bin")
-    assert {path.name for path in folder.iterdir()} == {"last.ckpt", *(f"best{suffix}" for suffix in suffixes)}
+    assert {path.name for path in folder.iterdir()} == {
+        "last.ckpt",
+        "previous.ckpt",
+        *(f"best{suffix}" for suffix in suffixes),
+    }
     for name, path in exports.files.items():
         for wanted in ("mIoU", "pixels of the same class", "100.000 %", "images/s", "(3 images", f"written to {path}"):
             assert wanted in exports.printed[name], (name, wanted)

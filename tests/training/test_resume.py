@@ -237,6 +237,7 @@ def test_a_state_that_no_training_saved_is_one_paragraph(run: Command, run_dir: 
         assert result.status == 1, place
         assert result.error.startswith(f"error: {last}"), (place, result.error)
     last.write_bytes(b"cut short")
+    last.with_name("previous.ckpt").unlink()
     assert "restore that file" in run(train, f"resume={run_dir}", "trainer.max_epochs=3").error
 
 
