@@ -593,6 +593,25 @@ def test_a_loss_that_is_not_finite_stops_and_names_step_and_images(
     assert "train_" in result.error
 
 
+def test_a_checkpoint_to_start_from_is_told_where_it_belongs(run: Command, tiny: list[str]) -> None:
+    for value in ("best.ckpt", "null"):
+        result = run(train, *tiny, f"checkpoint={value}")
+        assert result.status == 1
+        assert "give resume=RUN" in result.error
+
+
+def test_a_last_checkpoint_that_was_moved_away_is_written_again(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    monkeypatch.setattr(
+        "segunet.training.progress.RunProgress.on_train_epoch_start",
+        lambda *_: last.unlink(missing_ok=True),
+    )
+    assert run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}").status == 0
+    assert last.is_file()
+
+
 def test_an_unknown_name_stops_with_a_message(run: Command, tiny: list[str]) -> None:
     for wrong, said in (
         ("data.bacth_size=3", "data.bacth_size. Did you mean data.batch_size?"),

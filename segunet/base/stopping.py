@@ -44,18 +44,22 @@ class StopRequest:
         logger.warning("the step takes too long: stopped within it")
         self.heed()
 
-    def heed(self, number: int = 0) -> None:
-        """Raise SystemExit if there was a signal, in this process or, by its ``number``, in another one."""
-        if number or self.number:
-            raise SystemExit(128 + (number or self.number))
+    def heed(self) -> None:
+        """Raise SystemExit if there was a signal."""
+        if self.number:
+            raise SystemExit(128 + self.number)
+
+    def wait(self) -> None:
+        """Take all the time that is needed from here on; a second signal still ends the process."""
+        if signal.SIGALRM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def end(self) -> None:
         """Let signals do what they did before."""
-        if signal.SIGALRM in self.before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.wait()
         self._restore()
         self.before = {}
 
     def _restore(self) -> None:
-        for each, handler in self.before.items():
+        for each, handler in list(self.before.items()):
             signal.signal(each, handler)

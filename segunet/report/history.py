@@ -53,7 +53,7 @@ def drop_lost(folder: Path, steps: int, validated: bool) -> None:
         validated: whether the last of them was followed by a validation, if one was due.
     """
     for path in _files(folder):
-        if path.is_symlink():
+        if path.is_symlink() or not path.is_file():
             continue
         end = 0
         for event, end_of_event in _located_events(path, path.stat().st_size):

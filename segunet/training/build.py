@@ -62,6 +62,11 @@ _TRAINER_TYPES = {
 def check_settings(cfg: DictConfig) -> None:
     """Raise a UserError for invalid values that no constructor checks."""
     check("seed", cfg.seed, Count)
+    if not isinstance(cfg.checkpoint, DictConfig):
+        raise UserError(
+            f"checkpoint={cfg.checkpoint}: its settings are checkpoint.every_minutes and checkpoint.every_steps. To go "
+            "on with a run give resume=RUN; to start from a network's weights, model.encoder.weights=PATH."
+        )
     for name in ("channels_last", "compile"):
         check(name, cfg[name], bool)
     for name, kind in _TRAINER_TYPES.items():

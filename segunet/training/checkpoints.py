@@ -123,7 +123,8 @@ class LastCheckpoint(RunCheckpoint):
         due, number = self._agreed(trainer)
         if batch_idx and (due or number):
             self._save_at("between steps", trainer)
-        self.stop.heed(number)
+        if number:  # not a signal since, which the other processes do not know of
+            raise SystemExit(128 + number)
 
     def on_validation_batch_start(self, *_: Any) -> None:
         """Stop if that was asked for: a resumed run starts with the whole validation."""
@@ -163,6 +164,7 @@ class LastCheckpoint(RunCheckpoint):
 
     def _save_at(self, point: Point, trainer: Trainer) -> None:
         self.point = point
+        self.stop.wait()
         trainer.save_checkpoint(self.path)
         self.point = "epoch end"
         self.saved = (time.monotonic(), trainer.global_step)
@@ -230,7 +232,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write ``checkpoint`` to ``path``; a last.ckpt that is there, and intact, becomes previous.ckpt."""
         path = Path(path)
-        if path.name == LAST and self.intact:
+        if path.name == LAST and self.intact and path.is_file():
             link_whole(path, path.with_name(PREVIOUS))
         save_torch(checkpoint, path)
         self.intact |= path.name == LAST

@@ -128,7 +128,9 @@ def newest_state(folder: Path) -> tuple[Path, dict[str, Any]]:
             content = read_checkpoint(previous, STATE_ADVICE)
         except UserError:
             raise error from None
-        logger.warning("%s Resumed from %s, the checkpoint before it.", str(error).removesuffix(STATE_ADVICE), previous)
+        logger.warning(
+            "%s Resumed from %s, the checkpoint before it.", str(error).removesuffix(STATE_ADVICE).strip(), previous
+        )
         return previous, content
 
 
