@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -42,6 +42,7 @@ OPTIONS = [
 
 def training(arguments: list[str], moment: tuple[str, int] | None) -> None:
     """Train in this process, and kill it in the moment."""
+    set_start_method("fork", force=True)  # as in a run of its own: loader processes are its children, and see it end
     sys.argv = ["train.py", *arguments]
     if moment is None:
         train.main()
