@@ -33,19 +33,20 @@ from segunet.cli.run_dir import (
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
+from segunet.report.ending import BEST
 from segunet.report.history import drop_lost
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
-from segunet.training.checkpoints import LastCheckpoint, restoring
+from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # written besides config and checkpoints
-WRITTEN = (CONFIG, "job.json", "checkpoints", *(f"checkpoints/{name}.ckpt" for name in ("last", "previous", "best")))
+WRITTEN = (CONFIG, "job.json", "checkpoints", f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", BEST)
 
 _LESS_MEMORY = (
     "Lower data.batch_size (trainer.accumulate_grad_batches compensates for it) or data.transform.crop_size, or set "

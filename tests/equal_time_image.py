@@ -26,7 +26,8 @@ def draw(curves: Path, output: Path) -> None:
         Series(name, [(seconds / 60, score) for seconds, score in result["curve"]])
         for name, result in content["networks"].items()
     ]
-    chart = line_chart("mean IoU of the seven classes", series, content["minutes"], bottom=0, x_name="minutes")
+    end = max(content["minutes"], *(each.points[-1][0] for each in series))
+    chart = line_chart("mean IoU of the seven classes", series, end, bottom=0, x_name="minutes")
     templates = Environment(loader=PackageLoader("segunet.report"), autoescape=True)
     with browser() as chromium:
         page = chromium.new_page(color_scheme="light", device_scale_factor=2)

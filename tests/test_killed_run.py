@@ -103,7 +103,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
 
 def assert_equal(first: Any, second: Any, what: str) -> None:
     """Compare nested containers of tensors and numbers, bit for bit."""
-    ours, theirs = (dict(leaves(dict(enumerate(each)) if isinstance(each, list) else each)) for each in (first, second))
+    ours, theirs = (leaves(dict(enumerate(each)) if isinstance(each, list) else each) for each in (first, second))
     assert ours.keys() == theirs.keys(), what
     for name, value in ours.items():
         same = torch.equal(value, theirs[name]) if isinstance(value, torch.Tensor) else value == theirs[name]

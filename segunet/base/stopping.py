@@ -30,7 +30,7 @@ class StopRequest:
         if self.before or threading.current_thread() is not threading.main_thread():
             return
         for each in STOP_SIGNALS:
-            if callable(signal.getsignal(each)) or signal.getsignal(each) is signal.SIG_DFL:
+            if signal.getsignal(each) not in (signal.SIG_IGN, None):
                 self.before[each] = signal.signal(each, self._note)
 
     def _note(self, number: int, _: Any) -> None:
@@ -49,14 +49,14 @@ class StopRequest:
         if self.number:
             raise SystemExit(128 + self.number)
 
-    def wait(self) -> None:
-        """Take all the time that is needed from here on; a second signal still ends the process."""
+    def stop_clock(self) -> None:
+        """Let the process take all the time that is needed from here on; a second signal still ends the process."""
         if signal.SIGALRM in self.before:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def end(self) -> None:
         """Let signals do what they did before."""
-        self.wait()
+        self.stop_clock()
         self._restore()
         self.before = {}
 

@@ -55,14 +55,14 @@ def drop_lost(folder: Path, steps: int, validated: bool) -> None:
     for path in _files(folder):
         if path.is_symlink() or not path.is_file():
             continue
-        end = 0
-        for event, end_of_event in _located_events(path, path.stat().st_size):
+        end, size = 0, path.stat().st_size
+        for event, end_of_event in _located_events(path, size):
             tags = [value.tag for value in event.summary.value]
             again = not validated and event.step == steps - 1 and any(tag.startswith("val/") for tag in tags)
             if tags and (event.step >= steps or again):
                 break
             end = end_of_event
-        if end < path.stat().st_size:
+        if end < size:
             with path.open("r+b") as file:
                 file.truncate(end)
 
@@ -92,8 +92,8 @@ def _scalars(path: Path) -> dict[str, dict[int, float]]:
 def _located_events(path: Path, largest: int) -> Iterator[tuple[Event, int]]:
     """Yield the events of a file below ``largest`` bytes, each with its end in the file.
 
-    The file is a TFRecord: length, its checksum, the event, its checksum. It ends at a record that a killed process
-    left incomplete. Checksums are not compared, which TensorBoard's own reader takes a second for per 4 MB.
+    Larger ones are skipped unread. The file is a TFRecord: length, its checksum, the event, its checksum; the checksums
+    are not compared. It ends at a record that a killed process left incomplete.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -164,7 +164,7 @@ class LastCheckpoint(RunCheckpoint):
 
     def _save_at(self, point: Point, trainer: Trainer) -> None:
         self.point = point
-        self.stop.wait()
+        self.stop.stop_clock()
         trainer.save_checkpoint(self.path)
         self.point = "epoch end"
         self.saved = (time.monotonic(), trainer.global_step)
@@ -226,7 +226,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *given: Any, **options: Any) -> dict[str, Any]:
         """Read the checkpoint in ``path``."""
         content: dict[str, Any] = super().load_checkpoint(path, *given, **options)
-        self.intact = Path(path).name == LAST
+        self.intact |= Path(path).name == LAST
         return content
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

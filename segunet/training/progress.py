@@ -12,6 +12,7 @@ from rich.progress import TextColumn
 from torch import Tensor
 
 from segunet.base.terminal import progress_bar, setting
+from segunet.cli.run_dir import has_checkpoints
 from segunet.data.dataset import Batch
 
 logger = logging.getLogger(__name__)
@@ -85,8 +86,8 @@ class RunProgress(Callback):
         """Hide the bar and log how to resume."""
         self.bar.stop()
         run_dir = Path(trainer.default_root_dir)
-        saved = (run_dir / "checkpoints" / "last.ckpt").is_file()
         command = f"python -m segunet.train {setting('resume', run_dir)}"
+        saved = has_checkpoints(run_dir)
         how = f"resume: {command}" if saved else "nothing was saved yet (see checkpoint.every_minutes): start it again"
         logger.info("stopped in epoch %d; %s", min(trainer.current_epoch + 1, trainer.max_epochs or 1), how)
 
