@@ -11,16 +11,24 @@ from omegaconf import DictConfig
 from segunet.base.errors import UserError
 from segunet.base.failures import enough_memory
 from segunet.base.files import locked
+from segunet.base.stopping import saying_when_stopped
 from segunet.base.validation import Count, check
 from segunet.cli.command import command
-from segunet.cli.run_dir import as_path, check_one_process, is_main_process, open_run_dir, planned_run_dir
+from segunet.cli.run_dir import (
+    as_path,
+    check_one_process,
+    command_line,
+    is_main_process,
+    open_run_dir,
+    planned_run_dir,
+)
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
 from segunet.inference.precision import precision_for
 from segunet.inference.tiling import Inference
 from segunet.metrics.scores import Scores
 from segunet.report.examples import examples
-from segunet.report.facts import command_line, duration, facts
+from segunet.report.facts import duration, facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.training import build
@@ -59,7 +67,8 @@ def evaluate(cfg: DictConfig) -> Scores:
     check_one_process(trainer)
     with locked(run_dir) if is_main_process() else nullcontext():
         open_run_dir(cfg, run_dir)
-        with enough_memory("in the evaluation", _LESS_MEMORY):
+        stopped = f"nothing was scored; start it again: {command_line()}"
+        with enough_memory("in the evaluation", _LESS_MEMORY), saying_when_stopped(lambda: stopped):
             trainer.test(task, datamodule=datamodule, verbose=False)
         assert task.scores is not None
         if trainer.is_global_zero:

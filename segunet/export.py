@@ -15,6 +15,7 @@ from rich.table import Table
 from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
+from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import console, setting
 from segunet.base.validation import Count, Positive, Settings, Share, Text
 from segunet.base.version import __version__
@@ -77,7 +78,7 @@ def export(cfg: DictConfig) -> None:
     else:
         subject = Denoiser(cfg, denoiser_of(content, source), card)
     calibration = subject.calibration()
-    with whole_files(output) as draft:
+    with saying_when_stopped(lambda: f"{output} was not written"), whole_files(output) as draft:
         write(subject.traced, about(card) | subject.about(), chosen, draft, calibration)
         exported, _ = read_exported(draft)
         subject.compare(exported)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from segunet.base.errors import UserError
 from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
+from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import Text, check
 from segunet.cli.command import command
@@ -40,7 +41,11 @@ def generate(cfg: DictConfig) -> Path:
     remove_abandoned(output.rglob(DRAFTS))
     remove_earlier(output)
     logger.info("%s; writing to %s", description_of(wanted), output)
-    with progress_bar() as bar:
+
+    def so_far() -> str:
+        return f"{len(numbered(output))} of {wanted.count} are in {output}; the same command makes the same ones again"
+
+    with saying_when_stopped(so_far), progress_bar() as bar:
         task = bar.add_task("denoising", total=wanted.count * wanted.steps)
         batches = model.batches(wanted, lambda done: bar.advance(task, done))
         if model.decode is None:
@@ -64,11 +69,15 @@ def remove_earlier(output: Path) -> None:
     Raises:
         UserError: a link leads out of the folder.
     """
-    found = [path for name in ("images/*.png", "latents/*.npy") for path in output.glob(name)]
-    numbered = [path for path in found if _NUMBERED.fullmatch(path.stem)]
-    for path in (*numbered, output / "grid.png", output / "film.png"):
+    for path in (*numbered(output), output / "grid.png", output / "film.png"):
         check_within(output, [str(path.relative_to(output))])
         path.unlink(missing_ok=True)
+
+
+def numbered(output: Path) -> list[Path]:
+    """Return the images and latents that were generated into this folder."""
+    found = [path for name in ("images/*.png", "latents/*.npy") for path in output.glob(name)]
+    return [path for path in found if _NUMBERED.fullmatch(path.stem)]
 
 
 def request_of(model: Generator, cfg: DictConfig) -> Request:

@@ -12,15 +12,17 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from segunet.base.ahead import draw_ahead, map_ahead
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
+from segunet.base.files import DRAFTS, check_within, is_file, remove_abandoned, save_png, whole_file
+from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import progress_bar
+from segunet.base.validation import check
 from segunet.cli.command import command
-from segunet.cli.run_dir import as_path, open_run_dir, planned_run_dir
+from segunet.cli.run_dir import CONFIG, as_path, command_line, open_run_dir, planned_run_dir
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
 from segunet.images.reading import read_image, read_size, warn_of_few_levels
@@ -54,8 +56,11 @@ def predict(cfg: DictConfig) -> Path:
     for name in ("checkpoint", "input"):
         if cfg[name] in (None, ""):
             raise UserError(f"Which {name}? Give {name}=PATH; python -m segunet.predict --help shows examples.")
+    check("skip_existing", cfg.skip_existing, bool)
     output = planned_run_dir(cfg, "predict", RESULTS)
     results = [output / name for name in RESULTS]
+    if cfg.skip_existing:
+        check_same_settings(cfg, output)
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
     settings = ("tta", "tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
     checkpoint = load_checkpoint(as_path(cfg.checkpoint))
@@ -64,17 +69,51 @@ def predict(cfg: DictConfig) -> Path:
     for folder in results:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
-    warn_of_few_levels([path for path in names if not is_video(path)], model.image_range, "image_range")
-    with progress_bar() as bar:
-        work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(names))))
-        work.predict_images(path for path in names if not is_video(path))
-        for path in filter(is_video, names):
+    left = not_done(names, output) if cfg.skip_existing else list(names)
+    if len(left) < len(names):
+        logger.info("%d of %d inputs were predicted before and are skipped", len(names) - len(left), len(names))
+    warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
+
+    def how_to_go_on() -> str:
+        done = len(names) - len(not_done(names, output))
+        return f"{done} of {len(names)} are predicted; go on: {command_line(output=output, skip_existing='true')}"
+
+    with saying_when_stopped(how_to_go_on), progress_bar() as bar:
+        work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(left))))
+        work.predict_images(path for path in left if not is_video(path))
+        for path in filter(is_video, left):
             work.predict_video(path)
     if failed := work.failed:
         text = f"{len(failed)} of {len(names)} inputs could not be predicted, see above: "
         others = f" The others are in {output}." if len(failed) < len(names) else ""
         raise UserError(f"{text}{abbreviated([str(path) for path in failed])}.{others}")
     return output
+
+
+def check_same_settings(cfg: DictConfig, output: Path) -> None:
+    """Raise a UserError if the results in the ``output`` folder are from a network or settings other than ``cfg``'s."""
+    if not is_file(output / CONFIG):
+        return
+    earlier = OmegaConf.load(output / CONFIG)
+    for name in map(str, cfg):
+        value = OmegaConf.select(earlier, name)
+        if name not in ("input", "output", "run_dir", "skip_existing") and value != cfg[name]:
+            raise UserError(
+                f"skip_existing=true: the results in {output} were predicted with {name}={value}, not {cfg[name]}. "
+                "Give the same settings, or another output."
+            )
+
+
+def not_done(names: Mapping[Path, str], output: Path) -> list[Path]:
+    """Return the inputs whose results are not in the output folder, where each file is whole."""
+
+    def is_done(path: Path, name: str) -> bool:
+        if is_video(path):
+            return is_file(output / "overlays" / f"{name}.mp4")
+        overlays = (output / "overlays" / f"{name}{suffix}" for suffix in (".jpg", ".png"))
+        return is_file(output / "masks" / f"{name}.png") and any(map(is_file, overlays))
+
+    return [path for path, name in names.items() if not is_done(path, name)]
 
 
 class Clock:

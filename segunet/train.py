@@ -15,7 +15,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.failures import enough_memory
 from segunet.base.files import DRAFTS, locked, remove_abandoned
-from segunet.base.terminal import log_to_file
+from segunet.base.stopping import saying_when_stopped
+from segunet.base.terminal import log_to_file, setting
 from segunet.cli.command import command
 from segunet.cli.comparison import check_job, read_scores, record_resumed
 from segunet.cli.run_dir import (
@@ -154,7 +155,7 @@ def built(start: Start) -> Parts:
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
         if resumed:
             datamodule.first_batch = first_batch(resumed.progress, datamodule, trainer)
-        if resumed and resumed.finished:
+        if resumed and (resumed.finished or cfg.trainer.max_epochs < resumed.progress.epochs):
             trainer.fit_loop.max_epochs = resumed.progress.epochs  # config.yaml keeps the original value
     if cfg.callbacks.freeze_encoder_epochs and not hasattr(task.net, "encoder"):
         raise UserError(
@@ -181,7 +182,9 @@ def fit(start: Start, parts: Parts) -> None:
         finally:
             trainer.fit_loop.teardown()  # ends all loader processes; Lightning, stopped in a validation, only its own
     if trainer.is_global_zero:
-        finish(start, parts)
+        unwritten = f"its report is missing; write it: python -m segunet.train {setting('resume', start.run_dir)}"
+        with saying_when_stopped(lambda: unwritten):
+            finish(start, parts)
 
 
 def finish(start: Start, parts: Parts) -> None:

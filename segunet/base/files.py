@@ -182,12 +182,26 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, atomically, with a column for each name that occurs; None is an empty cell."""
+    """Write rows as CSV, atomically, with a column for each name that occurs; None is an empty cell.
+
+    A text that a spreadsheet would compute, such as a file's name that begins with =, gets an apostrophe before it.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: _inert(value) for name, value in row.items()} for row in rows)
     write_text(path, text.getvalue())
+
+
+def _inert(value: Any) -> Any:
+    """Return a cell's value so that no spreadsheet takes it for a formula; numbers stay."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def link_whole(path: Path, name: Path) -> None:

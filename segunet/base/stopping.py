@@ -1,8 +1,12 @@
-"""Stopping on a signal where nothing is lost."""
+"""Stopping on a signal: at once, or where nothing is lost."""
 
 import logging
 import signal
+import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -10,12 +14,14 @@ logger = logging.getLogger(__name__)
 # Ctrl-C; kill and schedulers; what SLURM sends before a time limit or a preemption (--signal=USR1@60).
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _PATIENCE = 8.0  # seconds
+_COPIES = 1.0  # seconds in which another signal is a copy: make and timeout send one to a process and to its group
+_noted = -_COPIES  # when the last signal that was no copy came, in seconds of the monotonic clock
 
 
 class StopRequest:
     """A signal to stop, only noted between :meth:`start` and :meth:`end`: the process ends where it calls :meth:`heed`.
 
-    A second signal, or :data:`_PATIENCE`, ends it at once. Signals that the process ignores stay ignored.
+    A second signal, a second later or more, or :data:`_PATIENCE`, ends it at once. Ignored signals stay ignored.
 
     Attributes:
         number: the signal's number; 0 while there was none.
@@ -23,22 +29,28 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        self.patient = False  # whether the process may take all the time that it needs
         self.before: dict[signal.Signals, Any] = {}
 
     def start(self) -> None:
         """Begin to note signals, if that has not begun; only the main thread can."""
         if self.before or threading.current_thread() is not threading.main_thread():
             return
-        for each in STOP_SIGNALS:
-            if signal.getsignal(each) not in (signal.SIG_IGN, None):
-                self.before[each] = signal.signal(each, self._note)
+        self.before = _handle_signals(self._note)
 
     def _note(self, number: int, _: Any) -> None:
+        if _is_copy():
+            return
+        if self.number:
+            self.end()
+            self.heed()
         self.number = number
-        self._restore()
         self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
-        signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+        self._set_timer()
         logger.warning("%s: stopping after this step; another one stops at once", signal.Signals(number).name)
+
+    def _set_timer(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0 if self.patient else _PATIENCE)
 
     def _give_up(self, *_: Any) -> None:
         logger.warning("the step takes too long: stopped within it")
@@ -49,17 +61,75 @@ class StopRequest:
         if self.number:
             raise SystemExit(128 + self.number)
 
-    def stop_clock(self) -> None:
-        """Let the process take all the time that is needed from here on; a second signal still ends the process."""
-        if signal.SIGALRM in self.before:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the block take all the time that it needs, before or after a signal; a second one still ends it."""
+        self.patient = True
+        if self.number:
+            self._set_timer()
+        try:
+            yield
+        finally:
+            self.patient = False
 
     def end(self) -> None:
         """Let signals do what they did before."""
-        self.stop_clock()
-        self._restore()
+        if signal.SIGALRM in self.before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for each, handler in self.before.items():
+            signal.signal(each, handler)
         self.before = {}
 
-    def _restore(self) -> None:
-        for each, handler in list(self.before.items()):
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Exit with status 128 + number on a signal, so that what is half-written is removed; a second one kills."""
+    global _noted
+    _noted, stopped = -_COPIES, False
+
+    def stop(number: int, _: Any) -> None:
+        nonlocal stopped
+        if _is_copy():
+            return
+        if stopped:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        stopped = True
+        logger.warning("stopped by %s", signal.Signals(number).name)
+        sys.exit(128 + number)
+
+    before = _handle_signals(stop)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
             signal.signal(each, handler)
+
+
+@contextmanager
+def saying_when_stopped(text: Callable[[], str]) -> Iterator[None]:
+    """Log ``text()``, what is done and how to go on, if a signal ends the block."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        logger.info(text())
+        raise
+
+
+def _handle_signals(handler: Callable[[int, Any], None]) -> dict[signal.Signals, Any]:
+    """Let ``handler`` take those of :data:`STOP_SIGNALS` that are not ignored; return the handlers before."""
+    return {
+        each: signal.signal(each, handler)
+        for each in STOP_SIGNALS
+        if signal.getsignal(each) not in (signal.SIG_IGN, None)
+    }
+
+
+def _is_copy() -> bool:
+    """Return whether the signal that came now is a copy of the last one; else note its time."""
+    global _noted
+    now = time.monotonic()
+    if now - _noted < _COPIES:
+        return True
+    _noted = now
+    return False

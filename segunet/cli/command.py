@@ -7,9 +7,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +18,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from segunet.base.errors import UserError
 from segunet.base.failures import explained
 from segunet.base.paths import CONF_DIR
-from segunet.base.stopping import STOP_SIGNALS
+from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, with_quoted_text, with_recipe
@@ -53,12 +53,20 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
                     raise
                 sys.exit(f"error: {error}")
             threading.excepthook = _thread_excepthook
-            with _stopped_by_signals():
+            with stopped_by_signals():
                 program()
 
         return checked_program
 
     return decorate
+
+
+def _rest_of_sweep() -> str:
+    running = HydraConfig.get()
+    return (
+        f"the sweep ends in run {running.job.num} (the first is 0): those before it are in {running.sweep.dir}, those "
+        "after it were not started"
+    )
 
 
 @contextmanager
@@ -68,9 +76,13 @@ def _errors_as_paragraphs() -> Iterator[None]:
         yield
     except BaseException as error:
         causes = list(_causes(error))
-        if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
+        interrupted = any(isinstance(cause, KeyboardInterrupt) for cause in causes)  # Lightning exits with 1 for it
+        stop = next((cause for cause in causes if isinstance(cause, SystemExit)), None)
+        if (interrupted or stop) and in_sweep():
+            logger.info(_rest_of_sweep())
+        if interrupted:
             sys.exit(128 + signal.SIGINT)
-        if stop := next((cause for cause in causes if isinstance(cause, SystemExit)), None):
+        if stop:
             sys.exit(stop.code)
         paragraph = _paragraph(error)
         if full_errors() or not paragraph:
@@ -81,27 +93,15 @@ def _errors_as_paragraphs() -> Iterator[None]:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and what led to it: libraries replace an interrupt by their own error, such as a failed save."""
-    while error is not None:
+    """Yield an error and what led to it: libraries replace an interrupt by their own error, such as a failed save.
+
+    An error that is raised twice, as TensorBoard's thread does, can lead to itself.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[None]:
-    """Exit with status 128 + number on a signal; a second one kills. Ctrl-C is Python's KeyboardInterrupt."""
-
-    def stop(number: int, _: Any) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        logger.warning("stopped by %s", signal.Signals(number).name)
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in STOP_SIGNALS if number != signal.SIGINT}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _thread_excepthook(failure: threading.ExceptHookArgs) -> None:

@@ -155,6 +155,16 @@ def open_run_dir(cfg: DictConfig, folder: Path) -> None:
         write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
 
 
+def command_line(**changed: object) -> str:
+    """Return the command that is running, as it can be typed, with ``changed`` settings; empty if there is none."""
+    if not HydraConfig.initialized():
+        return ""
+    running = HydraConfig.get()
+    kept = [each for each in running.overrides.task if each.partition("=")[0].lstrip("+") not in changed]
+    words = shlex.join(["python", "-m", f"segunet.{running.job.name}", *kept])
+    return " ".join([words, *(setting(name, value) for name, value in changed.items())])
+
+
 def command_on_same_data(name: str) -> str:
     """Return the command ``name`` with this command line's data set, ready to type."""
     data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]

@@ -238,20 +238,12 @@ class VOCDataModule(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of every image once over all processes, in batches of equal image size, the largest first.
 
-        If one runs out of memory, it is the first.
-
-        Raises:
-            UserError: fewer batches than processes.
+        If one runs out of memory, it is the first. A process for which none is left gets an empty batch,
+        as all take part in what DDP does at a validation's first one.
         """
         world, rank = self._world_and_rank()
-        batches = self._val_batches()
-        if len(batches) < world:
-            raise UserError(
-                f"List {self.val_split!r} of {self.root} gives {len(batches)} batch(es) of up to "
-                f"{self.val_batch_size} images of equal size, too few for {world} processes. Lower "
-                "data.val_batch_size or trainer.devices, or add images to the list."
-            )
-        return DataLoader(self.val_dataset(), batch_sampler=batches[rank::world], **self._worker_options())
+        batches = self._val_batches()[rank::world] or [[]]
+        return DataLoader(self.val_dataset(), batch_sampler=batches, **self._worker_options())
 
     def val_dataset(self) -> Dataset[Batch]:
         """Return the validation images, in the list's order; border weights are for a training's validation loss."""

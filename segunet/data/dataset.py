@@ -153,7 +153,13 @@ def as_batch(
 
 
 def collate(examples: Sequence[Batch]) -> Batch:
-    """Return the batch of some examples; a field that they do not have stays None, which torch does not collate."""
+    """Return the batch of some examples; a field that they do not have stays None, which torch does not collate.
+
+    Without examples, all fields are empty.
+    """
+    if not examples:
+        images, maps = torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.empty(0, 1, 1, dtype=torch.uint8)
+        return Batch(images, maps, [], maps.int(), maps.float())
     columns: Iterator[tuple[Any, ...]] = zip(*examples, strict=True)
     return Batch._make(None if column[0] is None else default_collate(list(column)) for column in columns)
 

@@ -1,5 +1,6 @@
 """Check that an image file is complete, a single image, and of a supported size, before it is decoded."""
 
+import os
 import re
 import struct
 import threading
@@ -21,7 +22,8 @@ from segunet.base.errors import UserError
 
 _SMALL = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = (*_SMALL, *map(str.upper, _SMALL))  # suffixes of images to train on and to predict
-MAX_PIXELS = 2**29  # about 23,000 x 23,000, which is 1.6 GB as RGB
+MAX_PIXELS_VARIABLE = "SEGUNET_MAX_PIXELS"  # environment variable with the largest image's number of pixels
+MAX_PIXELS = 2**29  # unless it is set; about 23,000 x 23,000, which is 1.6 GB as RGB
 
 # Supported formats, by their first bytes. Image.open would try 40 more, and refuse large images.
 _READERS: tuple[tuple[tuple[bytes, ...], Callable[[IO[bytes], str], ImageFile.ImageFile]], ...] = (
@@ -76,12 +78,27 @@ def _png_exif(file: IO[bytes]) -> bytes:
 
 
 def check_pixels(image: Image.Image, name: str) -> None:
-    """Raise a UserError if the image has more than ``MAX_PIXELS``."""
-    if (pixels := image.width * image.height) > MAX_PIXELS:
+    """Raise a UserError if the image has more than :func:`max_pixels`."""
+    if (pixels := image.width * image.height) > (most := max_pixels()):
         raise UserError(
-            f"{name} is {image.width} x {image.height} pixels, {pixels:,}; at most {MAX_PIXELS:,} are supported",
-            "Cut it into parts, for example with gdal_retile.py or ImageMagick's -crop.",
+            f"{name} is {image.width} x {image.height} pixels, {pixels:,}; at most {most:,} are read",
+            "Cut it into parts, for example with gdal_retile.py or ImageMagick's -crop, or, if there is enough memory, "
+            f"set the environment variable {MAX_PIXELS_VARIABLE}.",
         )
+
+
+def max_pixels() -> int:
+    """Return the most pixels that an image may have.
+
+    Raises:
+        UserError: the environment variable is not a number above 0.
+    """
+    given = os.environ.get(MAX_PIXELS_VARIABLE)
+    if given is None:
+        return MAX_PIXELS
+    if not given.isascii() or not given.isdigit() or int(given) == 0:
+        raise UserError(f"{MAX_PIXELS_VARIABLE}={given}: wanted a number of pixels above 0, such as 100000000.")
+    return int(given)
 
 
 def _check_tiff(file: IO[bytes], name: str) -> None:

@@ -79,8 +79,8 @@ def read_image(path: Path, image_range: Range = None) -> NDArray[np.uint8]:
     and values outside are clipped; None is (0, 65535).
 
     Raises:
-        UserError: visibly damaged, larger than ``MAX_PIXELS``, a stack of images, bands that are not colours, or
-            values that are not 8 or 16 bits.
+        UserError: visibly damaged, more than ``integrity.max_pixels``, a stack of images, bands that are not colours,
+            or values that are not 8 or 16 bits.
     """
     return as_eight_bit_rgb(read_stored(path).values, image_range)
 

@@ -9,12 +9,13 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet.base.files import write_json
 from segunet.base.terminal import setting
+from segunet.cli.run_dir import command_line
 from segunet.data.datamodule import VOCDataModule
 from segunet.images.drawing import ImageArray
 from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.inference.generator import Generator, denoiser_of
 from segunet.report.ending import best_checkpoint, log_next_steps, score_to_board
-from segunet.report.facts import command_line, duration, facts
+from segunet.report.facts import duration, facts
 from segunet.report.history import read_history
 from segunet.report.page import PAGE, DenoiserReport, write_page
 

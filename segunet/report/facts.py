@@ -1,10 +1,8 @@
 """Facts about a run for its report."""
 
-import shlex
 from datetime import datetime
 
 import pytorch_lightning as pl
-from hydra.core.hydra_config import HydraConfig
 
 from segunet.base.environment import hardware, versions
 from segunet.data.datamodule import VOCDataModule
@@ -21,14 +19,6 @@ def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str
         "split": datamodule.val_split,
     }
     return {"Run": run, "Software": versions(), "Hardware": hardware()}
-
-
-def command_line() -> str:
-    """Return the command that is running, as it can be typed; empty if there is none."""
-    if not HydraConfig.initialized():
-        return ""
-    running = HydraConfig.get()
-    return shlex.join(["python", "-m", f"segunet.{running.job.name}", *running.overrides.task])
 
 
 def duration(seconds: float) -> str:

@@ -10,6 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet.base.errors import UserError
 from segunet.base.terminal import setting
+from segunet.cli.run_dir import command_line
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.checkpoint import card_of, load_checkpoint, read_checkpoint
 from segunet.inference.tiling import Inference
@@ -17,7 +18,7 @@ from segunet.metrics.objects import ObjectCounts, ObjectScores
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.ending import BEST, best_checkpoint, log_next_steps, score_to_board
 from segunet.report.examples import examples
-from segunet.report.facts import command_line, duration, facts
+from segunet.report.facts import duration, facts
 from segunet.report.history import read_history
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import show_report, write_report

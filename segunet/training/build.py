@@ -54,8 +54,9 @@ _TRAINER_TYPES = {
     "limit_train_batches": Above0 | None,
     "num_sanity_val_steps": Annotated[int, Field(ge=-1)] | None,
     "log_every_n_steps": Count | None,
-    "check_val_every_n_epoch": Positive | None,
+    "check_val_every_n_epoch": Positive,
     "gradient_clip_val": AtLeast0 | None,
+    "sync_batchnorm": bool,
 }
 
 
@@ -76,7 +77,8 @@ def check_settings(cfg: DictConfig) -> None:
             f"trainer.precision={cfg.trainer.precision}: checkpoints hold weights in float32, so the weights are "
             "trained in float32. Set 32-true, 16-mixed or bf16-mixed, in which the layers compute in 16 bits, or auto."
         )
-    if cfg.trainer.get("val_check_interval") not in (None, 1.0):
+    interval = cfg.trainer.get("val_check_interval")
+    if interval is not None and not (isinstance(interval, float) and interval == 1):  # the integer is a batch
         raise UserError(
             "trainer.val_check_interval: a run is validated and saved after whole epochs, so that it can be resumed. "
             "Leave it out; with trainer.limit_train_batches=0.5 an epoch has half of the images."
@@ -290,7 +292,7 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
     if given["precision"] == "auto":
         given["precision"] = default_precision(given["accelerator"])
     try:
-        return Trainer(
+        trainer = Trainer(
             **given,
             **options,
             callbacks=callbacks,
@@ -301,6 +303,12 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not accept these settings: {error}") from error
+    device = trainer.strategy.root_device.type
+    if given.get("sync_batchnorm") and device != "cuda":
+        raise UserError(
+            f"trainer.sync_batchnorm=true: torch synchronizes batch normalization on GPUs alone, not {device}."
+        )
+    return trainer
 
 
 def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from segunet.base.files import link_whole, save_torch
 from segunet.base.stopping import StopRequest
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
+from segunet.training.processes import end_children, keep_signals
 
 logger = logging.getLogger(__name__)
 
@@ -107,14 +108,31 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to note signals; Lightning has taken over SIGTERM by now, and would lose the epoch."""
+        keep_signals(trainer)
         self.stop.start()
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Let the run continue within the epoch, if it was saved there."""
+        if IMAGES in checkpoint:
+            continue_epoch(checkpoint["loops"]["fit_loop"], trainer.datamodule.first_batch)  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the restored optimizer state, if any, and start the clock."""
+        keep_signals(trainer)
         self.stop.start()
         check_moments(trainer.optimizers)
         self.training = True
         self.saved = (time.monotonic(), trainer.global_step)
+        self.epochs_between = trainer.check_val_every_n_epoch
+        loop = trainer.fit_loop.epoch_loop
+        if loop.val_loop.restarted_mid_evaluation:  # the epoch's steps are done, whatever the settings are now
+            loop.batch_progress.is_last_batch = True
+            trainer.val_check_batch, trainer.check_val_every_n_epoch = loop.batch_progress.current.ready, 1
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate as set, after a validation that an earlier process had left."""
+        trainer.val_check_batch = max(1, int(trainer.fit_loop.max_batches))
+        trainer.check_val_every_n_epoch = self.epochs_between
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Save the checkpoint between two steps if it is due; stop there if that was asked for."""
@@ -123,33 +141,41 @@ class LastCheckpoint(RunCheckpoint):
         due, number = self._agreed(trainer)
         if batch_idx and (due or number):
             self._save_at("between steps", trainer)
-        if number:  # not a signal since, which the other processes do not know of
-            raise SystemExit(128 + number)
-
-    def on_validation_batch_start(self, *_: Any) -> None:
-        """Stop if that was asked for: a resumed run starts with the whole validation."""
-        self.stop.heed()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before the report, which a resumed run writes, if that was asked for."""
-        self.stop.heed()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let signals do what they did before."""
-        self.stop.end()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let signals do what they did before."""
-        self.stop.end()
+        _stop_for(number)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the checkpoint before the validation."""
+        """Save the checkpoint before the validation; stop there if that was asked for."""
         if not trainer.sanity_checking:
             self._save_at("before validation", trainer)
+        _stop_for(self._agreed(trainer)[1])
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Stop if that was asked for: a resumed run does the whole validation.
+
+        Several processes, which may have different numbers of batches, stop after it, if it ends in time.
+        """
+        if trainer.world_size == 1:
+            self.stop.heed()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the report, which a resumed run writes, if that was asked for; from here on, signals stop it."""
+        self.stop.end()
+        _stop_for(self._agreed(trainer)[1])
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let signals do what they did before; end the processes that this one has started."""
+        self.stop.end()
+        end_children(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let signals do what they did before, also if there was nothing to train."""
+        self.stop.end()
+        self.stop.heed()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the checkpoint at the epoch's end."""
-        super().on_train_epoch_end(trainer, pl_module)
+        with self.stop.waiting():
+            super().on_train_epoch_end(trainer, pl_module)
         self.saved = (time.monotonic(), trainer.global_step)
 
     def _agreed(self, trainer: Trainer) -> tuple[bool, int]:
@@ -164,8 +190,8 @@ class LastCheckpoint(RunCheckpoint):
 
     def _save_at(self, point: Point, trainer: Trainer) -> None:
         self.point = point
-        self.stop.stop_clock()
-        trainer.save_checkpoint(self.path)
+        with self.stop.waiting():
+            trainer.save_checkpoint(self.path)
         self.point = "epoch end"
         self.saved = (time.monotonic(), trainer.global_step)
 
@@ -177,7 +203,14 @@ class LastCheckpoint(RunCheckpoint):
         if self.point == "before validation":
             validate_again(loops)
         elif self.point == "between steps":
-            checkpoint[IMAGES] = continue_epoch(loops) * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+            batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
+            checkpoint[IMAGES] = batches * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
+
+
+def _stop_for(number: int) -> None:
+    """Stop for a signal that all processes know of, not for one since; 0 is none."""
+    if number:
+        raise SystemExit(128 + number)
 
 
 def validate_again(loops: dict[str, Any]) -> None:
@@ -187,18 +220,16 @@ def validate_again(loops: dict[str, Any]) -> None:
         counts |= {"ready": 1, "started": 1, "processed": 0, "completed": 0}
 
 
-def continue_epoch(loops: dict[str, Any]) -> int:
-    """Let the loops, saved as a batch starts, continue with this batch; return the number of batches before it.
+def continue_epoch(loops: dict[str, Any], batches: int) -> None:
+    """Let the loops, saved as a batch started, continue after ``batches`` batches of the epoch.
 
     Lightning knows such a state only at the end of the batch before, which it then counts as done.
     """
     progress = loops["epoch_loop.batch_progress"]
-    for counts in (progress["total"], progress["current"]):
-        done = counts["completed"]
+    for counts, done in ((progress["total"], progress["total"]["completed"]), (progress["current"], batches)):
         counts |= {"ready": done, "started": done, "processed": done, "completed": done - 1}
     progress["is_last_batch"] = False
     loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
-    return int(progress["current"]["ready"])
 
 
 def check_moments(optimizers: Sequence[Optimizer]) -> None:

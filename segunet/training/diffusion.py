@@ -77,6 +77,9 @@ class DiffusionTask(ScheduledTask):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add the loss of a batch, each image with its own noise and time step, which never change."""
+        if not batch.names:  # of a process for which no image is left
+            self.val_losses.update(0.0, weight=0.0)
+            return
         samples, present = self._inputs(batch)
         fixed = [self.fixed[name] for name in batch.names]
         shares = torch.tensor([each.share for each in fixed], device=self.device)

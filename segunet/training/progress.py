@@ -14,6 +14,7 @@ from torch import Tensor
 from segunet.base.terminal import progress_bar, setting
 from segunet.cli.run_dir import has_checkpoints
 from segunet.data.dataset import Batch
+from segunet.training.processes import end_children, keep_signals
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class ScoringProgress(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
+        keep_signals(trainer)
         self.task = self.bar.add_task("evaluating", total=sum(trainer.num_test_batches))
         self.bar.start()
 
@@ -111,6 +113,7 @@ class ScoringProgress(Callback):
         """Hide the bar."""
         self.bar.stop()
 
-    def on_exception(self, *_: Any) -> None:
-        """Hide the bar."""
+    def on_exception(self, trainer: Trainer, *_: Any) -> None:
+        """Hide the bar; end the processes that this one has started."""
         self.bar.stop()
+        end_children(trainer)

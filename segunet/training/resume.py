@@ -201,12 +201,22 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
         UserError: it has ended and its report exists.
     """
     ended, longer = how_it_ended(cfg, progress)
+    if ended and progress.images is not None:
+        raise UserError(
+            f"resume={run_dir}: that run has done {progress.steps} steps and is within epoch {progress.started}, more "
+            f"than it is now to do. Add {longer}."
+        )
+    if not progress.validated and progress.images is None and cfg.trainer.get("limit_val_batches") == 0:
+        raise UserError(
+            f"resume={run_dir}: that run has trained epoch {progress.epochs}, but not validated it, which "
+            "trainer.limit_val_batches=0 leaves out. Resume it without, for that epoch at least."
+        )
     if ended and progress.validated:
         if has_results(run_dir):
             raise UserError(f"resume={run_dir}: that run {ended}. To train it longer, add {longer}.")
         logger.info("the run %s; only its report is missing", ended)
         return True
-    if not progress.whole and progress.images is None:
+    if not ended and not progress.whole and progress.images is None:
         logger.warning(
             "trainer.max_steps cut epoch %d of %s short after %d batches. The run continues with the next epoch; the "
             "remaining batches of this one are skipped.",
@@ -272,23 +282,23 @@ def first_batch(progress: Progress, datamodule: VOCDataModule, trainer: Trainer)
     """Return how many batches of its next epoch each process of a resumed run has done.
 
     Raises:
-        UserError: the images that were done are not whole batches, or the whole epoch, with the settings of now.
+        UserError: the images that were done are no whole steps, or the whole epoch, with the settings of now.
     """
     if progress.images is None:
         return 0
     batch = datamodule.batch_size * trainer.world_size
-    limit = math.ceil(len(datamodule.train_pairs) / trainer.world_size) // datamodule.batch_size
-    if progress.images != progress.batches * batch or progress.batches % trainer.accumulate_grad_batches:
+    step, done = batch * trainer.accumulate_grad_batches, f"{progress.images} images of epoch {progress.started}"
+    if progress.images % step:
         raise UserError(
-            f"The run stopped within epoch {progress.started}, after {progress.images} images in {progress.batches} "
-            "batches. Until that epoch ends, data.batch_size times the number of processes must stay "
-            f"{progress.images // max(progress.batches, 1)} (got {batch}), and trainer.accumulate_grad_batches must "
-            f"divide {progress.batches} (got {trainer.accumulate_grad_batches}). Change them after its end."
+            f"The run stopped after {done}. Until that epoch ends, data.batch_size times "
+            f"trainer.accumulate_grad_batches times the number of processes must divide {progress.images}; got {step}."
         )
-    if progress.batches >= limit:
+    batches = math.ceil(len(datamodule.train_pairs) / trainer.world_size) // datamodule.batch_size
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if progress.images >= batches * batch:
         raise UserError(
-            f"The run stopped within epoch {progress.started}, after {progress.batches} batches, but list "
-            f"{datamodule.train_split!r} of {datamodule.root} has only {limit} now. Restore the list, or start a new "
-            "run."
+            f"The run stopped after {done}, but list {datamodule.train_split!r} of {datamodule.root} gives only "
+            f"{batches} batches of {batch} now. Restore the list, or trainer.limit_train_batches, or start a new run."
         )
-    return progress.batches
+    return progress.images // batch

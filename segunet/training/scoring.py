@@ -48,6 +48,8 @@ class ScoringTask(LightningModule):
         Raises:
             UserError: out of memory, or logits that are not finite.
         """
+        if not batch.names:
+            return self.count_nothing(batch)
         with self.enough_memory_for(batch):
             return self.count(batch)
 
@@ -58,6 +60,12 @@ class ScoringTask(LightningModule):
             predictions = self.inference.predict(self.net, batch.images, (height, width))
         self.counter.update(predictions, batch.masks, batch.names, batch.objects)
         return predictions
+
+    def count_nothing(self, batch: Batch) -> Tensor:
+        """Count an empty batch, of a process for which no image is left, without predicting."""
+        nothing = batch.masks.long()
+        self.counter.update(nothing, batch.masks, batch.names, batch.objects)
+        return nothing
 
     def enough_memory_for(self, batch: Batch) -> AbstractContextManager[None]:
         """Convert an out-of-memory error while scoring into a UserError that names the image and gives advice."""

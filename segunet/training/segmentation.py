@@ -77,8 +77,16 @@ class SegmentationTask(ScoringTask, ScheduledTask):
         Raises:
             UserError: out of memory, or logits that are not finite.
         """
+        if not batch.names:
+            return self.count_nothing(batch)
         with self.enough_memory_for(batch):
             return self.count(batch) if self.inference.tile else self._count_with_loss(batch)
+
+    def count_nothing(self, batch: Batch) -> Tensor:
+        """Count an empty batch, which has no loss."""
+        for loss in self.val_losses.values():
+            loss.update(0.0, weight=0.0)
+        return super().count_nothing(batch)
 
     def _count_with_loss(self, batch: Batch) -> Tensor:
         height, width = batch.masks.shape[-2:]

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all."""
 
+import csv
 import errno
 import os
 import stat
@@ -18,6 +19,7 @@ from segunet.base.files import (
     read_torch_file,
     remove_abandoned,
     whole_file,
+    write_csv,
     write_text,
 )
 
@@ -192,3 +194,11 @@ def test_a_file_with_code_in_it_is_refused_with_the_code_s_name_and_no_advice_to
     assert "Unsupported global: GLOBAL torch.nn.modules.linear.Linear" in str(error.value)
     assert "weights_only" not in str(error.value)
     assert "\x1b" not in str(error.value)
+
+
+def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:
+    names = ["=HYPERLINK(1)", "+1+1", "-a", "@SUM(1)", "\t=1", "-1", "+1e-3", "a=b", "-inf"]
+    write_csv(tmp_path / "table.csv", [{"name": name, "score": -0.5} for name in names])
+    with (tmp_path / "table.csv").open(newline="") as file:
+        cells = [row["name"] for row in csv.DictReader(file)]
+    assert cells == [*(f"'{name}" for name in names[:5]), *names[5:]]

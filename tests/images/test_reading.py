@@ -317,6 +317,21 @@ def test_modes_without_a_plain_reading_are_refused_by_name(tmp_path: Path, mode:
         read_image(tmp_path / "deep.png")
 
 
+def test_the_largest_size_is_a_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (20, 10)).save(path)
+    for most, message in (
+        ("199", r"a\.png is 20 x 10 pixels, 200; at most 199.*SEGUNET_MAX_PIXELS"),
+        ("2e9", "wanted a number"),
+    ):
+        monkeypatch.setenv("SEGUNET_MAX_PIXELS", most)
+        for reader in (read_image, read_size):
+            with pytest.raises(UserError, match=message):
+                reader(path)
+    monkeypatch.setenv("SEGUNET_MAX_PIXELS", "200")
+    assert read_image(path).shape == (10, 20, 3)
+
+
 def test_a_tiff_of_any_orientation_has_the_size_and_the_pixels_that_it_is_read_with(tmp_path: Path) -> None:
     grey = np.arange(24, dtype=np.uint8).reshape(4, 6)
     deep = grey.astype(np.uint16) * 257
