@@ -11,10 +11,12 @@ from typing import NamedTuple
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch.utils.tensorboard.summary import hparams
 
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.failures import enough_memory
 from segunet.base.files import DRAFTS, locked, remove_abandoned
+from segunet.base.nested import leaves
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import log_to_file, setting
 from segunet.cli.command import command
@@ -227,16 +229,21 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
 
 
 def prepare_board(start: Start, trainer: pl.Trainer, best: str) -> None:
-    """Log a new run's config to TensorBoard's HPARAMS page, with the ``best`` score, which is known at the end.
+    """Log a new run's config to TensorBoard's HPARAMS page, beside the ``best`` score, which is logged at the end.
 
     Of a resumed run, remove what it logs again.
     """
-    if not isinstance(trainer.logger, TensorBoardLogger):
+    if not isinstance(trainer.logger, TensorBoardLogger) or not is_main_process():
         return
     if start.resumed is None:
         values = OmegaConf.to_container(start.cfg, resolve=True)
-        trainer.logger.log_hyperparams({"config": values}, {best: 0.0})
-    elif is_main_process():
+        trainer.logger.log_hyperparams({"config": values})
+        plain = {
+            key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves(values).items()
+        }
+        for summary in hparams(plain, {best: 0.0}):  # type: ignore[no-untyped-call]  # only names the score
+            trainer.logger.experiment.file_writer.add_summary(summary)
+    else:
         progress = start.resumed.progress
         drop_lost(Path(trainer.logger.log_dir), progress.steps, progress.validated)
 

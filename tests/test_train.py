@@ -73,7 +73,9 @@ def test_tensorboard_shows_losses_rates_scores_and_images(run: Command, tiny: li
     assert wanted <= set(tags["scalars"])
     assert {"val/confusion_matrix", "val/image_truth_prediction/0"} <= set(tags["images"])
     best = max(value for _, value in scalars(tmp_path / "run", "val/miou"))
-    assert scalars(tmp_path / "run", "best/miou")[-1][1] == pytest.approx(best)
+    ((_, logged),) = scalars(tmp_path / "run", "best/miou")  # one point, no line from 0
+    assert logged == pytest.approx(best)
+    assert "_hparams_/session_start_info" in board.summary_metadata
 
 
 def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(
@@ -530,6 +532,9 @@ def test_every_invalid_setting_is_named_before_the_start(tiny: list[str], tmp_pa
         "trainer.limit_train_batches=0": "trainer.limit_train_batches must be greater than 0, got 0.",
         "trainer.precision=bf16-true": "trainer.precision=bf16-true: checkpoints hold weights in float32",
         "+trainer.val_check_interval=0.5": "trainer.val_check_interval: a run is validated",
+        "+trainer.val_check_interval=1": "trainer.val_check_interval: a run is validated",
+        "trainer.check_val_every_n_epoch=null": "trainer.check_val_every_n_epoch must be",
+        "model.encoder._target_=my_nets.Encoder": "environment variable SEGUNET_TRUSTED_PACKAGES=my_nets, for this",
         "callbacks.freeze_encoder_epochs=null": "callbacks.freeze_encoder_epochs",
         "callbacks.ema_decay=1": "callbacks.ema_decay",
         "callbacks.early_stopping_patience=abc": "callbacks.early_stopping_patience",

@@ -116,6 +116,7 @@ def _check_choices(override: Override) -> None:
 def _check_composition(command: str, overrides: Sequence[Override]) -> None:
     """Raise a UserError if Hydra rejects a setting."""
     try:
+        _check_added(command, compose(command), overrides)
         compose(command, [text for override in overrides if (text := _first_value(override))])
     except _HYDRA_ERRORS as error:
         known = _known_names(command, overrides)
@@ -124,6 +125,15 @@ def _check_composition(command: str, overrides: Sequence[Override]) -> None:
             if name not in known and not name.startswith("+"):
                 raise UserError(_unknown(command, name, known)) from error
         raise UserError(" ".join(str(error).split())) from error
+
+
+def _check_added(command: str, cfg: DictConfig, overrides: Sequence[Override]) -> None:
+    """Raise a UserError if +name=value adds a setting beside those of the command, which nobody would read."""
+    groups = GlobalHydra.instance().config_loader().list_groups("")
+    for override in overrides:
+        top = override.key_or_group.replace("/", ".").partition(".")[0]
+        if (override.is_add() or override.is_force_add()) and top not in (*cfg, *groups, "hydra"):
+            raise UserError(_unknown(command, top, [str(key) for key in cfg]))
 
 
 def _unknown(command: str, name: str, known: Sequence[str]) -> str:

@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 from hydra.utils import get_class
 
 from segunet.base.errors import UserError
+from segunet.base.nested import leaves
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import shown
 from segunet.models import NETWORKS
@@ -25,7 +26,7 @@ def build_network(config: Mapping[str, Any]) -> Any:
         UserError: a class that is not trusted; arguments that it does not accept.
     """
     target = config.get("_target_")
-    if not isinstance(target, str) or not (target in NETWORKS or is_class_of_trusted_package(target)):
+    if not _is_trusted(target):
         raise UserError(
             f"it names the class {shown(target)}, which is none of segunet's networks ({', '.join(NETWORKS)}). A "
             f"checkpoint can name any code; if you trust this one, list its package in the environment variable "
@@ -38,6 +39,22 @@ def build_network(config: Mapping[str, Any]) -> Any:
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
         raise UserError(f"{target} does not accept {', '.join(shown(name) for name in sorted(unknown)[:3])}.")
     return partial(cls, **arguments) if config.get("_partial_") is True else cls(**arguments)
+
+
+def check_can_be_rebuilt(config: Mapping[str, Any]) -> None:
+    """Raise a UserError if :func:`build_network` will refuse a class of this config, which a training is to save."""
+    for name, target in leaves(config).items():
+        if name.rpartition(".")[2] == "_target_" and not _is_trusted(target):
+            package = str(target).partition(".")[0]
+            raise UserError(
+                f"model.{name}={target} is none of segunet's networks, and a checkpoint of another class is only "
+                f"loaded if its package is trusted: set the environment variable {TRUSTED_VARIABLE}={package}, for "
+                "this training and whatever uses its checkpoints."
+            )
+
+
+def _is_trusted(target: Any) -> TypeGuard[str]:
+    return isinstance(target, str) and (target in NETWORKS or is_class_of_trusted_package(target))
 
 
 def _built(value: Any) -> Any:

@@ -26,6 +26,7 @@ from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
 from segunet.losses.denoising import DenoisingLoss
 from segunet.losses.segmentation import SegmentationLoss
+from segunet.models.build import check_can_be_rebuilt
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training.build_diffusion import (
@@ -84,6 +85,7 @@ def check_settings(cfg: DictConfig) -> None:
             "Leave it out; with trainer.limit_train_batches=0.5 an epoch has half of the images."
         )
     check_tile_alone(cfg.tile, cfg.inference_size)
+    check_can_be_rebuilt(OmegaConf.to_container(cfg.model))  # type: ignore[arg-type]
 
 
 def net_from_config(model: DictConfig) -> nn.Module:

@@ -37,6 +37,9 @@ WRONG_OF_TRAIN = {
     "-m loss=ce,abc": "loss=abc: there is no such loss.",
     "-m trainer.max_epoch=interval(1,2)": "Did you mean trainer.max_epochs?",
     "hydra.foo=1": "train has no setting hydra.foo.",
+    "+chekpoint=x.ckpt": "train has no setting chekpoint. Did you mean checkpoint?",
+    "++foo.bar=1": "train has no setting foo. python -m segunet.train --help lists them.",
+    "-m +foo=1,2": "train has no setting foo.",
 }
 
 

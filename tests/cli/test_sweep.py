@@ -216,3 +216,13 @@ def test_a_search_without_a_result_ends_in_a_paragraph(run: Command, tiny: list[
     assert result.status == 1
     assert result.error.startswith("error: 2 of 2 runs failed.")
     assert "Traceback" not in result.output + result.error
+
+
+def test_a_launcher_runs_the_jobs_in_processes_of_their_own(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("submitit", reason="needs the extra slurm")
+    options = ["hydra/launcher=submitit_local", f"hydra.launcher.submitit_folder={tmp_path / 'jobs'}"]
+    result = run(train, "-m", *tiny, *options, "seed=-1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert result.status == 1
+    assert "run 0: seed must be greater than or equal to 0, got -1." in result.error
+    assert [row["state"] for row in runs_of(tmp_path / "sweep")] == ["failed", "done"]
+    assert f"{metrics_of(tmp_path / 'sweep' / '1')['miou']:.4f}" in result.output
