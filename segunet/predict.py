@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -69,13 +69,16 @@ def predict(cfg: DictConfig) -> Path:
     for folder in results:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
-    left = not_done(names, output) if cfg.skip_existing else list(names)
+    changed = as_path(cfg.checkpoint).stat().st_mtime
+    if not cfg.skip_existing:
+        remove_earlier(names, output)
+    left = not_done(names, output, changed)
     if len(left) < len(names):
         logger.info("%d of %d inputs were predicted before and are skipped", len(names) - len(left), len(names))
     warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
 
     def how_to_go_on() -> str:
-        done = len(names) - len(not_done(names, output))
+        done = len(names) - len(not_done(names, output, changed))
         return f"{done} of {len(names)} are predicted; go on: {command_line(output=output, skip_existing='true')}"
 
     with saying_when_stopped(how_to_go_on), progress_bar() as bar:
@@ -104,14 +107,37 @@ def check_same_settings(cfg: DictConfig, output: Path) -> None:
             )
 
 
-def not_done(names: Mapping[Path, str], output: Path) -> list[Path]:
-    """Return the inputs whose results are not in the output folder, where each file is whole."""
+def results_of(path: Path, name: str) -> list[str]:
+    """Return an input's results below the output folder; of an image's two overlays, one is written."""
+    if is_video(path):
+        return [f"overlays/{name}.mp4"]
+    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png"]
+
+
+def remove_earlier(names: Mapping[Path, str], output: Path) -> None:
+    """Remove what an earlier command wrote for these inputs: a stopped one leaves no results of other settings."""
+    for path, name in names.items():
+        with suppress(OSError, UserError):  # which is said when they are written
+            check_within(output, results_of(path, name))
+            for result in results_of(path, name):
+                (output / result).unlink(missing_ok=True)
+
+
+def not_done(names: Mapping[Path, str], output: Path, changed: float) -> list[Path]:
+    """Return the inputs whose results, each a whole file, are not in the output folder, or older than the checkpoint.
+
+    Args:
+        names: output name by input path.
+        output: the folder.
+        changed: when the checkpoint's file was changed, in seconds.
+    """
+
+    def is_there(result: str) -> bool:
+        return is_file(output / result) and (output / result).stat().st_mtime >= changed
 
     def is_done(path: Path, name: str) -> bool:
-        if is_video(path):
-            return is_file(output / "overlays" / f"{name}.mp4")
-        overlays = (output / "overlays" / f"{name}{suffix}" for suffix in (".jpg", ".png"))
-        return is_file(output / "masks" / f"{name}.png") and any(map(is_file, overlays))
+        mask, *overlays = results_of(path, name)
+        return is_there(mask) and (not overlays or any(map(is_there, overlays)))
 
     return [path for path, name in names.items() if not is_done(path, name)]
 
@@ -169,7 +195,7 @@ class Work:
         """Write overlays/<name>.mp4: each frame overlaid with its prediction, above a legend of its classes."""
         clock, done = Clock(), 0
         try:
-            check_within(self.output, [f"overlays/{self.names[path]}.mp4"])
+            check_within(self.output, results_of(path, self.names[path]))
             info = read_info(path)
             with (
                 whole_file(self.output / "overlays" / f"{self.names[path]}.mp4") as file,
@@ -206,7 +232,7 @@ class Work:
         path, image, mask = prediction
         name, palette = self.names[path], self.model.palette
         try:
-            check_within(self.output, [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png"])
+            check_within(self.output, results_of(path, name))
             with whole_file(self.output / "masks" / f"{name}.png") as file:
                 palette_image(mask, palette).save(file, format="PNG")
             drawn = overlay_with_legend(image, mask, palette, self.model.class_names)

@@ -1,5 +1,6 @@
 """Commands that a signal ends: what is complete stays, drafts go, and a line says what was done and how to go on."""
 
+import os
 import shlex
 import signal
 import subprocess
@@ -72,11 +73,27 @@ def test_a_prediction_goes_on_with_what_is_left(
     assert second.returncode == 0, second.stderr
     assert f"{done} of 10 inputs were predicted before and are skipped" in second.stdout
     assert f"{10 - done} image(s) in" in second.stdout
+    os.utime(tmp_path / "cut" / "masks" / "val_0.png", (0, 0))  # older than the checkpoint
+    again_one = run(predict, *options, f"output={tmp_path / 'cut'}", "skip_existing=true")
+    assert "9 of 10 inputs were predicted before" in again_one.output
     other = run(predict, *options, f"output={tmp_path / 'cut'}", "skip_existing=true", "tta=flip")
     assert "were predicted with tta=none, not flip" in other.error
     for name in files_in(tmp_path / "whole"):
         if name != "config.yaml":
             assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+def test_a_stopped_prediction_leaves_no_results_of_other_settings(
+    run: Command, trained: Path, tmp_path: Path, signalled: Callable[[str, int, int], None]
+) -> None:
+    options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", f"input={trained / 'voc' / 'JPEGImages'}"]
+    assert run(predict, *options, f"output={tmp_path / 'out'}").status == 0
+    signalled("segunet.inference.predictor.Predictor.predict", 4, signal.SIGUSR2)
+    result = run(predict, *options, f"output={tmp_path / 'out'}", "tta=flip")
+    assert result.status == 128 + signal.SIGUSR2
+    done = len(list((tmp_path / "out" / "masks").iterdir()))
+    assert 1 <= done <= 4
+    assert f"{done} of 10 are predicted" in result.output
 
 
 def test_a_generation_says_how_many_there_are(

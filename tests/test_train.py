@@ -534,7 +534,7 @@ def test_every_invalid_setting_is_named_before_the_start(tiny: list[str], tmp_pa
         "+trainer.val_check_interval=0.5": "trainer.val_check_interval: a run is validated",
         "+trainer.val_check_interval=1": "trainer.val_check_interval: a run is validated",
         "trainer.check_val_every_n_epoch=null": "trainer.check_val_every_n_epoch must be",
-        "model.encoder._target_=my_nets.Encoder": "environment variable SEGUNET_TRUSTED_PACKAGES=my_nets, for this",
+        "model.encoder._target_=my_nets.Encoder": "environment variable SEGUNET_TRUSTED_PACKAGES=my_nets, for",
         "callbacks.freeze_encoder_epochs=null": "callbacks.freeze_encoder_epochs",
         "callbacks.ema_decay=1": "callbacks.ema_decay",
         "callbacks.early_stopping_patience=abc": "callbacks.early_stopping_patience",

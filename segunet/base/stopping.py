@@ -11,8 +11,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# Ctrl-C; kill and schedulers; what SLURM sends before a time limit or a preemption (--signal=USR1@60).
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C; kill and schedulers; what SLURM (--signal=USR1@60) and submitit send before a time limit or a preemption.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _PATIENCE = 8.0  # seconds
 _COPIES = 1.0  # seconds in which another signal is a copy: make and timeout send one to a process and to its group
 _noted = -_COPIES  # when the last signal that was no copy came, in seconds of the monotonic clock
@@ -47,7 +47,9 @@ class StopRequest:
         self.number = number
         self.before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._give_up)
         self._set_timer()
-        logger.warning("%s: stopping after this step; another one stops at once", signal.Signals(number).name)
+        logger.warning(
+            "%s: stopping after this step; another one, after a second, stops at once", signal.Signals(number).name
+        )
 
     def _set_timer(self) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0 if self.patient else _PATIENCE)
@@ -71,6 +73,8 @@ class StopRequest:
             yield
         finally:
             self.patient = False
+            if self.number:
+                self._set_timer()
 
     def end(self) -> None:
         """Let signals do what they did before."""

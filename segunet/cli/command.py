@@ -39,7 +39,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
     def decorate(function: Callable[[DictConfig], float | None]) -> Callable[[], None]:
         def run(cfg: DictConfig) -> float | None:
             setup_logging(quiet=not is_main_process())
-            with _errors_as_paragraphs():
+            with stopped_by_signals(), _errors_as_paragraphs():  # a launcher's job is no program of its own
                 return function(cfg)
 
         program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
@@ -61,12 +61,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
     return decorate
 
 
-def _rest_of_sweep() -> str:
+def _end_of_sweep() -> str:
     running = HydraConfig.get()
-    return (
-        f"the sweep ends in run {running.job.num} (the first is 0): those before it are in {running.sweep.dir}, those "
-        "after it were not started"
-    )
+    return f"the sweep ends in run {running.job.num} (the first is 0); what is done is in {running.sweep.dir}"
 
 
 @contextmanager
@@ -79,7 +76,7 @@ def _errors_as_paragraphs() -> Iterator[None]:
         interrupted = any(isinstance(cause, KeyboardInterrupt) for cause in causes)  # Lightning exits with 1 for it
         stop = next((cause for cause in causes if isinstance(cause, SystemExit)), None)
         if (interrupted or stop) and in_sweep():
-            logger.info(_rest_of_sweep())
+            logger.info(_end_of_sweep())
         if interrupted:
             sys.exit(128 + signal.SIGINT)
         if stop:

@@ -116,7 +116,7 @@ def _check_choices(override: Override) -> None:
 def _check_composition(command: str, overrides: Sequence[Override]) -> None:
     """Raise a UserError if Hydra rejects a setting."""
     try:
-        _check_added(command, compose(command), overrides)
+        _check_added(command, overrides)
         compose(command, [text for override in overrides if (text := _first_value(override))])
     except _HYDRA_ERRORS as error:
         known = _known_names(command, overrides)
@@ -127,13 +127,16 @@ def _check_composition(command: str, overrides: Sequence[Override]) -> None:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _check_added(command: str, cfg: DictConfig, overrides: Sequence[Override]) -> None:
+def _check_added(command: str, overrides: Sequence[Override]) -> None:
     """Raise a UserError if +name=value adds a setting beside those of the command, which nobody would read."""
-    groups = GlobalHydra.instance().config_loader().list_groups("")
-    for override in overrides:
-        top = override.key_or_group.replace("/", ".").partition(".")[0]
-        if (override.is_add() or override.is_force_add()) and top not in (*cfg, *groups, "hydra"):
-            raise UserError(_unknown(command, top, [str(key) for key in cfg]))
+    added = [each.key_or_group for each in overrides if each.is_add() or each.is_force_add()]
+    if not added or any(each.key_or_group == "hydra.searchpath" for each in overrides):  # which may have more groups
+        return
+    known, groups = [str(key) for key in compose(command)], GlobalHydra.instance().config_loader().list_groups("")
+    for name in added:
+        is_group = "." not in name and name.partition("/")[0] in groups
+        if not is_group and name.partition(".")[0] not in (*known, "hydra"):
+            raise UserError(_unknown(command, name.partition(".")[0], known))
 
 
 def _unknown(command: str, name: str, known: Sequence[str]) -> str:

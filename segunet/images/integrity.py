@@ -96,8 +96,8 @@ def max_pixels() -> int:
     given = os.environ.get(MAX_PIXELS_VARIABLE)
     if given is None:
         return MAX_PIXELS
-    if not given.isascii() or not given.isdigit() or int(given) == 0:
-        raise UserError(f"{MAX_PIXELS_VARIABLE}={given}: wanted a number of pixels above 0, such as 100000000.")
+    if not given.isascii() or not given.isdigit() or len(given) > 12 or int(given) == 0:
+        raise UserError(f"{MAX_PIXELS_VARIABLE}={given}: wanted a number of pixels above 0, such as 1000000000.")
     return int(given)
 
 

@@ -48,8 +48,8 @@ def check_can_be_rebuilt(config: Mapping[str, Any]) -> None:
             package = str(target).partition(".")[0]
             raise UserError(
                 f"model.{name}={target} is none of segunet's networks, and a checkpoint of another class is only "
-                f"loaded if its package is trusted: set the environment variable {TRUSTED_VARIABLE}={package}, for "
-                "this training and whatever uses its checkpoints."
+                "loaded if the package that defines it is trusted: set the environment variable "
+                f"{TRUSTED_VARIABLE}={package}, for this training and whatever uses its checkpoints."
             )
 
 

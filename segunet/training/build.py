@@ -57,7 +57,7 @@ _TRAINER_TYPES = {
     "log_every_n_steps": Count | None,
     "check_val_every_n_epoch": Positive,
     "gradient_clip_val": AtLeast0 | None,
-    "sync_batchnorm": bool,
+    "sync_batchnorm": bool | None,
 }
 
 
@@ -305,6 +305,8 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **option
         )
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"trainer.*: Lightning's Trainer does not accept these settings: {error}") from error
+    # Lightning's handlers take over signals that are ignored, and hang where one process alone gets a signal.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     device = trainer.strategy.root_device.type
     if given.get("sync_batchnorm") and device != "cuda":
         raise UserError(

@@ -21,7 +21,7 @@ from segunet.base.files import link_whole, save_torch
 from segunet.base.stopping import StopRequest
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
-from segunet.training.processes import end_children, keep_signals
+from segunet.training.processes import end_children
 
 logger = logging.getLogger(__name__)
 
@@ -107,8 +107,7 @@ class LastCheckpoint(RunCheckpoint):
         self.stop = StopRequest()
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to note signals; Lightning has taken over SIGTERM by now, and would lose the epoch."""
-        keep_signals(trainer)
+        """Begin to note signals."""
         self.stop.start()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -118,7 +117,6 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check the restored optimizer state, if any, and start the clock."""
-        keep_signals(trainer)
         self.stop.start()
         check_moments(trainer.optimizers)
         self.training = True

@@ -14,7 +14,7 @@ from torch import Tensor
 from segunet.base.terminal import progress_bar, setting
 from segunet.cli.run_dir import has_checkpoints
 from segunet.data.dataset import Batch
-from segunet.training.processes import end_children, keep_signals
+from segunet.training.processes import end_children
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,6 @@ class ScoringProgress(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar."""
-        keep_signals(trainer)
         self.task = self.bar.add_task("evaluating", total=sum(trainer.num_test_batches))
         self.bar.start()
 

@@ -230,7 +230,7 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
 def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
     """Return what ended a run and the setting to continue it; two empty strings if it has not ended."""
     patience, trainer = cfg.callbacks.early_stopping_patience, cfg.trainer
-    if patience is not None and progress.waited >= patience:
+    if patience is not None and progress.waited >= patience and progress.epochs >= (trainer.get("min_epochs") or 0):
         how = f"was stopped early after {progress.epochs} epochs"
         return how, f"callbacks.early_stopping_patience=null, or above {progress.waited}"
     if progress.epochs >= trainer.max_epochs:

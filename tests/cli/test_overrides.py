@@ -21,6 +21,7 @@ WRONG = {
     "input=a=b.jpg": "input=a=b.jpg cannot be parsed as a setting. Type it as 'input=\"a=b.jpg\"'",
     "input=forêt.jpg": "'input=\"forêt.jpg\"'",
     "input=a,b.jpg": "'input=\"a,b.jpg\"'",
+    "+trainer.max_epochs=3": "predict has no setting trainer.",
 }
 WRONG_OF_TRAIN = {
     "trainer.max_epoch=3": "train has no setting trainer.max_epoch. Did you mean trainer.max_epochs?",
@@ -40,6 +41,7 @@ WRONG_OF_TRAIN = {
     "+chekpoint=x.ckpt": "train has no setting chekpoint. Did you mean checkpoint?",
     "++foo.bar=1": "train has no setting foo. python -m segunet.train --help lists them.",
     "-m +foo=1,2": "train has no setting foo.",
+    "+spam.max_epochs=3": "train has no setting spam.",
 }
 
 
@@ -63,6 +65,12 @@ def test_the_advice_can_be_typed(run: Command) -> None:
     (typed,) = shlex.split(advice[advice.index("'input=") :])
     assert "Which checkpoint?" in run(predict, typed).error
     assert "forêt (1)=[a],b.jpg" in run(predict, typed, "checkpoint=here.ckpt").error
+
+
+@pytest.mark.parametrize("added", ["+trainer.detect_anomaly=true", "+experiment=sample", "+hydra/launcher=basic"])
+def test_what_may_be_added_is_taken(added: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["train.py", added])
+    overrides.check_command_line("train")
 
 
 def test_hydra_s_own_flags_are_left_to_hydra(run: Command) -> None:
