@@ -179,6 +179,22 @@ def test_a_write_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written
 
 
+def test_a_second_signal_within_a_write_leaves_no_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segunet.base.stopping._COPIES", 0.0)
+    request = StopRequest()
+
+    def write() -> None:
+        with request.waiting():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    with stopped_by_signals():
+        request.start()
+        with pytest.raises(SystemExit):
+            write()
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
 def test_an_ignored_sigterm_does_not_stop_lightning_either(
     run: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,7 +52,8 @@ class StopRequest:
         )
 
     def _set_timer(self) -> None:
-        signal.setitimer(signal.ITIMER_REAL, 0 if self.patient else _PATIENCE)
+        if signal.SIGALRM in self.before:  # while it is handled: unhandled, it would kill the process
+            signal.setitimer(signal.ITIMER_REAL, 0 if self.patient else _PATIENCE)
 
     def _give_up(self, *_: Any) -> None:
         logger.warning("the step takes too long: stopped within it")
@@ -67,14 +68,12 @@ class StopRequest:
     def waiting(self) -> Iterator[None]:
         """Let the block take all the time that it needs, before or after a signal; a second one still ends it."""
         self.patient = True
-        if self.number:
-            self._set_timer()
+        self._set_timer()
         try:
             yield
         finally:
             self.patient = False
-            if self.number:
-                self._set_timer()
+            self._set_timer()
 
     def end(self) -> None:
         """Let signals do what they did before."""
