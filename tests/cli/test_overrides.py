@@ -67,7 +67,7 @@ def test_the_advice_can_be_typed(run: Command) -> None:
     assert "forêt (1)=[a],b.jpg" in run(predict, typed, "checkpoint=here.ckpt").error
 
 
-@pytest.mark.parametrize("added", ["+trainer.detect_anomaly=true", "+experiment=sample", "+hydra/launcher=basic"])
+@pytest.mark.parametrize("added", ["+trainer.detect_anomaly=true", "++seed=3", "++data.batch_size=2"])
 def test_what_may_be_added_is_taken(added: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["train.py", added])
     overrides.check_command_line("train")
