@@ -70,11 +70,12 @@ def predict(cfg: DictConfig) -> Path:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
     changed = as_path(cfg.checkpoint).stat().st_mtime
-    if not cfg.skip_existing:
-        remove_earlier(names, output)
-    left = not_done(names, output, changed)
-    if len(left) < len(names):
+    if cfg.skip_existing:
+        left = not_done(names, output, changed)
         logger.info("%d of %d inputs were predicted before and are skipped", len(names) - len(left), len(names))
+    else:
+        left = list(names)
+        remove_earlier(names, output)
     warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
 
     def how_to_go_on() -> str:

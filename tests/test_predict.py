@@ -118,6 +118,21 @@ def test_nothing_is_written_through_a_link_out_of_the_folder(
     assert truth.read_bytes() == b"precious"
 
 
+def test_a_link_out_of_the_folder_is_no_earlier_result(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    options = [checkpoint, f"input={trained / 'voc' / 'JPEGImages'}", f"output={tmp_path / 'out'}"]
+    assert run(predict, *options).status == 0
+    mask, elsewhere = tmp_path / "out" / "masks" / "val_0.png", tmp_path / "elsewhere.png"
+    mask.rename(elsewhere)
+    mask.symlink_to(elsewhere)
+    before = elsewhere.read_bytes()
+    result = run(predict, *options)
+    assert result.status == 1
+    assert "leads out of its folder" in flat(result.output)
+    assert elsewhere.read_bytes() == before
+
+
 def test_what_cannot_be_read_is_named_and_the_others_go_on(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path
 ) -> None:
