@@ -81,7 +81,8 @@ def outcome(path: Path, read: Callable[[Path], Any], accepted: Callable[[Any], b
     return "read" if accepted(result) else pytest.fail(f"{path} was read as {result}")
 
 
-def picture() -> NDArray[np.uint8]:
+def gradient() -> NDArray[np.uint8]:
+    """Return an image uint8 (H, W, 3)."""
     rows, columns = np.mgrid[: SIZE[0], : SIZE[1]]
     return np.stack([rows * 5, columns * 4, rows + columns], axis=2).astype(np.uint8)
 
@@ -106,7 +107,7 @@ IMAGES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", IMAGES)
 def test_images(tmp_path: Path, kind: str) -> None:
     form, options = IMAGES[kind]
-    wanted = picture()
+    wanted = gradient()
 
     def accepted(image: NDArray[np.uint8]) -> bool:
         if form == "PNG":  # has checksums
@@ -118,7 +119,7 @@ def test_images(tmp_path: Path, kind: str) -> None:
 
 def masks() -> dict[str, tuple[bytes, bool]]:
     """Return masks, and whether their format has checksums."""
-    values = (picture()[..., 0] // 64).astype(np.uint8)
+    values = (gradient()[..., 0] // 64).astype(np.uint8)
     indexed = Image.fromarray(values)
     indexed.putpalette(voc_palette().tobytes())
     return {
@@ -132,7 +133,7 @@ def masks() -> dict[str, tuple[bytes, bool]]:
 @pytest.mark.parametrize("kind", masks())
 def test_masks(tmp_path: Path, kind: str) -> None:
     data, checksums = masks()[kind]
-    form, wanted = MaskFormat(21, 255, voc_palette()), picture()[..., 0] // 64
+    form, wanted = MaskFormat(21, 255, voc_palette()), gradient()[..., 0] // 64
 
     def accepted(mask: NDArray[np.uint8]) -> bool:
         return np.array_equal(mask, wanted) if checksums else mask.shape == SIZE and mask.dtype == np.uint8

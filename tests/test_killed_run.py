@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segunet import train
 from segunet.base.nested import leaves
 from tests.commands import CHECKPOINTS, TINY
+from tests.runs import board_of
 
 # Functions, and in which of their calls the process is killed, in this order; each start counts anew. 3 steps an epoch.
 MOMENTS = [
@@ -116,7 +116,6 @@ def metrics(run_dir: Path) -> Any:
 
 def curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
     """Return every scalar that TensorBoard shows, as (step, value)."""
-    board = EventAccumulator(str(run_dir / "tensorboard"))
-    board.Reload()
+    board = board_of(run_dir)
     tags = [tag for tag in board.Tags()["scalars"] if not tag.startswith("hp/")]
     return {tag: [(event.step, event.value) for event in board.Scalars(tag)] for tag in tags}

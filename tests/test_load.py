@@ -1,7 +1,6 @@
 """Long runs hold their load: memory, open files and processes stay as they are after the first hundreds of steps."""
 
 import os
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 
 from segunet import evaluate, train
+from segunet.base.environment import proc_bytes
 from tests.commands import TINY, Command
 
 SMALLEST = ["model.encoder.num_maps=2", "model.decoder.widths=[8]", "model.decoder.reduced_channels=[4,8]"]
@@ -33,8 +33,7 @@ def load_now() -> Load:
 
 
 def resident(process: str) -> float:
-    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
-    return pages * resource.getpagesize() / 2**20
+    return proc_bytes(Path(f"/proc/{process}/status"), "VmRSS") / 2**20
 
 
 def growth(values: list[float]) -> float:

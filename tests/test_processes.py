@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segunet import evaluate, train
 from tests.commands import TINY, Command
-from tests.test_train import is_gone_within, wait_for
+from tests.runs import is_gone_within, steps_of, wait_for
 
 TWO = ["trainer=ddp", "trainer.devices=2", "data.batch_size=1"]
 SCORES = ("images", "confusion_matrix", "miou", "pixel_accuracy", "fwiou", "mean_image_miou")
 
 
-def trained(*overrides: str) -> str:
+def printed_by_training(*overrides: str) -> str:
     """Train and return what was printed."""
     command = [sys.executable, "-m", "segunet.train", *overrides]
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
@@ -34,18 +33,12 @@ def metrics(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "metrics.json").read_text())  # type: ignore[no-any-return]
 
 
-def steps_of(run_dir: Path) -> list[int]:
-    board = EventAccumulator(str(run_dir / "tensorboard"))
-    board.Reload()
-    return [event.step for event in board.Scalars("train/loss")]
-
-
 @pytest.mark.parametrize("images", [1, 3])  # fewer than processes, and not as many for each
 def test_each_image_is_scored_once(run: Command, voc_folder: Path, tmp_path: Path, images: int) -> None:
     (voc_folder / "ImageSets/Segmentation/val.txt").write_text("".join(f"val_{index}\n" for index in range(images)))
     folder = tmp_path / "run"
     options = [*TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", *TWO, f"run_dir={folder}"]
-    assert trained(*options).count("epoch 1/1") == 1
+    assert printed_by_training(*options).count("epoch 1/1") == 1
     best = f"checkpoint={folder / 'checkpoints' / 'best.ckpt'}"
     assert run(evaluate, best, f"run_dir={tmp_path / 'one'}", "trainer.accelerator=cpu").status == 0
     wanted = metrics(tmp_path / "one")
@@ -93,7 +86,7 @@ def test_two_processes_take_the_step_of_one_with_both_of_their_batches(
         "data.transform.scale=[1,1]",
     ]
     options += ["loss=ce", "optimizer=sgd", "trainer.max_steps=2", "trainer.limit_val_batches=0"]
-    trained(*options, *TWO, f"run_dir={tmp_path / 'two'}")
+    printed_by_training(*options, *TWO, f"run_dir={tmp_path / 'two'}")
     assert run(train, *options, "data.batch_size=2", f"run_dir={tmp_path / 'one'}").status == 0
     one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two"))
     for name, value in one["state_dict"].items():

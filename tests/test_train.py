@@ -18,7 +18,6 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segunet import evaluate, train
 from segunet.base.errors import UserError
@@ -30,6 +29,7 @@ from segunet.inference.precision import fabric_from_settings
 from segunet.training import build
 from segunet.training.checkpoints import LastCheckpoint
 from tests.commands import CHECKPOINTS, TINY, Command
+from tests.runs import board_of, is_gone_within, scalars, steps_of, wait_for
 
 
 @pytest.fixture
@@ -40,12 +40,6 @@ def tiny(voc_folder: Path) -> list[str]:
 def weights_of(checkpoint: Path) -> dict[str, torch.Tensor]:
     content = torch.load(checkpoint, weights_only=True)
     return content["state_dict"]  # type: ignore[no-any-return]
-
-
-def scalars(run_dir: Path, tag: str) -> list[tuple[int, float]]:
-    board = EventAccumulator(str(run_dir / "tensorboard"))
-    board.Reload()
-    return [(event.step, event.value) for event in board.Scalars(tag)]
 
 
 def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -65,8 +59,7 @@ def test_a_run_leaves_everything_in_its_folder(run: Command, tiny: list[str], tm
 
 def test_tensorboard_shows_losses_rates_scores_and_images(run: Command, tiny: list[str], tmp_path: Path) -> None:
     run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path}/run")
-    board = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
-    board.Reload()
+    board = board_of(tmp_path / "run")
     tags: dict[str, Any] = board.Tags()
     wanted = {"train/loss", "train/loss_ce", "train/loss_dice", "lr", "lr_encoder", "val/loss", "val/miou"}
     wanted |= {"val/pixel_accuracy", "val/mean_accuracy", "val/fwiou", "val/iou/disc", "best/miou"}
@@ -233,7 +226,7 @@ def test_a_signal_stops_a_run_after_the_step_with_a_checkpoint(
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert (content["global_step"], content.get("images_of_epoch")) == (steps, images)
     assert run(train, f"resume={folder}").status == 0
-    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(6))
+    assert steps_of(folder) == list(range(6))
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -277,29 +270,8 @@ def test_a_signal_to_all_processes_of_a_run_loses_nothing_and_leaves_none(
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     result = run(train, f"resume={folder}", f"trainer.max_epochs={content['epoch'] + 2}")
     assert result.status == 0, result.error
-    steps = [step for step, _ in scalars(folder, "train/loss")]
+    steps = steps_of(folder)
     assert steps == list(range(3 * (content["epoch"] + 2)))
-
-
-def is_gone_within(seconds: float, group: int) -> bool:
-    """Return whether no process of a group is left after a while."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a process has written a file."""
-    deadline = time.monotonic() + 120
-    while not path.is_file():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -323,7 +295,7 @@ def test_signals_while_a_checkpoint_is_written_are_no_full_disk(
     assert list((folder / "checkpoints").iterdir()) == []
     again = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")  # nothing was saved: the folder is free
     assert again.status == 0, again.error
-    assert [step for step, _ in scalars(folder, "train/loss")] == [0, 1, 2]
+    assert steps_of(folder) == [0, 1, 2]
 
 
 def test_a_run_that_was_stopped_before_its_report_is_finished_by_a_resume(
@@ -466,10 +438,10 @@ def test_the_last_epoch_is_validated_also_if_it_is_resumed_or_cut_short(
         patch.setattr("segunet.training.progress.RunProgress.on_validation_batch_start", stop_in(2))
         assert run(train, *rarely, f"run_dir={folder}").status == 128 + signal.SIGINT
     assert run(train, f"resume={folder}").status == 0
-    assert [step for step, _ in scalars(folder, "train/loss")] == list(range(9))
-    assert [step for step, _ in scalars(folder, "val/miou")] == [5, 8]
+    assert steps_of(folder) == list(range(9))
+    assert steps_of(folder, "val/miou") == [5, 8]
     assert run(train, *rarely, "trainer.max_steps=2", f"run_dir={tmp_path / 'cut'}").status == 0
-    assert [step for step, _ in scalars(tmp_path / "cut", "val/miou")] == [1]
+    assert steps_of(tmp_path / "cut", "val/miou") == [1]
     assert (tmp_path / "cut" / "report.html").is_file()
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,8 +60,7 @@ class StopRequest:
 
     def heed(self) -> None:
         """Raise SystemExit if there was a signal."""
-        if self.number:
-            raise SystemExit(128 + self.number)
+        stop_for(self.number)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -84,6 +82,12 @@ class StopRequest:
         self.before = {}
 
 
+def stop_for(number: int) -> None:
+    """Raise SystemExit with the status of a process that a signal stopped; 0 is none."""
+    if number:
+        raise SystemExit(128 + number)
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
     """Exit with status 128 + number on a signal, so that what is half-written is removed; a second one kills."""
@@ -99,7 +103,7 @@ def stopped_by_signals() -> Iterator[None]:
             signal.raise_signal(number)
         stopped = True
         logger.warning("stopped by %s", signal.Signals(number).name)
-        sys.exit(128 + number)
+        stop_for(number)
 
     before = _handle_signals(stop)
     try:

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from segunet.base.errors import UserError
 from segunet.base.files import link_whole, save_torch
-from segunet.base.stopping import StopRequest
+from segunet.base.stopping import StopRequest, stop_for
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
 from segunet.training.processes import end_children
@@ -139,13 +139,13 @@ class LastCheckpoint(RunCheckpoint):
         due, number = self._agreed(trainer)
         if batch_idx and (due or number):
             self._save_at("between steps", trainer)
-        _stop_for(number)
+        stop_for(number)  # not for a signal since, which the other processes do not know of
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the checkpoint before the validation; stop there if that was asked for."""
         if not trainer.sanity_checking:
             self._save_at("before validation", trainer)
-        _stop_for(self._agreed(trainer)[1])
+        stop_for(self._agreed(trainer)[1])
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop if that was asked for: a resumed run does the whole validation.
@@ -158,7 +158,7 @@ class LastCheckpoint(RunCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before the report, which a resumed run writes, if that was asked for; from here on, signals stop it."""
         self.stop.end()
-        _stop_for(self._agreed(trainer)[1])
+        stop_for(self._agreed(trainer)[1])
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Let signals do what they did before; end the processes that this one has started."""
@@ -203,12 +203,6 @@ class LastCheckpoint(RunCheckpoint):
         elif self.point == "between steps":
             batches = loops["epoch_loop.batch_progress"]["current"]["processed"]
             checkpoint[IMAGES] = batches * trainer.datamodule.batch_size * trainer.world_size  # type: ignore[attr-defined]
-
-
-def _stop_for(number: int) -> None:
-    """Stop for a signal that all processes know of, not for one since; 0 is none."""
-    if number:
-        raise SystemExit(128 + number)
 
 
 def validate_again(loops: dict[str, Any]) -> None:

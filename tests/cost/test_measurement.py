@@ -68,7 +68,7 @@ def test_a_forward_pass_takes_its_time_and_the_memory_of_the_weights_and_of_two_
     ballast = torch.ones(100_000_000)  # this process is larger than the one that measures
     assert peak_memory(torch.device("cpu")) > ballast.nbytes
     measurement, again = (measure(Workload(Sigmoids, images, CPU)) for _ in range(2))
-    peak = min(measurement.peak_bytes, again.peak_bytes)  # once in a while, the allocator keeps what was freed
+    peak = min(measurement.peak_bytes, again.peak_bytes)  # one of dozens was too high; the cause is not known
     assert WEIGHTS + 2 * MAP < peak < WEIGHTS + (SIGMOIDS - 1) * MAP
     assert SLEEP <= measurement.seconds < 4 * SLEEP
     assert measurement.warmup_seconds >= SLEEP

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from segunet import train
 from tests.commands import TINY, Command
+from tests.runs import steps_of
 
 PROGRESS = "segunet.training.progress.RunProgress"
 
@@ -45,12 +45,6 @@ def stopped(run: Command, tiny: list[str], tmp_path: Path, done: list[str]) -> C
         return tmp_path / "run"
 
     return start
-
-
-def steps_of(run_dir: Path, tag: str) -> list[int]:
-    board = EventAccumulator(str(run_dir / "tensorboard"))
-    board.Reload()
-    return [event.step for event in board.Scalars(tag)]
 
 
 def resumed(run: Command, folder: Path, *overrides: str) -> list[tuple[int, list[str]]]:

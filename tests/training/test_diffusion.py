@@ -10,24 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
 from segunet import train
 from segunet.inference.checkpoint import read_card
 from segunet.training.diffusion import FixedNoise, fitted, spread_shares
 from tests.commands import TINY, TINY_DENOISER, Command
+from tests.runs import board_of
 
 
 @pytest.fixture
 def tiny(voc_folder: Path) -> list[str]:
     return [*TINY_DENOISER, f"data.root={voc_folder}"]
-
-
-def board_of(run_dir: Path) -> EventAccumulator:
-    board = EventAccumulator(str(run_dir / "tensorboard"))
-    board.Reload()
-    return board
 
 
 def losses_of(run_dir: Path) -> list[float]:
