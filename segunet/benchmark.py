@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from pydantic import Field
 
 from segunet.base.environment import hardware, versions
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import write_json
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import Count, Positive, Settings
@@ -201,8 +201,8 @@ def benchmark(cfg: DictConfig) -> list[Row]:
         show_rows(timed)
         rows += timed
     found, rounds = hardware(), bench.settings.rounds
-    where = found.get("GPU", f"{found['processor']}, {found['cores']} core(s)")
-    logger.info("%s, torch %s; median and range of %d round(s)", where, torch.__version__, rounds)
+    where = found.get("GPU", f"{found['processor']}, {counted(int(found['cores']), 'core')}")
+    logger.info("%s, torch %s; median and range of %s", where, torch.__version__, counted(rounds, "round"))
     if cfg.output is not None:
         content = {"rows": [asdict(row) for row in rows], "hardware": found, "versions": versions()}
         write_json(as_path(cfg.output), content)

@@ -66,9 +66,9 @@ def new_survey(datamodule: VOCDataModule) -> Survey:
     folder = find_voc_folder(datamodule.root)
     splits = [
         read_split(folder, role, getattr(datamodule, f"{role}_split"), datamodule.needs_objects("fit"))
-        for role in ("train", "val")
+        for role in (("train", "val") if datamodule.fold is None else ("train",))
     ]
-    return Survey(folder, splits, datamodule.form, datamodule.class_names)
+    return Survey(folder, splits, datamodule.form, datamodule.colours)
 
 
 def read_examples(survey: Survey, num_workers: int) -> None:
@@ -83,8 +83,8 @@ def read_examples(survey: Survey, num_workers: int) -> None:
             survey.add(split, seen)
             bar.advance(task)
     seconds = time.monotonic() - began
-    train, val = (len(split.pairs) for split in survey.splits)
-    logger.info("%s: %d + %d examples read in %.1f s", survey.folder, train, val, seconds)
+    number = " + ".join(str(len(split.pairs)) for split in survey.splits)
+    logger.info("%s: %s examples read in %.1f s", survey.folder, number, seconds)
 
 
 def check_batch_size(survey: Survey, datamodule: VOCDataModule) -> None:

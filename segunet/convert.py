@@ -7,7 +7,7 @@ from typing import get_args
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.files import draft_folder_beside, read_torch_file, save_torch
 from segunet.base.terminal import setting
 from segunet.cli.command import command
@@ -145,9 +145,9 @@ def fit_classes(state: StateDict, origin: Origin, class_names: list[str], source
         return with_background(state, origin)
     if logits != len(class_names):
         raise UserError(
-            f"{source}: its network has {logits} logit(s) per pixel, the data config has {len(class_names)} classes "
-            f"({abbreviated(class_names, most=3)}). Give the network's classes in order: data=custom "
-            "'data.class_names=[...]'; a single sigmoid logit has two: background and the object."
+            f"{source}: its network has {counted(logits, 'logit')} per pixel, the data config has "
+            f"{len(class_names)} classes ({abbreviated(class_names, most=3)}). Give the network's classes in order: "
+            "data=custom 'data.class_names=[...]'; a single sigmoid logit has two: background and the object."
         )
     return state
 

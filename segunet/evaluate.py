@@ -8,14 +8,14 @@ from pathlib import Path
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.failures import enough_memory
 from segunet.base.files import locked
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.validation import Count, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import (
-    as_path,
+    as_paths,
     check_one_process,
     command_line,
     is_main_process,
@@ -23,12 +23,14 @@ from segunet.cli.run_dir import (
     planned_run_dir,
 )
 from segunet.data.datamodule import VOCDataModule
-from segunet.inference.checkpoint import Checkpoint, load_checkpoint, warn_of_mirroring
+from segunet.images.palette import ClassColours
+from segunet.inference.checkpoint import Checkpoint, warn_of_mirroring
+from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.precision import precision_for
 from segunet.inference.tiling import Inference
 from segunet.metrics.scores import Scores
 from segunet.report.examples import examples
-from segunet.report.facts import duration, facts
+from segunet.report.facts import facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
 from segunet.training import build
@@ -51,17 +53,19 @@ def evaluate(cfg: DictConfig) -> Scores:
     started = time.monotonic()
     check_settings(cfg)
     inference = Inference(cfg.tta, cfg.tile, cfg.overlap)
-    checkpoint = load_checkpoint(as_path(cfg.checkpoint))
+    checkpoint = load_checkpoints(as_paths(cfg.checkpoint))
     warn_of_mirroring(checkpoint, cfg.tta)
     cfg, datamodule = scoring_data(cfg, checkpoint, prepare=is_main_process())
     datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou, datamodule.objects)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
-    strips = ImageStrips(cfg.images, checkpoint.palette, checkpoint.class_names, run_dir)
-    callbacks: list[pl.Callback] = [ScoringProgress(), strips]
+    callbacks: list[pl.Callback] = [
+        ScoringProgress(),
+        ImageStrips(cfg.images, colours_of(checkpoint, datamodule), run_dir),
+    ]
     if cfg.save_predictions:
-        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.palette))
+        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours.palette))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
@@ -90,6 +94,12 @@ def check_settings(cfg: DictConfig) -> None:
         check(name, cfg[name], bool)
 
 
+def colours_of(checkpoint: Checkpoint, datamodule: VOCDataModule) -> ClassColours:
+    """Return the checkpoint's colours, with the data set's own for ignored pixels."""
+    form = datamodule.form
+    return checkpoint.colours.ignoring(form.ignore_index, form.palette[form.ignore_index])
+
+
 def report_of(
     cfg: DictConfig,
     trainer: pl.Trainer,
@@ -100,18 +110,17 @@ def report_of(
     seconds: float,
 ) -> Report:
     """Return the report of an evaluation."""
-    scores = task.scores
+    scores, colours = task.scores, colours_of(checkpoint, datamodule)
     assert scores is not None
     augmentation = "" if cfg.tta == "none" else f", with test-time augmentation ({cfg.tta})"
     return Report(
         kind="Evaluation",
         name=run_dir.name,
-        subject=f"{cfg.checkpoint}, on the {scores.images} images of {datamodule.val_split}{augmentation}",
+        subject=f"{cfg.checkpoint}, on the {counted(scores.images, 'image')} of {datamodule.val_name}{augmentation}",
         scores=scores,
-        class_names=checkpoint.class_names,
-        palette=checkpoint.palette,
-        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, checkpoint.palette, task.inference),
-        facts=facts(trainer, datamodule, duration(seconds)),
+        colours=colours,
+        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, colours, task.inference),
+        facts=facts(trainer, datamodule, seconds),
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
     )

@@ -12,11 +12,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.table import Table
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.extras import import_extra
 from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
 from segunet.base.stopping import saying_when_stopped
-from segunet.base.terminal import console, setting
+from segunet.base.terminal import console, setting, show_table
 from segunet.base.validation import Count, Positive, Settings, Share, Text
 from segunet.base.version import __version__
 from segunet.cli.command import command
@@ -359,8 +359,11 @@ def show(comparison: Comparison, name: str) -> None:
     table.add_row("largest logit", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
     table.add_row("pixels of the same class", "", "", f"{100 * comparison.agreement:.3f} %")
     table.add_row("images/s", f"{speeds[0]:.2f}", f"{speeds[1]:.2f}", f"{speeds[1] / speeds[0]:.2f} times")
-    console.print(table)
-    console.print(f"({comparison.scores[0].images} images, {torch.get_num_threads()} threads)", highlight=False)
+    show_table(table)
+    console.print(
+        f"({counted(comparison.scores[0].images, 'image')}, {counted(torch.get_num_threads(), 'thread')})",
+        highlight=False,
+    )
 
 
 def show_denoisers(comparison: DenoiserComparison, name: str) -> None:
@@ -372,11 +375,11 @@ def show_denoisers(comparison: DenoiserComparison, name: str) -> None:
     table.add_row("largest prediction", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
     speed = f"{first / second:.2f} times as fast"
     table.add_row("ms per denoising step", f"{1000 * first:.1f}", f"{1000 * second:.1f}", speed)
-    console.print(table)
+    show_table(table)
     threads = torch.get_num_threads()
     console.print(
         f"({comparison.samples} noises, time steps and prompts of several sizes; a step is of one sample of "
-        f"{comparison.side} x {comparison.side}, {threads} threads)",
+        f"{comparison.side} x {comparison.side}, {counted(threads, 'thread')})",
         highlight=False,
     )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import DRAFTS, check_within, remove_abandoned, save_png, whole_file
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import progress_bar
@@ -53,9 +53,8 @@ def generate(cfg: DictConfig) -> Path:
         else:
             write_sheets(write_images(batches, output / "images"), model.film, wanted, output)
     logger.info(
-        "%d %s, %.3g s per step of up to %d at once; peak memory %.2f GB",
-        wanted.count,
-        "latent(s)" if model.decode is None else "image(s)",
+        "%s, %.3g s per step of up to %d at once; peak memory %.2f GB",
+        counted(wanted.count, "latent" if model.decode is None else "image"),
         model.seconds_per_step,
         min(wanted.batch_size, wanted.count),
         peak_memory(model.fabric.device) / 1e9,

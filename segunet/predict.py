@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,23 +17,23 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from segunet.base.ahead import draw_ahead, map_ahead
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.files import DRAFTS, check_within, is_file, remove_abandoned, save_png, whole_file
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import check
 from segunet.cli.command import command
-from segunet.cli.run_dir import CONFIG, as_path, command_line, open_run_dir, planned_run_dir
+from segunet.cli.run_dir import CONFIG, as_paths, command_line, open_run_dir, planned_run_dir
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
 from segunet.images.reading import read_image, read_size, warn_of_few_levels
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
-from segunet.inference.checkpoint import load_checkpoint
+from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.predictor import Predictor
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 Mask = NDArray[np.uint8]
-RESULTS = ("masks", "overlays")  # written below the output folder
+RESULTS = ("masks", "overlays", "probabilities", "frame_masks")  # written below the output folder
 _THREADS, _WAITING = 2, 2  # for reading, and the same for writing; waiting images are held in memory
 _LARGE = 20_000_000  # pixels; larger images are read and written one at a time
 _MAX_JPEG_SIDE = 65_500  # pixels per side
@@ -40,11 +41,12 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Prediction(NamedTuple):
-    """An image uint8 (H, W, 3), its classes uint8 (H, W), and its path."""
+    """An image uint8 (H, W, 3), its classes uint8 (H, W), and perhaps their probabilities, float16 (K, H, W)."""
 
     path: Path
     image: ImageArray
     mask: Mask
+    probabilities: NDArray[np.float16] | None
 
 
 def predict(cfg: DictConfig) -> Path:
@@ -56,39 +58,41 @@ def predict(cfg: DictConfig) -> Path:
     for name in ("checkpoint", "input"):
         if cfg[name] in (None, ""):
             raise UserError(f"Which {name}? Give {name}=PATH; python -m segunet.predict --help shows examples.")
-    check("skip_existing", cfg.skip_existing, bool)
+    for name in ("skip_existing", "save_probabilities", "save_frame_masks"):
+        check(name, cfg[name], bool)
     output = planned_run_dir(cfg, "predict", RESULTS)
     results = [output / name for name in RESULTS]
     if cfg.skip_existing:
         check_same_settings(cfg, output)
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
     settings = ("tta", "tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
-    checkpoint = load_checkpoint(as_path(cfg.checkpoint))
+    checkpoint = load_checkpoints(as_paths(cfg.checkpoint))
     model = Predictor(checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
     for folder in results:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
-    changed = as_path(cfg.checkpoint).stat().st_mtime
+    changed = max(path.stat().st_mtime for path in as_paths(cfg.checkpoint))
     if cfg.skip_existing:
-        left = not_done(names, output, changed)
-        logger.info("%d of %d inputs were predicted before and are skipped", len(names) - len(left), len(names))
+        left = not_done(names, output, changed, cfg.save_probabilities)
+        logger.info("%d of %s predicted before and skipped", len(names) - len(left), counted(len(names), "input"))
     else:
         left = list(names)
         remove_earlier(names, output)
     warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
 
     def how_to_go_on() -> str:
-        done = len(names) - len(not_done(names, output, changed))
+        done = len(names) - len(not_done(names, output, changed, cfg.save_probabilities))
         return f"{done} of {len(names)} are predicted; go on: {command_line(output=output, skip_existing='true')}"
 
     with saying_when_stopped(how_to_go_on), progress_bar() as bar:
-        work = Work(model, names, output, partial(bar.advance, bar.add_task("predicting", total=len(left))))
+        advance = partial(bar.advance, bar.add_task("predicting", total=len(left)))
+        work = Work(model, names, output, advance, cfg.save_probabilities, cfg.save_frame_masks)
         work.predict_images(path for path in left if not is_video(path))
         for path in filter(is_video, left):
             work.predict_video(path)
     if failed := work.failed:
-        text = f"{len(failed)} of {len(names)} inputs could not be predicted, see above: "
+        text = f"{len(failed)} of {counted(len(names), 'input')} could not be predicted, see above: "
         others = f" The others are in {output}." if len(failed) < len(names) else ""
         raise UserError(f"{text}{abbreviated([str(path) for path in failed])}.{others}")
     return output
@@ -101,7 +105,7 @@ def check_same_settings(cfg: DictConfig, output: Path) -> None:
     earlier = OmegaConf.load(output / CONFIG)
     for name in map(str, cfg):
         value = OmegaConf.select(earlier, name)
-        if name not in ("input", "output", "run_dir", "skip_existing") and value != cfg[name]:
+        if name in earlier and name not in ("input", "output", "run_dir", "skip_existing") and value != cfg[name]:
             raise UserError(
                 f"skip_existing=true: the results in {output} were predicted with {name}={value}, not {cfg[name]}. "
                 "Give the same settings, or another output."
@@ -109,36 +113,46 @@ def check_same_settings(cfg: DictConfig, output: Path) -> None:
 
 
 def results_of(path: Path, name: str) -> list[str]:
-    """Return an input's results below the output folder; of an image's two overlays, one is written."""
+    """Return an input's results below the output folder; of an image's two overlays, one is written.
+
+    Without the masks of a video's frames.
+    """
     if is_video(path):
         return [f"overlays/{name}.mp4"]
-    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png"]
+    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png", f"probabilities/{name}.npz"]
 
 
 def remove_earlier(names: Mapping[Path, str], output: Path) -> None:
     """Remove what an earlier command wrote for these inputs: a stopped one leaves no results of other settings."""
     for path, name in names.items():
         with suppress(OSError, UserError):  # which is said when they are written
-            check_within(output, results_of(path, name))
-            for result in results_of(path, name):
-                (output / result).unlink(missing_ok=True)
+            check_within(output, [*results_of(path, name), f"frame_masks/{name}"])
+            frames = (output / "frame_masks" / name).glob("*.png") if is_video(path) else []
+            for result in (*frames, *(output / each for each in results_of(path, name))):
+                result.unlink(missing_ok=True)
 
 
-def not_done(names: Mapping[Path, str], output: Path, changed: float) -> list[Path]:
+def not_done(names: Mapping[Path, str], output: Path, changed: float, probabilities: bool) -> list[Path]:
     """Return the inputs whose results, each a whole file, are not in the output folder, or older than the checkpoint.
+
+    A video's own file is written after the masks of its frames.
 
     Args:
         names: output name by input path.
         output: the folder.
         changed: when the checkpoint's file was changed, in seconds.
+        probabilities: whether they are results too.
     """
 
     def is_there(result: str) -> bool:
         return is_file(output / result) and (output / result).stat().st_mtime >= changed
 
     def is_done(path: Path, name: str) -> bool:
-        mask, *overlays = results_of(path, name)
-        return is_there(mask) and (not overlays or any(map(is_there, overlays)))
+        first, *overlays = results_of(path, name)
+        if is_video(path):
+            return is_there(first)
+        *overlays, scores = overlays
+        return is_there(first) and any(map(is_there, overlays)) and (not probabilities or is_there(scores))
 
     return [path for path, name in names.items() if not is_done(path, name)]
 
@@ -160,7 +174,7 @@ class Clock:
         """Log the number ``done`` of a ``kind`` ("image" or "frame") and the speed."""
         seconds = time.monotonic() - self.began
         speed = f"{done / seconds:.3g} {kind}s/s; {100 * self.busy / seconds:.0f} % of it in the network"
-        logger.info("%s%d %s(s) in %.1f s (%s)", head, done, kind, seconds, speed)
+        logger.info("%s%s in %.1f s (%s)", head, counted(done, kind), seconds, speed)
 
 
 class Work:
@@ -175,16 +189,25 @@ class Work:
         names: output name by input path.
         output: folder to write to.
         advance: called with the progress made, 1 per input.
+        probabilities: write each image's probabilities too.
+        frame_masks: write the mask of each frame of a video too.
     """
 
     def __init__(
-        self, model: Predictor, names: Mapping[Path, str], output: Path, advance: Callable[[float], object]
+        self,
+        model: Predictor,
+        names: Mapping[Path, str],
+        output: Path,
+        advance: Callable[[float], object],
+        probabilities: bool = False,
+        frame_masks: bool = False,
     ) -> None:
         self.model, self.names, self.output, self.advance = model, names, output, advance
+        self.probabilities, self.frame_masks = probabilities, frame_masks
         self.failed: list[Path] = []
 
     def predict_images(self, paths: Iterable[Path]) -> None:
-        """Write masks/<name>.png and overlays/<name>.jpg for each image."""
+        """Write masks/<name>.png, overlays/<name>.jpg and, if wanted, probabilities/<name>.npz for each image."""
         clock = Clock()
         with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
@@ -193,17 +216,20 @@ class Work:
                 clock.log(done, "image")
 
     def predict_video(self, path: Path) -> None:
-        """Write overlays/<name>.mp4: each frame overlaid with its prediction, above a legend of its classes."""
+        """Write overlays/<name>.mp4: each frame overlaid with its prediction, above a legend of its classes.
+
+        And, if wanted, frame_masks/<name>/<frame>.png.
+        """
         clock, done = Clock(), 0
         try:
-            check_within(self.output, results_of(path, self.names[path]))
+            check_within(self.output, [*results_of(path, self.names[path]), f"frame_masks/{self.names[path]}"])
             info = read_info(path)
             with (
                 whole_file(self.output / "overlays" / f"{self.names[path]}.mp4") as file,
                 closing(read_frames(path)) as frames,
                 closing(draw_ahead(frames, _WAITING)) as read,
                 video_writer(file, info.rate) as writer,
-                closing(map_ahead(self._drawing(writer), self._masked(clock, read), 1, _WAITING)) as written,
+                closing(map_ahead(self._drawing(path, writer), self._masked(clock, read), 1, _WAITING)) as written,
             ):
                 for _ in written:
                     done += 1
@@ -224,19 +250,25 @@ class Work:
         path, image = read
         try:
             with clock.network():
-                return Prediction(path, image, self.model.predict(image, self.advance))
+                if not self.probabilities:
+                    return Prediction(path, image, self.model.predict(image, self.advance), None)
+                mask, probabilities = self.model.predict_with_scores(image, self.advance)
+                return Prediction(path, image, mask, probabilities.astype(np.float16))
         except UserError as error:
             self._note(path, error)
             return None
 
     def _save(self, prediction: Prediction) -> bool:
-        path, image, mask = prediction
-        name, palette = self.names[path], self.model.palette
+        path, image, mask, probabilities = prediction
+        name, colours = self.names[path], self.model.colours
         try:
             check_within(self.output, results_of(path, name))
             with whole_file(self.output / "masks" / f"{name}.png") as file:
-                palette_image(mask, palette).save(file, format="PNG")
-            drawn = overlay_with_legend(image, mask, palette, self.model.class_names)
+                palette_image(mask, colours.palette).save(file, format="PNG")
+            if probabilities is not None:
+                with whole_file(self.output / "probabilities" / f"{name}.npz") as file:
+                    np.savez_compressed(file, probabilities=probabilities, class_names=np.array(colours.names))
+            drawn = overlay_with_legend(image, mask, colours)
             _save_overlay(drawn, self.output / "overlays" / name)
             return True
         except UserError as error:
@@ -249,16 +281,19 @@ class Work:
                 mask = self.model.predict(frame.image)
             yield frame, mask
 
-    def _drawing(self, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
-        """Return a function that writes a frame's overlay, above a legend of its classes."""
-        palette = self.model.palette
+    def _drawing(self, path: Path, writer: VideoWriter) -> Callable[[tuple[Frame, Mask]], None]:
+        """Return a function that writes a frame's overlay, above a legend of its classes, and its mask if wanted."""
+        colours, masks, numbers = self.model.colours, self.output / "frame_masks" / self.names[path], count()
         # Consecutive frames mostly have the same classes.
-        below = lru_cache(maxsize=64)(partial(frame_legend, self.model.class_names, palette))
+        below = lru_cache(maxsize=64)(partial(frame_legend, colours=colours))
 
         def draw(masked: tuple[Frame, Mask]) -> None:
             (image, seconds), mask = masked
+            if self.frame_masks:
+                with whole_file(masks / f"{next(numbers):06d}.png") as file:
+                    palette_image(mask, colours.palette).save(file, format="PNG")
             found = tuple(np.flatnonzero(np.bincount(mask.ravel())).tolist())
-            drawn = stack([overlay(image, mask, palette), below(found, image.shape[1])])
+            drawn = stack([overlay(image, mask, colours), below(found, width=image.shape[1])])
             writer.write(Frame(drawn, seconds))
 
         return draw

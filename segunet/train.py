@@ -1,10 +1,9 @@
 """Train a network: ``python -m segunet.train [group=choice] [key=value] ...``."""
 
 import logging
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.failures import enough_memory
 from segunet.base.files import DRAFTS, locked, remove_abandoned
 from segunet.base.nested import leaves
@@ -37,18 +36,18 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
 from segunet.report.ending import BEST
-from segunet.report.history import drop_lost
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
+from segunet.training.board import drop_lost
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
-RESULTS = (*FILES, PAGE, "train.log", "tensorboard")  # written besides config and checkpoints
+RESULTS = (*FILES, PAGE, "train.log")  # written besides config and checkpoints
 WRITTEN = (CONFIG, "job.json", "checkpoints", f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", BEST)
 
 _LESS_MEMORY = (
@@ -65,13 +64,11 @@ class Start:
         cfg: config of the run.
         run_dir: folder of the run.
         resumed: state to resume from; None for a new run.
-        began: start time of the command, in seconds of the monotonic clock.
     """
 
     cfg: DictConfig
     run_dir: Path
     resumed: Resumed | None = None
-    began: float = field(default_factory=time.monotonic)
 
 
 class Parts(NamedTuple):
@@ -192,11 +189,10 @@ def fit(start: Start, parts: Parts) -> None:
 def finish(start: Start, parts: Parts) -> None:
     """Show and write the results, and log the next steps."""
     datamodule, task, trainer = parts
-    seconds = time.monotonic() - start.began
     if isinstance(task, DiffusionTask):
-        conclude_denoiser(trainer, start.run_dir, datamodule, start.cfg.callbacks.images, seconds)
+        conclude_denoiser(trainer, start.run_dir, datamodule, start.cfg.callbacks.images)
     else:
-        conclude(trainer, start.run_dir, datamodule, task.inference, seconds)
+        conclude(trainer, start.run_dir, datamodule, task.inference)
 
 
 def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
@@ -237,7 +233,6 @@ def prepare_board(start: Start, trainer: pl.Trainer, best: str) -> None:
         return
     if start.resumed is None:
         values = OmegaConf.to_container(start.cfg, resolve=True)
-        trainer.logger.log_hyperparams({"config": values})
         plain = {
             key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves(values).items()
         }
@@ -254,8 +249,8 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
         unless = " (the default if neither data nor experiment is given)" if recipe == "sample" else ""
         logger.info("recipe: experiment=%s%s", recipe, unless)
     logger.info(
-        "training on %d images of %s (%d classes), validating on %d; %s, %s; run folder %s",
-        len(datamodule.train_pairs),
+        "training on %s of %s (%d classes), validating on %d; %s, %s; run folder %s",
+        counted(len(datamodule.train_pairs), "image"),
         datamodule.root,
         len(datamodule.class_names),
         len(datamodule.val_pairs),
@@ -266,8 +261,8 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
     names = {pair.name for pair in datamodule.train_pairs}
     if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:
         logger.warning(
-            "%d name(s) on both lists (%s): their scores will be too high. Details: python -m segunet.check_data.",
-            len(both),
+            "%s on both lists (%s): their scores will be too high. Details: python -m segunet.check_data.",
+            counted(len(both), "name"),
             abbreviated(both),
         )
 

@@ -158,7 +158,7 @@ def _weights(run_dir: Path) -> dict[str, Tensor]:
 
 def train_on(root: str, weights: str) -> str:
     """Train on a folder in VOC's layout for three minutes; return the lines of its epochs."""
-    limits = ["data.train_split=train", "trainer.max_epochs=20", "+trainer.max_time=00:00:03:00"]
+    limits = ["data.train_split=train", "trainer.max_epochs=20", "trainer.max_time=00:00:03:00"]
     with tempfile.TemporaryDirectory() as scratch:
         files = [f"data.root={root}", f"model.encoder.weights={weights}", f"run_dir={scratch}/run"]
         output = trained("experiment=voc2012", *limits, *files)

@@ -1,6 +1,7 @@
 """A web page as a tree, to be asked what is on it."""
 
 from html.parser import HTMLParser
+from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 
 _VOID = ("meta", "link", "img", "br", "hr", "input")
@@ -36,6 +37,11 @@ def parse(html: str) -> Element:
     reader.feed(html)
     reader.close()
     return reader.builder.close()
+
+
+def page_of(run_dir: Path) -> Element:
+    """Return the root element of a run's report."""
+    return parse((run_dir / "report.html").read_text(encoding="utf-8"))
 
 
 def text_of(element: Element) -> str:

@@ -1,16 +1,19 @@
-"""What a training left in TensorBoard, and waiting for one that runs in a process of its own."""
+"""What a training left in TensorBoard, stopping one, and waiting for one that runs in a process of its own."""
 
 import os
+import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 
 def board_of(run_dir: Path) -> EventAccumulator:
     """Return what TensorBoard shows of a run."""
-    board = EventAccumulator(str(run_dir / "tensorboard"))
+    board = EventAccumulator(str(run_dir))
     board.Reload()
     return board
 
@@ -44,3 +47,14 @@ def is_gone_within(seconds: float, group: int) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+def stop_in(epoch: int, batch: int = 0) -> Callable[..., None]:
+    """Return a callback's hook for batches that interrupts the training in an epoch at a batch, counted from 0."""
+
+    def stop(_: object, trainer: Any, *given: Any) -> None:
+        if trainer.current_epoch == epoch and given[-1] == batch:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt
+
+    return stop

@@ -45,7 +45,7 @@ def classes(root: Path, checkpoint: str, number: int) -> dict[str, ImageArray]:
         "image": image,
         "class map": colour_mask(truth, palette),
         "classes found": colour_mask(prediction, palette),
-        "overlay": overlay(image, prediction, palette),
+        "overlay": overlay(image, prediction, model.colours),
     }
 
 

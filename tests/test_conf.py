@@ -14,7 +14,7 @@ from segunet.training import build
 from segunet.training.diffusion import DiffusionTask
 from tests.images.test_palette import VOC_NAMES
 
-GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment")
+GROUPS = ("model", "loss", "optimizer", "lr_schedule", "trainer", "callbacks", "logger", "experiment", "data/transform")
 # What a choice of a denoiser needs beside it.
 OF_DENOISER = {
     "model=diffusion_unet": ["loss=denoising"],
@@ -34,7 +34,8 @@ def composed(root: str, *overrides: str) -> DictConfig:
 def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
-    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate", "benchmark"}
+    roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
+    roots |= {"benchmark", "report"}
     parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 

@@ -55,7 +55,7 @@ def test_the_numbers_are_those_of_the_saved_predictions(
     out = tmp_path / "out"
     run(evaluate, f"checkpoint={checkpoint}", "save_predictions=true", "split=train", f"run_dir={out}")
     loaded = load_checkpoint(checkpoint)
-    form = MaskFormat(3, 255, loaded.palette)
+    form = MaskFormat(3, 255, loaded.colours.palette)
     confusion = np.zeros((3, 3), dtype=np.int64)
     pairs = list_pairs(voc_folder, "train")
     for pair in pairs:
@@ -63,7 +63,7 @@ def test_the_numbers_are_those_of_the_saved_predictions(
         truth = read_mask(pair.mask, image.shape[:2], form)
         with Image.open(out / "predictions" / f"{pair.name}.png") as file:
             assert file.mode == "P"
-            assert file.getpalette() == loaded.palette.ravel().tolist()
+            assert file.getpalette() == loaded.colours.palette.ravel().tolist()
             prediction = np.asarray(file)
         with torch.no_grad():
             logits = loaded.net(torch.from_numpy(image.transpose(2, 0, 1).copy())[None])
@@ -216,7 +216,7 @@ def test_predictions_are_written_beside_the_user_s_own_files_and_nowhere_else(
     (predictions / "val_0.png").write_bytes(b"of an earlier checkpoint")
     result = run(evaluate, *options, f"run_dir={tmp_path / 'out'}")
     assert result.status == 0, result.error
-    assert "1 other file(s) in" in result.output
+    assert "1 other file in" in result.output
     now = {path.name: path.read_bytes() for path in predictions.iterdir()}
     assert now == written | {"notes.txt": b"precious"}
     (tmp_path / "mask.png").write_bytes(b"somebody's")

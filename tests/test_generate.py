@@ -60,7 +60,7 @@ def test_it_writes_images_grid_and_film(run: Command, checkpoint: str, tmp_path:
     assert image_of(tmp_path / "out" / "grid.png").shape[1] >= 3 * 64
     assert image_of(tmp_path / "out" / "film.png").shape[1] > 8 * 64
     assert '"square, disc", guidance 2, ddim, 9 steps, seed 0' in result.output
-    assert re.search(r"5 image\(s\), \S+ s per step of up to 2 at once; peak memory \S+ GB", result.output)
+    assert re.search(r"5 images, \S+ s per step of up to 2 at once; peak memory \S+ GB", result.output)
 
 
 def test_a_prompt_needs_no_quotes_but_the_shell_s(run: Command, checkpoint: str, tmp_path: Path) -> None:

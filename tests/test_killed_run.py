@@ -95,6 +95,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
         first, second = (torch.load(run / "checkpoints" / name, weights_only=True) for run in (whole, cut))
         for part in ("state_dict", "current_model_state", "averaging_state", "optimizer_states"):
             assert_equal(first[part], second[part], f"{name}: {part}")
+        assert first["callbacks"]["History"] == second["callbacks"]["History"]
         assert (first["epoch"], first["global_step"]) == (second["epoch"], second["global_step"])
     assert metrics(whole) == metrics(cut)
     assert curves(whole) == curves(cut)

@@ -64,8 +64,8 @@ def test_a_folder_s_masks_are_those_of_the_evaluation(
     assert result.status == 0, result.error
     result = run(predict, checkpoint, f"tta={tta}", f"input={trained}/voc/JPEGImages", f"output={tmp_path / 'out'}")
     assert result.status == 0, result.error
-    assert "10 image(s) in" in result.output
-    palette = segunet.load(checkpoint.removeprefix("checkpoint=")).palette
+    assert "10 images in" in result.output
+    colours = segunet.load(checkpoint.removeprefix("checkpoint=")).colours
     for pair in list_pairs(trained / "voc", "val"):
         ours = Image.open(tmp_path / "out" / "masks" / f"{pair.name}.png")
         theirs = Image.open(tmp_path / "ev" / "predictions" / f"{pair.name}.png")
@@ -76,7 +76,7 @@ def test_a_folder_s_masks_are_those_of_the_evaluation(
         drawn = np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{pair.name}.jpg")).astype(int)
         assert drawn.shape[0] > len(image)  # a legend below
         mask = np.asarray(ours)
-        far = abs(drawn[: len(image), : image.shape[1]] - overlay(image, mask, palette))
+        far = abs(drawn[: len(image), : image.shape[1]] - overlay(image, mask, colours))
         assert all(far[mask == index].mean() < 9 for index in np.unique(mask))  # JPEG makes noise of noise
 
 
@@ -103,6 +103,39 @@ def test_tiles_predict_nearly_what_the_whole_image_gives(
     for index in common:  # a tile's edge sees less of what is around it
         assert ((tiles == index) & (whole == index)).sum() > 0.5 * ((tiles == index) | (whole == index)).sum()
     np.testing.assert_array_equal(one, whole)
+
+
+def test_probabilities_are_written_beside_the_masks(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    options = [checkpoint, f"input={trained / 'voc' / 'JPEGImages'}", f"output={tmp_path / 'out'}"]
+    assert run(predict, *options, "save_probabilities=true").status == 0
+    for pair in list_pairs(trained / "voc", "val"):
+        mask = mask_of(tmp_path / "out" / "masks" / f"{pair.name}.png")
+        with np.load(tmp_path / "out" / "probabilities" / f"{pair.name}.npz") as file:
+            assert file["class_names"].tolist() == ["background", "disc", "square"]
+            probabilities = file["probabilities"]
+        assert (probabilities.dtype, probabilities.shape) == (np.float16, (3, *mask.shape))
+        assert (probabilities.argmax(axis=0) == mask).mean() > 0.99  # half precision has ties
+    (tmp_path / "out" / "probabilities" / "val_1.npz").unlink()
+    result = run(predict, *options, "save_probabilities=true", "skip_existing=true")
+    assert "9 of 10 inputs predicted before" in result.output
+    assert run(predict, *options).status == 0  # whose results are not those of other settings
+    assert not list((tmp_path / "out" / "probabilities").iterdir())
+
+
+@needs_video
+def test_the_masks_of_a_video_are_those_of_its_frames(run: Command, checkpoint: str, tmp_path: Path) -> None:
+    clip, folder = write_clip(tmp_path / "clip.mp4", 60), tmp_path / "out" / "frame_masks" / "clip"
+    options = [checkpoint, f"input={clip}", f"output={tmp_path / 'out'}"]
+    result = run(predict, *options, "save_frame_masks=true")
+    assert result.status == 0, result.error
+    model = segunet.load(checkpoint.removeprefix("checkpoint="))
+    assert [path.name for path in sorted(folder.iterdir())] == [f"{number:06d}.png" for number in range(7)]
+    for number, frame in enumerate(read_frames(clip)):
+        np.testing.assert_array_equal(mask_of(folder / f"{number:06d}.png"), model.predict(frame.image))
+    assert run(predict, *options).status == 0
+    assert not list(folder.iterdir())
 
 
 def test_nothing_is_written_through_a_link_out_of_the_folder(
@@ -175,7 +208,7 @@ def test_a_video(run: Command, checkpoint: str, tmp_path: Path, width: int) -> N
     clip = write_clip(tmp_path / "clip.mp4", width)
     result = run(predict, checkpoint, f"input={clip}", f"output={tmp_path / 'out'}")
     assert result.status == 0, result.error
-    assert re.search(r"clip\.mp4: 7 frame\(s\) in .* frames/s; \d+ % of it in the network\)", flat(result.output))
+    assert re.search(r"clip\.mp4: 7 frames in .* frames/s; \d+ % of it in the network\)", flat(result.output))
     drawn = list(read_frames(tmp_path / "out" / "overlays" / "clip.mp4"))
     assert [frame.time for frame in drawn] == pytest.approx([number / 5 for number in range(7)], abs=1e-3)
     assert all(frame.image.shape == drawn[0].image.shape for frame in drawn)
@@ -193,8 +226,8 @@ def expected_frames(checkpoint: str, clip: Path) -> Iterator[Frame]:
     model = segunet.load(checkpoint.removeprefix("checkpoint="))
     for frame in read_frames(clip):
         mask = model.predict(frame.image)
-        below = frame_legend(model.class_names, model.palette, np.unique(mask).tolist(), frame.image.shape[1])
-        yield Frame(stack([overlay(frame.image, mask, model.palette), below]), frame.time)
+        below = frame_legend(np.unique(mask).tolist(), model.colours, frame.image.shape[1])
+        yield Frame(stack([overlay(frame.image, mask, model.colours), below]), frame.time)
 
 
 def compressed(frames: Iterable[Frame], path: Path) -> list[Frame]:
@@ -283,7 +316,7 @@ def test_a_video_that_fails_at_any_stage_is_named_once_and_leaves_nothing_behind
     assert result.status == status
     assert said in flat(result.output)
     assert result.output.count("clip.mp4: ") == (status == 1)
-    assert ("1 of 1 inputs" in result.error) == (status == 1)
+    assert ("1 of 1 input could not" in result.error) == (status == 1)
     assert "The others" not in result.error
     assert not list((tmp_path / "out" / "overlays").iterdir())
     assert set(threading.enumerate()) <= before
@@ -411,7 +444,7 @@ def test_the_folder_of_the_inputs_can_be_that_of_the_results(
     for _ in range(2):  # the second time there are results, which are no inputs
         result = run(predict, checkpoint, f"input={tmp_path}", f"output={tmp_path / 'x' / '..'}")
         assert result.status == 0, result.error
-        assert "1 image(s)" in result.output
+        assert "1 image in" in result.output
 
 
 def test_an_overlay_too_large_for_jpeg_is_a_png(
@@ -444,7 +477,7 @@ def test_the_network_s_share_of_the_time_is_told(
             patch_stages(patch, wrap)
             result = run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_*.jpg", f"output={tmp_path / slow}")
         last = flat(result.output).split("writing to")[-1]
-        found = re.search(r"4 image\(s\) in .* \(.* images/s; (\d+) % of it in the network\)$", last)
+        found = re.search(r"4 images in .* \(.* images/s; (\d+) % of it in the network\)$", last)
         assert found, result.output
         return int(found[1])
 
@@ -465,7 +498,7 @@ def test_results_that_cannot_be_written_are_named_and_the_others_go_on(
     assert "1 of 4 inputs" in result.error
     assert "val_1.jpg. The others are in" in result.error
     assert "Is a directory" in flat(result.output)
-    assert "3 image(s) in" in result.output
+    assert "3 images in" in result.output
     assert {path.stem for path in (tmp_path / "out" / "overlays").iterdir()} == {"val_0", "val_2", "val_3"}
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +51,7 @@ def test_every_command_is_taken_as_it_is_written(monkeypatch: pytest.MonkeyPatch
         "predict",
         "generate",
         "check_data",
+        "report",
         "export",
         "summary",
         "convert",
@@ -80,6 +82,18 @@ def test_the_python_lines_run(trained: Path) -> None:
     exec(re.sub(r"^    ", "", code, flags=re.MULTILINE), names)
     assert isinstance(names["model"], segunet.Predictor)
     assert getattr(names["mask"], "shape", None) is not None
+
+
+def test_the_loop_without_a_config_trains(voc_folder: Path) -> None:
+    (code,) = (block for block in blocks() if "optimizer.step()" in block)
+    assert len(code.splitlines()) <= 15
+    smaller = {'"my_data"': f'"{voc_folder}"', "512": "64", "batch_size=8": "batch_size=3, num_workers=0"}
+    for old, new in (smaller | {'50, weights="imagenet"': "18"}).items():
+        assert old in code
+        code = code.replace(old, new)
+    names: dict[str, Any] = {}
+    exec(re.sub(r"^    ", "", code, flags=re.MULTILINE), names)
+    assert all(parameter.grad is not None for parameter in names["net"].parameters())
 
 
 def test_every_format_is_named() -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import pytest
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
+from PIL import Image
 
-from segunet import evaluate, train
+from segunet import check_data, evaluate, train
 from segunet.base.errors import UserError
 from segunet.base.stopping import STOP_SIGNALS
 from segunet.cli import overrides
@@ -29,7 +29,7 @@ from segunet.inference.precision import fabric_from_settings
 from segunet.training import build
 from segunet.training.checkpoints import LastCheckpoint
 from tests.commands import CHECKPOINTS, TINY, Command
-from tests.runs import board_of, is_gone_within, scalars, steps_of, wait_for
+from tests.runs import board_of, is_gone_within, scalars, steps_of, stop_in, wait_for
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_tensorboard_shows_losses_rates_scores_and_images(run: Command, tiny: li
     best = max(value for _, value in scalars(tmp_path / "run", "val/miou"))
     ((_, logged),) = scalars(tmp_path / "run", "best/miou")  # one point, no line from 0
     assert logged == pytest.approx(best)
+    assert "epoch" not in tags["scalars"]
     assert "_hparams_/session_start_info" in board.summary_metadata
 
 
@@ -124,7 +125,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         gc.collect()  # loader processes have the folder's lock as long as they live
     result = run(train, f"resume={cut}")
     assert result.status == 0, result.output
-    assert "cut epoch" not in result.output
+    assert "was cut short" not in result.output
     first, second = weights_of(whole / "checkpoints/last.ckpt"), weights_of(cut / "checkpoints/last.ckpt")
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
     assert json.loads((whole / "metrics.json").read_text()) == json.loads((cut / "metrics.json").read_text())
@@ -132,15 +133,6 @@ def test_a_resumed_run_equals_the_uninterrupted_one(
         assert scalars(cut, tag) == scalars(whole, tag), tag
     best, same = (torch.load(run / "checkpoints/best.ckpt", weights_only=True) for run in (whole, cut))
     assert (best["epoch"], best["segunet"]["scores"]) == (same["epoch"], same["segunet"]["scores"])
-
-
-def stop_in(epoch: int, batch: int = 0) -> Callable[..., None]:
-    def stop(_: object, trainer: Any, *given: Any) -> None:
-        if trainer.current_epoch == epoch and given[-1] == batch:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            raise KeyboardInterrupt
-
-    return stop
 
 
 def test_the_rate_follows_the_share_of_epochs_done_whatever_a_resume_changes(
@@ -313,14 +305,14 @@ def test_a_run_that_was_stopped_before_its_report_is_finished_by_a_resume(
     assert "after epoch 1 of 1" in (folder / "report.html").read_text()
     assert (folder / "metrics.json").is_file()
     assert [(folder / name).read_bytes() for name in ("checkpoints/last.ckpt", "config.yaml")] == before
-    assert "all of its 3 steps" in run(train, f"resume={folder}").error
+    assert "has done 3 steps, all" in run(train, f"resume={folder}").error
 
 
 def test_names_on_both_lists_are_said(run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path) -> None:
     with (voc_folder / "ImageSets" / "Segmentation" / "val.txt").open("a") as file:
         file.write("train_0\n")
     result = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
-    assert "1 name(s) on both lists (train_0)" in result.output
+    assert "1 name on both lists (train_0)" in result.output
 
 
 def test_a_batch_norm_with_one_value_a_channel_is_refused_before_the_start(
@@ -345,7 +337,7 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     assert "it is a file" in run(train, f"resume={__file__}").error
     folder.rmdir()
     run(train, *tiny, "trainer.max_epochs=1", f"run_dir={folder}")
-    assert "all of its 1 epochs" in run(train, f"resume={folder}").error
+    assert "has done 1 epoch, all" in run(train, f"resume={folder}").error
     for override in ("model=article", "optimizer.lr=1e-5", "data.ignore_index=0", f"run_dir={tmp_path}/b"):
         assert repr(override) in run(train, f"resume={folder}", "trainer.max_epochs=2", override).error
     assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
@@ -412,14 +404,52 @@ def test_early_stopping_stops(run: Command, tiny: list[str], tmp_path: Path) -> 
 
 def test_a_run_that_has_ended_says_how_it_would_go_on(run: Command, tiny: list[str], tmp_path: Path) -> None:
     for options, ended in (
-        (["trainer.max_steps=3"], "has done all of its 3 steps. To train it longer, add trainer.max_steps=N"),
-        (["trainer.max_epochs=1", "trainer.limit_val_batches=0"], "has done all of its 1 epochs"),
+        (
+            ["trainer.max_steps=3"],
+            "has done 3 steps, all that it was to do. To train it longer, add trainer.max_steps=N",
+        ),
+        (["trainer.max_epochs=1", "trainer.limit_val_batches=0"], "has done 1 epoch, all"),
     ):
         folder = tmp_path / options[-1].partition("=")[2]
         assert run(train, *tiny, *options, f"run_dir={folder}").status == 0
         assert ended in run(train, f"resume={folder}").error
     longer = run(train, f"resume={tmp_path / '3'}", "trainer.max_steps=6")
     assert longer.output.count("images/s") == 1, longer.error
+
+
+def test_a_run_ends_when_its_time_is_over_with_a_validation_and_a_report(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    options = ["trainer.max_epochs=4", "trainer.check_val_every_n_epoch=3", f"run_dir={folder}"]
+    result = run(train, *tiny, *options, "trainer.max_time=00:00:00:00")
+    assert result.status == 0, result.error
+    assert "stopped as trainer.max_time=00:00:00:00 is over" in result.output
+    assert steps_of(folder) == [0]
+    assert steps_of(folder, "val/miou") == [0]
+    assert (folder / "report.html").is_file()
+    again = run(train, f"resume={folder}").error
+    assert (
+        "has trained for its trainer.max_time=00:00:00:00. To train it longer, add trainer.max_time with more" in again
+    )
+    longer = run(train, f"resume={folder}", "trainer.max_time=00:10:00:00")
+    assert longer.status == 0, longer.error
+    assert steps_of(folder) == list(range(1 + 3 * 3))
+
+
+def test_a_validation_that_was_left_when_the_time_was_over_is_done(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("segunet.training.progress.RunProgress.on_validation_batch_start", stop_in(0))
+        options = ["trainer.max_time=00:00:00:00", "trainer.num_sanity_val_steps=0", f"run_dir={folder}"]
+        assert run(train, *tiny, *options).status == 128 + signal.SIGINT
+    result = run(train, f"resume={folder}")
+    assert result.status == 0, result.error
+    assert steps_of(folder) == [0]
+    assert steps_of(folder, "val/miou") == [0]
+    assert (folder / "report.html").is_file()
 
 
 def test_early_stopping_waits_for_a_validation(run: Command, tiny: list[str], tmp_path: Path) -> None:
@@ -454,6 +484,84 @@ def test_every_choice_takes_a_step(run: Command, tiny: list[str], tmp_path: Path
     assert result.status == 0, result.error
 
 
+def test_masks_of_other_values_train_like_masks_of_classes(
+    run: Command, tiny: list[str], voc_folder: Path, tmp_path: Path
+) -> None:
+    assert run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path / 'classes'}").status == 0
+    stored = {0: 0, 1: 255, 2: 7, 255: 9}
+    for path in (voc_folder / "SegmentationClass").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.vectorize(stored.get)(mask).astype(np.uint8)).save(path)
+    values = "data.mask_values={0:0,255:1,7:2,9:255}"
+    folder = tmp_path / "values"
+    assert (
+        run(
+            check_data, f"run_dir={tmp_path / 'check'}", *(each for each in tiny if each.startswith("data")), values
+        ).status
+        == 0
+    )
+    assert run(train, *tiny, values, "trainer.max_epochs=1", f"run_dir={folder}").status == 0
+    result = run(train, f"resume={folder}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    checkpoint = f"checkpoint={folder / 'checkpoints/best.ckpt'}"
+    result = run(evaluate, checkpoint, "trainer.accelerator=cpu", f"run_dir={tmp_path / 'scored'}")
+    assert result.status == 0, result.error
+    first, second, scored = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("classes", "values", "scored")
+    )
+    assert first["confusion_matrix"][0][0] + first["confusion_matrix"][1][1] > 0
+    assert [sum(row) for row in first["confusion_matrix"]] == [sum(row) for row in second["confusion_matrix"]]
+    assert scored["confusion_matrix"] == second["confusion_matrix"]
+    assert "numbers" in damaged_values(run, folder)
+
+
+def damaged_values(run: Command, folder: Path) -> str:
+    """Return what resuming a run says whose mask values are no numbers."""
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("255: 1", "255: one"))
+    return run(train, f"resume={folder}", "trainer.max_epochs=3").error
+
+
+def test_a_run_with_transforms_of_albumentations_is_resumed(run: Command, tiny: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    options = ["data/transform=strong", "trainer.max_epochs=1", f"run_dir={folder}"]
+    more = "data.transform.more=[{_target_:albumentations.GaussNoise,p:0.5,std_range:[0.1,0.2]}]"
+    assert run(train, *tiny, *options, more).status == 0
+    assert run(train, f"resume={folder}", "trainer.max_epochs=2").status == 0
+    config = folder / "config.yaml"
+    whole = config.read_text()
+    for other in ("albumentations.Compose", "os.system", "albumentations.core.serialization.load"):
+        config.write_text(whole.replace("albumentations.GaussNoise", other))
+        result = run(train, f"resume={folder}", "trainer.max_epochs=3")
+        assert result.status == 1
+        assert f"data.transform.more[0]._target_ is '{other}', a class that is not in conf/" in result.error
+    wrong = "data.transform.more=[{_target_:albumentations.Rotate,p:0.1}]"
+    assert "data.transform.more: Rotate gives a mask of" in run(train, *tiny, wrong).error
+
+
+def test_a_fold_is_held_out_and_scored_by_evaluate_unless_another_list_is_asked_for(
+    run: Command, tiny: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    fold = ["data.fold=1", "data.folds=3"]
+    assert (
+        run(
+            check_data, f"run_dir={tmp_path / 'check'}", *(each for each in tiny if each.startswith("data")), *fold
+        ).status
+        == 0
+    )
+    assert run(train, *tiny, *fold, "trainer.max_epochs=1", f"run_dir={folder}").status == 0
+    metrics = {"run": json.loads((folder / "metrics.json").read_text())}
+    checkpoint = f"checkpoint={folder / 'checkpoints/best.ckpt'}"
+    for name, options in {"again": [], "val": ["split=val"]}.items():
+        result = run(evaluate, checkpoint, *options, "trainer.accelerator=cpu", f"run_dir={tmp_path / name}")
+        assert result.status == 0, result.error
+        metrics[name] = json.loads((tmp_path / name / "metrics.json").read_text())
+    assert (metrics["run"]["images"], metrics["val"]["images"]) == (2, 4)
+    assert metrics["run"]["confusion_matrix"] == metrics["again"]["confusion_matrix"]
+    assert "on the 2 images of fold 1 of 3 of train" in (folder / "report.html").read_text()
+
+
 def test_class_weights_from_the_masks(run: Command, tiny: list[str], tmp_path: Path) -> None:
     options = ["loss.pixelwise.class_weights=auto", "trainer.max_steps=1", f"run_dir={tmp_path}/run"]
     result = run(train, *tiny, *options)
@@ -468,8 +576,8 @@ def test_a_run_that_max_steps_cut_within_an_epoch_says_so_when_resumed(
     for epoch, max_steps, steps in ((1, 2, 2), (2, 3, 3), (3, -1, 3 + 3)):
         result = run(train, f"resume={tmp_path / 'run'}", f"trainer.max_steps={max_steps}", "trainer.max_epochs=4")
         assert result.status == 0, result.error
-        assert f"trainer.max_steps cut epoch {epoch} of" in result.output
-        assert "short after 1 batches" in result.output
+        assert f"Epoch {epoch} of" in result.output
+        assert "was cut short after 1 batch." in result.output
         assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == steps
 
 
@@ -501,6 +609,8 @@ def test_every_invalid_setting_is_named_before_the_start(tiny: list[str], tmp_pa
         "optimizer.optimizer.betas=[2,.9]": "beta parameter at index 0: 2",
         "lr_schedule.warmup_epochs=[3,1]": "lr_schedule.warmup_epochs must be [least, most], got [3",
         "trainer.max_steps=0": "trainer.max_steps",
+        "trainer.max_time=8h": "trainer.max_time=8h: wanted days:hours:minutes:seconds, such as 00:08:00:00",
+        "trainer.max_time={hours:8}": "trainer.max_time must be a valid string",
         "trainer.limit_train_batches=0": "trainer.limit_train_batches must be greater than 0, got 0.",
         "trainer.precision=bf16-true": "trainer.precision=bf16-true: checkpoints hold weights in float32",
         "+trainer.val_check_interval=0.5": "trainer.val_check_interval: a run is validated",
@@ -639,7 +749,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_data_are_read(
         assert f"{folder} cannot be written" in sweep.error
     (tmp_path / "wrong").mkdir()
     run_dir = f"run_dir={tmp_path / 'wrong'}"
-    for name, make in (("train.log", Path.mkdir), ("tensorboard", Path.touch)):
+    for name, make in (("train.log", Path.mkdir), ("checkpoints", Path.touch)):
         make(tmp_path / "wrong" / name)
         assert f"{name} is a " in run(train, *tiny, run_dir).error
         make(tmp_path / "wrong" / name, exist_ok=True)

@@ -29,6 +29,7 @@ def test_an_installed_wheel_trains_a_step(voc_folder: Path, tmp_path: Path) -> N
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
     assert list(elsewhere.glob("outputs/train/*/checkpoints/last.ckpt"))
+    assert (site / "bin" / "segunet").is_file()
     where = "import segunet.base.paths; print(segunet.base.paths.CONF_DIR)"
     found = subprocess.run([python, "-c", where], cwd=elsewhere, capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()) == site / "segunet" / "conf"

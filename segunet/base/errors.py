@@ -20,6 +20,11 @@ class UserError(Exception):
         return str(self).rsplit("UserError: ", 1)[-1].strip()
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular or the plural: 1 image, 2 images."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def abbreviated(names: Sequence[str], most: int = 4) -> str:
     """Return the first ``most`` names and how many more there are."""
     more = f" ... and {len(names) - most} more" if len(names) > most else ""

@@ -4,12 +4,17 @@ import logging
 import re
 import shlex
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 console = Console()
+_WIDEST = 1000  # characters
 
 _IGNORED_WARNINGS = (
     # The number of loader processes is the user's choice (data.num_workers).
@@ -44,8 +49,31 @@ def setting(name: str, value: object) -> str:
     text = str(value)
     if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         return f"{name}={text}"
-    escaped = re.sub(r'(\\*)"', r'\1\1\\"', text)  # Hydra treats a backslash as an escape only before a quote
-    return shlex.quote(f'{name}="{escaped}"')
+    return shlex.quote(f"{name}={hydra_text(text)}")
+
+
+def hydra_text(value: Any) -> str:
+    """Return a plain value as Hydra reads it; texts are quoted."""
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{hydra_text(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(hydra_text, value)) + "]"
+    if isinstance(value, str):
+        escaped = re.sub(r'(\\*)("|\Z)', _doubled, value)  # Hydra treats a backslash as an escape only before a quote
+        return f'"{escaped}"'
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _doubled(found: re.Match[str]) -> str:
+    """Return backslashes before a quote doubled, and the quote escaped."""
+    slashes, end = found.groups()
+    return slashes * 2 + ('\\"' if end else "")
+
+
+def show_table(table: Table) -> None:
+    """Print a table at its own width; a narrower terminal wraps its lines, but no name or number in it is cut."""
+    table.width = Measurement.get(console, console.options.update(max_width=_WIDEST), table).maximum
+    console.print(table, crop=False)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -21,7 +21,8 @@ from segunet.base.paths import CONF_DIR
 from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
-from segunet.cli.overrides import check_command_line, with_quoted_text, with_recipe
+from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
+from segunet.cli.own_files import with_own_files
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
 
         def checked_program() -> None:
             try:
-                sys.argv = with_quoted_text(config_name, with_recipe(config_name, sys.argv))
+                check_flags(config_name, sys.argv)
+                named = with_recipe(config_name, with_name(config_name, sys.argv))
+                sys.argv = with_quoted_text(config_name, with_own_files(named))
                 check_command_line(config_name)
             except UserError as error:
                 if full_errors():

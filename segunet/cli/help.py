@@ -58,11 +58,12 @@ def comments_of(group: str, name: str) -> dict[str, list[str]]:
             comments |= comments_of(group, base)
     lines = text.splitlines()
     head = list(takewhile(_is_comment, lines))
-    for setting, row in _settings_of(text, group):
+    package = group.replace("/", ".")
+    for setting, row in _settings_of(text, package):
         above = list(takewhile(_is_comment, reversed(lines[len(head) : row])))
         if above:
             comments[setting] = [line.strip() for line in reversed(above)]
-    return comments | {group: list(takewhile(lambda line: line != "#", head))}
+    return comments | {package: list(takewhile(lambda line: line != "#", head))}
 
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -104,6 +105,6 @@ def _is_comment(line: str) -> bool:
 
 
 def _groups(cfg: DictConfig) -> dict[str, str]:
-    """Return the choice of each group of the command."""
-    choices = cfg.hydra.runtime.choices.items()
-    return {group: choice for group, choice in choices if "/" not in group}
+    """Return the choice of each group of the command, those within a group last."""
+    choices = sorted(cfg.hydra.runtime.choices.items(), key=lambda each: "/" in each[0])
+    return {group: choice for group, choice in choices if not group.startswith("hydra/")}

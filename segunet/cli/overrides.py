@@ -1,7 +1,9 @@
 """Check command-line overrides before Hydra does, with messages that do not require knowledge of Hydra."""
 
 import difflib
+import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -20,6 +22,7 @@ from segunet.base.terminal import setting
 _HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
 _HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # raised by Hydra when composing a config
 _RECIPE = "experiment=sample"  # default of segunet.train, unless the command line gives one of
+_UNNAMED = {"report": "run"}  # the setting that a word without a name is for
 _FREE_TEXT = {"generate": ("prompt",)}  # settings whose commas do not separate the values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
@@ -45,6 +48,30 @@ def with_recipe(command: str, argv: list[str]) -> list[str]:
     return [*argv[:end], _RECIPE, *argv[end:]]
 
 
+def check_flags(command: str, argv: Sequence[str]) -> None:
+    """Raise a UserError for a setting that is typed as a flag, by habit: --checkpoint PATH, --tile=512."""
+    flags = {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    for word, following in pairwise([*argv[1:], ""]):
+        flag, equals, value = word.partition("=")
+        if not flag.startswith("--") or flag in flags:
+            continue
+        if not equals:
+            value = "" if following.startswith("-") or "=" in following else following
+        typed = setting(flag.lstrip("-").replace("-", "_"), value or "VALUE")
+        raise UserError(
+            f"{word}: settings are typed without dashes, as name=value. Type it as {typed}. "
+            f"python -m segunet.{command} --help lists them."
+        )
+
+
+def with_name(command: str, argv: list[str]) -> list[str]:
+    """Return ``argv`` with its first word named, if it has no name and the command takes it so: report RUN."""
+    name = _UNNAMED.get(command)
+    if name is None or len(argv) < 2 or "=" in argv[1] or argv[1].startswith(("-", "+", "~")):
+        return argv
+    return [argv[0], *shlex.split(setting(name, argv[1])), *argv[2:]]
+
+
 def with_quoted_text(command: str, argv: list[str]) -> list[str]:
     """Return ``argv`` with free text that has commas quoted for Hydra, unless it is already, or this is a sweep."""
     if {"-m", "--multirun"} & set(argv):
@@ -63,6 +90,11 @@ def check_command_line(command: str) -> None:
     given = get_args_parser().parse_args()
     if any(getattr(given, flag) for flag in _HYDRA_FLAGS):
         return
+    for word, following in pairwise([*given.overrides, ""]):
+        if following and not set("=~+") & set(word + following):
+            raise UserError(
+                f"{word} {following}: settings are typed as name=value. Type it as {setting(word, following)}"
+            )
     overrides = [_parsed(text) for text in given.overrides]
     if not given.multirun and "hydra.mode=MULTIRUN" not in given.overrides:
         for override in overrides:

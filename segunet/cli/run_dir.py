@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
 from yaml import YAMLError
@@ -28,6 +28,11 @@ CONFIG = "config.yaml"  # in a run's folder
 def as_path(setting: Any) -> Path:
     """Return a setting as a path, whatever type YAML gave it."""
     return Path(str(setting)).expanduser()
+
+
+def as_paths(setting: Any) -> list[Path]:
+    """Return a setting, one value or a list, as paths."""
+    return [as_path(each) for each in (setting if isinstance(setting, list | ListConfig) else [setting])]
 
 
 def is_main_process() -> bool:

@@ -7,7 +7,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from segunet.base.terminal import console
+from segunet.base.terminal import console, show_table
 from segunet.cost.complexity import Layer
 from segunet.cost.measurement import ROUNDS
 from segunet.cost.results import Row
@@ -33,7 +33,7 @@ def show_layers(layers: Sequence[Layer], content: dict[str, Any]) -> None:
         share = f"{100 * layer.flops / max(flops, 1):.1f} %"
         numbers = f"{layer.parameters:,}", f"{layer.flops / 1e9:.3f}", share
         table.add_row(escape(layer.name), layer.type, output + ", ..." * (len(layer.outputs) > 1), *numbers)
-    console.print(table)
+    show_table(table)
     weights = "  ".join(f"{name} {_bytes(number)}" for name, number in content["weight_bytes"].items())
     _print(f"\nnetwork     {content['network']}, called with {' x '.join(map(str, content['input']))}")
     _print(f"parameters  {content['parameters']:,}, of which trainable {content['trainable_parameters']:,}")
@@ -55,7 +55,9 @@ def show_measurements(measurements: Sequence[dict[str, Any]]) -> None:
             _bytes(each["peak_bytes"]),
             f"{each['warmup_seconds']:.1f} s",
         )
-    console.print("", table, "")
+    console.print()
+    show_table(table)
+    console.print()
     accelerator, precision = measurements[0]["accelerator"], measurements[0]["precision"]
     memory = "of torch's tensors" if accelerator == "cuda" else "by which a fresh process grew"
     _print(f"{accelerator}, {precision}: median of {ROUNDS} runs after two; peak memory {memory}, weights included")
@@ -79,7 +81,8 @@ def show_rows(rows: Sequence[Row]) -> None:
         spread = f"{_number(row.low)} to {_number(row.high)}"
         others = [texts[number] or "" for texts in shown.values()]
         table.add_row(escape(row.case), f"{_number(row.median)} {row.unit}", spread, *others)
-    console.print("", table)
+    console.print()
+    show_table(table)
 
 
 def _bytes(number: float) -> str:

@@ -4,7 +4,8 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segunet.base.environment import shared_memory
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
@@ -26,12 +27,12 @@ from segunet.data.cells import the_cells
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.labels import LabelFacts, absent_classes, check_learnable, label_facts
-from segunet.data.masks import MaskFormat, enet_weights
+from segunet.data.masks import MAX_STORED, MaskFormat, enet_weights
 from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
-from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, voc_folder_in
-from segunet.images.palette import voc_palette
+from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
+from segunet.images.palette import IGNORE_INDEX, ClassColours, background_of, voc_palette
 from segunet.images.reading import Range, read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 _GRACE = 10  # seconds
 _OFF = BorderWeights(w0=0.0)
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
+StoredValue = Annotated[int, Field(ge=0, le=MAX_STORED)]
 
 
 @checked("data", inference_size="inference_size", seed="seed")
@@ -51,11 +53,19 @@ class VOCDataModule(pl.LightningDataModule):
         ignore_index: mask value of ignored pixels.
         train_split: list to train on; trainaug takes its masks from SegmentationClassAug.
         val_split: list to validate on.
+        fold: k-fold cross-validation: train on ``train_split`` without this part of it, validate on the part instead of
+            ``val_split``; None for no such parts.
+        folds: number of parts.
         transform: augmentation of the training images; None if nothing is trained.
         batch_size: images per training batch.
         val_batch_size: maximum number of images per validation batch (all of equal size).
         num_workers: number of loader processes; None is one per core, at most 8.
         palette: RGB of each class, for colour masks and images; None is VOC's.
+        ignore_color: RGB of ignored pixels, for colour masks and images; None is VOC's, or that of the class which is
+            ignored.
+        mask_values: class, or ``ignore_index``, of each value stored in index masks, such as {0: 0, 255: 1}; None if
+            they hold class indices.
+        background: name of the class that is not painted in images; None is the one called background, if any.
         download: download VOC2012 (and SBD, for trainaug) into ``root`` if missing.
         voc_url, sbd_url: alternative addresses of the archives; None is torchvision's.
         voc_md5, sbd_md5: md5 of these archives, if they were repacked; None is torchvision's.
@@ -82,6 +92,11 @@ class VOCDataModule(pl.LightningDataModule):
         val_batch_size: Positive = 1,
         num_workers: Count | None = None,
         palette: Sequence[Colour] | None = None,
+        ignore_color: Colour | None = None,
+        background: Text | None = None,
+        mask_values: Mapping[StoredValue, Byte] | None = None,
+        fold: Count | None = None,
+        folds: Annotated[int, Field(ge=2)] = 5,
         download: bool = False,
         voc_url: str | None = None,
         voc_md5: Text | None = None,
@@ -97,8 +112,14 @@ class VOCDataModule(pl.LightningDataModule):
         check_class_names(class_names)
         self.root = Path(root).expanduser()
         self.class_names = list(class_names)
-        self.form = MaskFormat(len(class_names), ignore_index, full_palette(palette, len(class_names)), image_range)
-        self.train_split, self.val_split = train_split, val_split
+        check_background(background, class_names)
+        self.background = background
+        colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
+        check_mask_values(mask_values, len(class_names), ignore_index)
+        self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, mask_values or None)
+        self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
+        if fold is not None and fold >= folds:
+            raise UserError(f"data.fold={fold}: with data.folds={folds} there are folds 0 to {folds - 1}.")
         self.transform = transform
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
@@ -117,6 +138,17 @@ class VOCDataModule(pl.LightningDataModule):
         self.train_pairs: list[Pair] = []
         self.val_pairs: list[Pair] = []
         self.latent_scale: float | None = None  # of latents, see latents.py
+
+    @property
+    def val_name(self) -> str:
+        """What is validated on, for messages."""
+        return self.val_split if self.fold is None else f"fold {self.fold} of {self.folds} of {self.train_split}"
+
+    @property
+    def colours(self) -> ClassColours:
+        """How masks are drawn."""
+        background = background_of(self.class_names, self.background)
+        return ClassColours(self.class_names, self.form.palette, self.form.ignore_index, background)
 
     @property
     def resumed(self) -> bool:
@@ -158,9 +190,13 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == self.stage:
             return
         folder = find_voc_folder(self.root)
-        self.val_pairs = list_pairs(folder, self.val_split, self.needs_objects(stage))
+        listed = partial(list_pairs, folder, objects=self.needs_objects(stage))
+        if self.fold is None:
+            train_pairs, self.val_pairs = (listed(self.train_split) if stage == "fit" else []), listed(self.val_split)
+        else:
+            train_pairs, self.val_pairs = split_fold(listed(self.train_split), self.fold, self.folds)
         if stage == "fit":
-            self.train_pairs = list_pairs(folder, self.train_split, self.needs_objects(stage))
+            self.train_pairs = train_pairs
             self.check_batch_size()
             warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
         self.stage = stage
@@ -173,7 +209,7 @@ class VOCDataModule(pl.LightningDataModule):
         """
         for split, pairs, effect in (
             (self.train_split, self.train_pairs, "cannot be learned"),
-            (self.val_split, self.val_pairs, "cannot be scored"),
+            (self.val_name, self.val_pairs, "cannot be scored"),
         ):
             if pairs:
                 facts = label_facts(pairs, self.form)
@@ -262,10 +298,11 @@ class VOCDataModule(pl.LightningDataModule):
         """Raise a UserError if the training list is too short for one batch in each process."""
         world, _ = self._world_and_rank()
         if len(self.train_pairs) < self.batch_size * world:
+            each = f" in each of {world} processes" if world > 1 else ""
             raise UserError(
-                f"data.batch_size is {self.batch_size} in each of {world} process(es), but list {self.train_split!r} "
-                f"of {self.root} has only {len(self.train_pairs)} examples, and incomplete batches are dropped. "
-                "Lower data.batch_size."
+                f"data.batch_size is {self.batch_size}{each}, but list {self.train_split!r} of {self.root} has only "
+                f"{counted(len(self.train_pairs), 'example')}, and incomplete batches are dropped. Lower "
+                "data.batch_size."
             )
 
     def _val_batches(self) -> list[list[int]]:
@@ -331,13 +368,50 @@ def check_class_names(names: Sequence[str]) -> None:
         raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has only 256 values.")
 
 
-def full_palette(colours: Sequence[Sequence[int]] | None, num_classes: int) -> NDArray[np.uint8]:
-    """Return VOC's palette uint8 (256, 3) with its first ``num_classes`` entries replaced by ``colours``.
+def check_mask_values(values: Mapping[int, int] | None, num_classes: int, ignore_index: int) -> None:
+    """Raise a UserError unless each value stands for a class or the ``ignore_index``."""
+    for stored, index in (values or {}).items():
+        if index >= num_classes and index != ignore_index:
+            raise UserError(
+                f"data.mask_values gives the value {stored} class {index}: wanted 0..{num_classes - 1} or the "
+                f"ignore_index, {ignore_index}."
+            )
+
+
+def check_background(background: str | None, class_names: Sequence[str]) -> None:
+    """Raise a UserError unless ``background`` is None or the name of a class."""
+    if background is not None and background not in class_names:
+        raise UserError(
+            f"data.background={background}: no class has this name, only {abbreviated(class_names)}. Give the class "
+            "that overlays shall not paint, or null."
+        )
+
+
+def full_palette(
+    colours: Sequence[Sequence[int]] | None,
+    num_classes: int,
+    ignore_index: int = IGNORE_INDEX,
+    ignored: Sequence[int] | None = None,
+) -> NDArray[np.uint8]:
+    """Return the colour of each mask value, uint8 (256, 3): those given, else VOC's.
+
+    Args:
+        colours: RGB of each class, 0..255; None is VOC's.
+        num_classes: number of classes.
+        ignore_index: mask value of ignored pixels.
+        ignored: their RGB; None is VOC's for 255, unless they are a class.
 
     Raises:
-        UserError: not one RGB triple in 0..255 for each class.
+        UserError: not one colour for each class, or two for the class that is ignored.
     """
     palette = voc_palette()
+    if ignore_index >= num_classes:
+        palette[ignore_index] = palette[IGNORE_INDEX] if ignored is None else list(ignored)
+    elif ignored is not None:
+        raise UserError(
+            f"data.ignore_color: class {ignore_index} is the ignored one (data.ignore_index), so its colour is that in "
+            "data.palette. Leave data.ignore_color null."
+        )
     if colours is None:
         return palette
     if len(colours) != num_classes:

@@ -40,6 +40,9 @@ class Batch(NamedTuple):
 class TrainDataset(Dataset[Batch]):
     """Augmented examples, indexed by (epoch, index), so that each epoch is augmented differently in any process.
 
+    Indexed by a number, as a plain ``DataLoader(dataset, shuffle=True, collate_fn=collate)`` does, each example is
+    augmented anew, by torch's random numbers.
+
     Border weights, if any, are computed after the augmentation: an object that the crop cuts in pieces stays one, and
     objects outside the crop do not count.
     """
@@ -58,8 +61,8 @@ class TrainDataset(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> Batch:
+        epoch, index = key if isinstance(key, tuple) else (int(torch.randint(2**31, ())), key)
         pair = self.pairs[index]
         image, mask = read_pair(pair, self.form)
         objects = read_objects(pair, mask, self.form.ignore_index) if self.border_weights else None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from segunet.base.ahead import map_ahead
 from segunet.base.environment import cores
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import progress_bar
@@ -90,7 +90,7 @@ def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
     began = time.monotonic()
     facts = survey(pairs, form, cores())
     if (seconds := time.monotonic() - began) > _LOG_AFTER:
-        logger.info("%d masks of %s read in %.1f s", len(pairs), pairs[0].mask.parent, seconds)
+        logger.info("%s of %s read in %.1f s", counted(len(pairs), "mask"), pairs[0].mask.parent, seconds)
     _write(path, stamp, facts)
     return facts
 
@@ -105,8 +105,8 @@ def check_learnable(facts: LabelFacts, form: MaskFormat, split: str) -> None:
         raise UserError(
             f"All masks of list {split!r} hold only {' and '.join(map(str, sorted(facts.values)))}; "
             f"{facts.images[form.ignore_index]} of them hold {form.ignore_index}, which means 'ignore', so nothing "
-            f"can be learned from them. If {form.ignore_index} was meant as an object, write its class index "
-            "(1, 2, ...) into the masks instead."
+            f"can be learned from them. If {form.ignore_index} was meant as an object, give its class "
+            f"(1, 2, ...), as in 'data.mask_values={{0:0,{form.ignore_index}:1}}'."
         )
 
 
@@ -121,7 +121,9 @@ def _counts(pair: Pair, form: MaskFormat) -> NDArray[np.int64]:
 
 def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
     """Return a digest that changes when a file or the mask format changes."""
-    digest = hashlib.sha256(repr((__version__, form.num_classes, form.ignore_index)).encode() + form.palette.tobytes())
+    digest = hashlib.sha256(
+        repr((__version__, form.num_classes, form.ignore_index, form.values)).encode() + form.palette.tobytes()
+    )
     for pair in pairs:
         for file in (pair.image, pair.mask):
             status = file.stat()

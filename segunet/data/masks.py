@@ -1,6 +1,6 @@
 """Read and check masks: class indices, or colours of the palette."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.images.reading import Range, opened, turn_of
 
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
+MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
 
 
@@ -25,12 +26,14 @@ class MaskFormat:
         ignore_index: the only other value allowed.
         palette: uint8 (256, 3), to read RGB masks by colour.
         image_range: as in :func:`read_image`.
+        values: class, or ``ignore_index``, of each value stored in index masks; None if they are the same.
     """
 
     num_classes: int
     ignore_index: int
     palette: NDArray[np.uint8]
     image_range: Range = None
+    values: Mapping[int, int] | None = None
 
 
 def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np.uint8]:
@@ -79,15 +82,17 @@ def teaches_nothing(values: set[int], form: MaskFormat) -> bool:
 
 
 def mask_values(path: Path, image: Image.Image, form: MaskFormat) -> NDArray[np.integer[Any]]:
-    """Return the values (H, W) of the opened mask, unchecked; colours are converted to indices.
+    """Return the values (H, W) of the opened mask, unchecked; colours and ``form.values`` are converted to indices.
 
     Raises:
-        UserError: colours that are not in the palette, a mode without indices, or an EXIF rotation.
+        UserError: colours that are not in the palette, values that are not in ``form.values``, a mode without indices,
+            or an EXIF rotation.
     """
     _check_upright(path, image)
     if image.mode in COLOUR_MODES:
         return _indices_of_colours(path, np.asarray(image.convert("RGB")), form)
-    return index_values(path, image)
+    stored = index_values(path, image)
+    return stored if form.values is None else _indices_of_values(path, stored, form.values)
 
 
 def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
@@ -124,6 +129,23 @@ def check_size(path: Path, mask: NDArray[Any], size: tuple[int, int]) -> None:
         )
 
 
+def _indices_of_values(
+    path: Path, stored: NDArray[np.integer[Any]], classes: Mapping[int, int]
+) -> NDArray[np.integer[Any]]:
+    """Convert the values stored in a mask (H, W) to indices (H, W)."""
+    table = np.full(MAX_STORED + 2, -1)
+    table[list(classes)] = list(classes.values())
+    known = stored if stored.dtype == np.uint8 else np.clip(stored.astype(np.int64), -1, MAX_STORED + 1)
+    indices = table[known]  # both ends are unknown
+    if (unknown := indices < 0).any():
+        values = np.unique(np.asarray(stored)[unknown]).tolist()
+        raise UserError(
+            f"{path} has values that data.mask_values does not have: {abbreviated([str(value) for value in values])}",
+            "Give the class of each value in the masks, or the ignore_index.",
+        )
+    return indices
+
+
 def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat) -> NDArray[np.uint8]:
     """Convert an RGB mask (H, W, 3) to indices (H, W) by the palette."""
     packed = _packed(colours)  # (H, W)
@@ -137,8 +159,8 @@ def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat
             f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
             f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; ignored pixels are "
             f"{tuple(form.palette[form.ignore_index].tolist())}",
-            "Save masks as index PNGs (class index per pixel), or give the colours as data.palette; JPEG and resizing "
-            "blur colours.",
+            "Save masks as index PNGs (class index per pixel), or give the colours as data.palette and "
+            "data.ignore_color; JPEG and resizing blur colours.",
         )
     indices = np.array([index_of[value] for value in values.tolist()], dtype=np.uint8)
     return indices[inverse.reshape(packed.shape)]
@@ -153,7 +175,8 @@ def _check_palette(path: Path, form: MaskFormat, known: Sequence[int]) -> None:
             raise UserError(
                 f"{path} is an RGB mask, and data.palette gives {' and '.join(names)} the same colour, "
                 f"{tuple(form.palette[index].tolist())}",
-                "Give each class a colour of its own in data.palette, or save masks as index PNGs.",
+                "Give each class a colour of its own in data.palette, ignored pixels theirs in data.ignore_color, or "
+                "save masks as index PNGs.",
             )
 
 
@@ -170,7 +193,7 @@ def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -
         return
     values, numbers = np.unique(mask, return_counts=True)
     strange = [
-        f"{value} ({number} pixels)"
+        f"{value} ({counted(number, 'pixel')})"
         for value, number in zip(values.tolist(), numbers.tolist(), strict=True)
         if value != form.ignore_index and not 0 <= value < form.num_classes
     ]
@@ -178,6 +201,6 @@ def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -
     raise UserError(
         f"{path} has values that are not classes: {', '.join(strange[:5])}{more}",
         f"Wanted 0..{form.num_classes - 1} or {form.ignore_index} for 'ignore'. Masks must hold class indices, "
-        "not grey levels or 255 (or 1..255) for an object. Write the indices, or list more "
-        "data.class_names.",
+        "not grey levels or 255 (or 1..255) for an object. Give the class of each value, as in "
+        "'data.mask_values={0:0,255:1}', or list more data.class_names.",
     )

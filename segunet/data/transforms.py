@@ -1,15 +1,20 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
+from segunet.base.errors import UserError
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
 from segunet.images.resizing import resize, resize_mask, shrinks
+
+Degrees = Annotated[float, Field(ge=0, le=180)]
+_CHECKS = 5  # random draws by which a transform is checked
 
 
 class Augmented(NamedTuple):
@@ -22,7 +27,7 @@ class Augmented(NamedTuple):
 
 @checked("data.transform", ignore_index="data.ignore_index")
 class TrainTransform:
-    """Scale jitter, crop, flip, colour jitter, elastic deformation.
+    """Scale jitter, crop, flips, rotations, colour jitter, elastic deformation, and more of albumentations.
 
     The crop is cut out before it is scaled, so the cost of an example does not depend on the image size. It is
     resized once, image and mask both at pixel centres.
@@ -34,8 +39,12 @@ class TrainTransform:
         base_size: long side in pixels of the image before the jitter; None keeps its size.
         scale: smallest and largest factor of the scale jitter on top of that.
         flip: probability of a horizontal flip.
+        vertical_flip: probability of a vertical flip.
+        quarter_turns: whether to rotate by 0, 90, 180 or 270 degrees.
+        rotation: largest angle of a further rotation, in degrees; the corners become padding.
         color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue.
         elastic: standard deviation in pixels of the displacements of :func:`elastic_field`; 0 for none.
+        more: transforms of albumentations, done last, on the crop; see :func:`check_mask_rules`.
         fill_crop: enlarge images that would be smaller than the crop until they fill it, so that none is padded.
 
     Raises:
@@ -50,8 +59,12 @@ class TrainTransform:
         base_size: Pixels | None = None,
         scale: Bounds[Above0] = (0.5, 2.0),
         flip: Share = 0.5,
+        vertical_flip: Share = 0.0,
+        quarter_turns: bool = False,
+        rotation: Degrees = 0.0,
         color_jitter: Share = 0.3,
         elastic: AtLeast0 = 0.0,
+        more: Sequence[A.BasicTransform] = (),
         fill_crop: bool = False,
     ) -> None:
         self.crop_size, self._ignore_index = crop_size, ignore_index
@@ -64,13 +77,16 @@ class TrainTransform:
                 )
             ]
         )
-        self._place = A.Compose(
-            [
-                A.HorizontalFlip(p=flip),
-                A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"),
-            ],
-            additional_targets={"objects": "mask"},
-        )
+        moves: list[A.BasicTransform] = [A.HorizontalFlip(p=flip)]
+        if vertical_flip > 0:
+            moves.append(A.VerticalFlip(p=vertical_flip))
+        if quarter_turns:
+            moves.append(A.RandomRotate90(p=1))
+        moves.append(A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"))
+        self._place = A.Compose(moves, additional_targets={"objects": "mask"})
+        last = [A.Rotate(rotation, fill=0, fill_mask=ignore_index, p=1), *more] if rotation > 0 else list(more)
+        check_mask_rules(last, crop_size, ignore_index)
+        self._last = A.Compose(last, additional_targets={"objects": "mask"}) if last else None
 
     def __call__(
         self,
@@ -99,10 +115,16 @@ class TrainTransform:
         }
         if objects is not None:
             targets["objects"] = resize_mask(objects[part], size)
+        for each in self._place.transforms[1:-1]:  # a seed of its own for each; Compose gives all the same
+            each.set_random_seed(int(rng.integers(2**32)))
         done = self._place(**targets)
         example = Augmented(done["image"], done["mask"], done.get("objects"))
         if self._elastic > 0:
             example = displaced(example, elastic_field(self.crop_size, self._elastic, rng))
+        if self._last is not None:
+            for each in self._last.transforms:
+                each.set_random_seed(int(rng.integers(2**32)))
+            example = transformed(example, self._last)
         if example.objects is not None:
             example.objects[example.mask == self._ignore_index] = 0  # the padding has the mask's value
         return example
@@ -125,6 +147,80 @@ class TrainTransform:
         """Return how many times as large an image of a ``shape`` (H, W) becomes."""
         factor = jitter if self._base_size is None else jitter * self._base_size / max(shape)
         return max(factor, self.crop_size / min(shape)) if self.fill_crop else factor
+
+
+def is_augmentation(target: str) -> bool:
+    """Return whether ``target`` names a transform of albumentations."""
+    package, _, name = target.rpartition(".")
+    found = getattr(A, name, None) if package == "albumentations" else None
+    return isinstance(found, type) and issubclass(found, A.BasicTransform)
+
+
+def transformed(example: Augmented, compose: A.Compose) -> Augmented:
+    """Return the example after albumentations' transforms, which do not take int32 objects."""
+    targets = {"image": example.image, "mask": example.mask}
+    if example.objects is not None:
+        targets["objects"] = example.objects.astype(np.float32)  # exact up to 2**24
+    done = compose(**targets)
+    objects = None if example.objects is None else done["objects"].astype(np.int32)
+    return Augmented(done["image"], done["mask"], objects)
+
+
+def check_mask_rules(transforms: Sequence[A.BasicTransform], size: int, ignore_index: int) -> None:
+    """Check that each transform keeps a crop uint8 (S, S, 3), and its mask to its own values and the ignored one.
+
+    Interpolated masks, and masks filled with class 0 where nothing is known, would teach a network nonsense.
+
+    Raises:
+        UserError: a transform that does not, or that cannot be applied.
+    """
+    if not transforms:
+        return
+    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    pairs = [(first, first + 2) for first in (1, 5, 9) if not first <= ignore_index <= first + 2][:2]
+    for each in transforms:
+        name, chance = type(each).__name__, each.p
+        if each.invalid_args:
+            raise UserError(f"data.transform.more: {name} has no setting {', '.join(each.invalid_args)}.")
+        each.p = 1.0
+        try:
+            for values in pairs:
+                _check_values(each, image, values, ignore_index)
+        except UserError:
+            raise
+        except Exception as error:  # each of albumentations' transforms has its own errors
+            raise UserError(f"data.transform.more: {name} cannot be applied to a crop: {error}.") from error
+        finally:
+            each.p = chance
+
+
+def _check_values(
+    transform: A.BasicTransform, image: NDArray[np.uint8], values: tuple[int, int], ignore_index: int
+) -> None:
+    """Apply the transform to a mask of two ``values``, between which lies one that is neither."""
+    name, compose = type(transform).__name__, A.Compose([transform], additional_targets={"objects": "mask"})
+    mask = np.full(image.shape[:2], values[0], dtype=np.uint8)
+    mask[::2, ::3] = values[1]
+    for seed in range(_CHECKS):
+        compose.set_random_seed(seed)
+        done = compose(image=image, mask=mask, objects=mask.astype(np.float32))
+        _check_same_form(name, done["image"], image)
+        _check_same_form(name, done["mask"], mask)
+        if strange := set(np.unique(done["mask"]).tolist()) - {*values, ignore_index}:
+            raise UserError(
+                f"data.transform.more: {name} gives a mask of {values[0]} and {values[1]} the values "
+                f"{sorted(strange)}. Set its fill_mask to the ignore_index, {ignore_index}, and its "
+                "mask_interpolation to 0 (nearest)."
+            )
+
+
+def _check_same_form(name: str, done: Any, given: NDArray[np.uint8]) -> None:
+    if not isinstance(done, np.ndarray) or (done.dtype, done.shape) != (given.dtype, given.shape):
+        got = f"{done.dtype} {done.shape}" if isinstance(done, np.ndarray) else type(done).__name__
+        raise UserError(
+            f"data.transform.more: {name} makes uint8 {given.shape} {got}. The crop's size is set by "
+            "data.transform.crop_size, and the network normalizes images itself."
+        )
 
 
 def elastic_field(size: int, deviation: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segunet.base.errors import UserError
+import numpy as np
+
+from segunet.base.errors import UserError, counted
 from segunet.base.files import is_file, stays_below
 from segunet.images.integrity import IMAGE_SUFFIXES
 
@@ -120,6 +122,26 @@ def read_names(path: Path) -> list[str]:
             "JPEGImages without suffix, such as a or day1/a: no leading /, no empty, . or .. part, no backslash or NUL."
         )
     return names
+
+
+def split_fold(pairs: Sequence[Pair], fold: int, folds: int) -> tuple[list[Pair], list[Pair]]:
+    """Return the pairs to train on and to validate on in k-fold cross-validation, each in the list's order.
+
+    Args:
+        pairs: of one list.
+        fold: the part to validate on, 0..folds-1.
+        folds: number of parts, of equal size but for one pair; they depend on the order of the list alone.
+
+    Raises:
+        UserError: fewer pairs than parts.
+    """
+    if len(pairs) < folds:
+        raise UserError(f"data.folds={folds}: the list has only {counted(len(pairs), 'name')}. Set fewer.")
+    held_out = set(np.random.default_rng(0).permutation(len(pairs))[fold::folds].tolist())
+    parts: tuple[list[Pair], list[Pair]] = [], []
+    for index, pair in enumerate(pairs):
+        parts[index in held_out].append(pair)
+    return parts
 
 
 def repeated_names(names: Sequence[str]) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Draw masks, predictions and confusion matrices; NumPy arrays in and out.
 
-Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index; palette uint8 (256, 3).
+Shapes: image uint8 (H, W, 3) RGB; mask (H, W), class index or the ignore index. Masks are drawn by one rule, that of
+:class:`ClassColours`: every pixel in its value's colour, ignored ones too, but for the background's.
 """
 
 import math
@@ -12,29 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from segunet.images.palette import ClassColours
+
 ImageArray = NDArray[np.uint8]
-_WRONG, _IGNORED = (220, 20, 20), (128, 128, 128)
+_WRONG = (220, 20, 20)
 
 
 def colour_mask(mask: NDArray[np.integer[Any]], palette: ImageArray) -> ImageArray:
-    """Return the mask in its classes' colours, (H, W, 3)."""
+    """Return the mask in its classes' colours, (H, W, 3); the palette is uint8 (256, 3)."""
     return np.asarray(palette[mask])
 
 
-def overlay(image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, opacity: float = 0.6) -> ImageArray:
-    """Return the image overlaid with the colours of all classes except 0, (H, W, 3)."""
-    blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, palette), opacity, 0)
-    return np.where((mask > 0)[..., None], blended, image)
+def overlay(
+    image: ImageArray, mask: NDArray[np.integer[Any]], colours: ClassColours, opacity: float = 0.6
+) -> ImageArray:
+    """Return the image overlaid with the mask's colours, (H, W, 3)."""
+    blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, colours.palette), opacity, 0)
+    return np.where(colours.painted[mask][..., None], blended, image)
 
 
 def differences(
-    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], ignore_index: int
+    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], colours: ClassColours
 ) -> ImageArray:
-    """Return the image in pale grey, red where the prediction is wrong, plain grey where the truth is ignored."""
+    """Return the image in pale grey, red where the prediction is wrong, in their colour where pixels are ignored."""
     pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
     red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
     drawn = np.where((prediction != truth)[..., None], red, pale)
-    drawn[truth == ignore_index] = _IGNORED
+    drawn[truth == colours.ignore_index] = colours.palette[colours.ignore_index]
     return drawn
 
 
@@ -47,14 +52,18 @@ def at_size_of(mask: NDArray[np.integer[Any]], image: ImageArray) -> ImageArray:
 
 
 def strip(
-    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], palette: ImageArray
+    image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], colours: ClassColours
 ) -> ImageArray:
-    """Return image | truth | prediction side by side, (H, 3W + 2 gaps, 3), at the truth's size (H, W)."""
+    """Return image | truth | prediction side by side, at the truth's size (H, W), above a legend of what is in them.
+
+    (H + h, 3W + 2 gaps, 3), or wider if a name is long.
+    """
     image = at_size_of(truth, image)
     gap = np.full((len(truth), 4, 3), 255, dtype=np.uint8)
-    return np.concatenate(
-        [image, gap, overlay(image, truth, palette), gap, overlay(image, prediction, palette)], axis=1
-    )
+    row = np.concatenate([image, gap, overlay(image, truth, colours), gap, overlay(image, prediction, colours)], axis=1)
+    names = _entries(colours)
+    found = {int(index): names[index] for index in np.union1d(truth, prediction)}
+    return stack([row, legend(found, colours, row.shape[1], text_size=11)])
 
 
 def stack(strips: Sequence[ImageArray]) -> ImageArray:
@@ -67,14 +76,14 @@ def stack(strips: Sequence[ImageArray]) -> ImageArray:
     return canvas
 
 
-def legend(entries: Mapping[int, str], palette: ImageArray, width: int, text_size: int = 14) -> ImageArray:
-    """Draw a legend of texts beside their classes' colours, uint8 (h, width, 3).
+def legend(entries: Mapping[int, str], colours: ClassColours, width: int, text_size: int = 14) -> ImageArray:
+    """Draw a legend of texts beside their colours, uint8 (h, width, 3).
 
-    Class 0 has an empty box, as :func:`overlay` does not colour it.
+    The background has an empty box, as :func:`overlay` does not paint it.
 
     Args:
-        entries: text by class index, in drawing order.
-        palette: uint8 (256, 3).
+        entries: text by mask value, in drawing order.
+        colours: the classes' colours.
         width: minimum width in pixels; entries wrap to the next line, and the legend is at least as wide as its
             longest entry.
         text_size: in pixels.
@@ -89,35 +98,45 @@ def legend(entries: Mapping[int, str], palette: ImageArray, width: int, text_siz
         places.append((x, y, index, text))
         x += lengths[index]
     canvas = Image.new("RGB", (width, y + line), "white")
-    draw = ImageDraw.Draw(canvas)
+    draw, painted = ImageDraw.Draw(canvas), colours.painted
     for x, y, index, text in places:
         corners = (x, y + line // 2 - box // 2, x + box, y + line // 2 + box // 2)
-        draw.rectangle(corners, fill=tuple(palette[index].tolist()) if index else "white", outline="black")
+        fill = tuple(colours.palette[index].tolist()) if painted[index] else "white"
+        draw.rectangle(corners, fill=fill, outline="black")
         draw.text((x + box + text_size // 2, y + line // 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(canvas)
 
 
-def legend_of_shares(
-    class_names: Sequence[str], shares: NDArray[np.floating[Any]], palette: ImageArray, width: int, text_size: int = 14
-) -> ImageArray:
-    """Return the :func:`legend` of the classes with a share above 0; shares are (K,), 0..1, drawn largest first."""
-    found = [int(index) for index in np.argsort(-shares, kind="stable") if shares[index] > 0]
-    names = drawable(class_names)
-    entries = {index: f"{names[index]} {_percent(shares[index])}" for index in found}
-    return legend(entries, palette, width, text_size)
+def legend_of_shares(counts: NDArray[np.int64], colours: ClassColours, width: int, text_size: int = 14) -> ImageArray:
+    """Return the :func:`legend` of the mask values found, with their shares of the pixels, the largest first.
+
+    ``counts`` are the pixels of each value, int64 (256,); those that are neither a class nor ignored are left out.
+    """
+    names = _entries(colours)
+    known = [index for index in names if counts[index]]
+    total = counts[known].sum()
+    found = sorted(known, key=lambda index: -counts[index])
+    entries = {index: f"{names[index]} {_percent(counts[index] / total)}" for index in found}
+    return legend(entries, colours, width, text_size)
 
 
-def frame_legend(class_names: Sequence[str], palette: ImageArray, found: Sequence[int], width: int) -> ImageArray:
+def frame_legend(found: Sequence[int], colours: ClassColours, width: int) -> ImageArray:
     """Return the :func:`legend` of the classes ``found`` in a video frame: two lines, of the same size for all frames.
 
     It is as wide as the frame or as the longest name; entries that do not fit are omitted.
     """
-    names = dict(enumerate(drawable(class_names)))
-    width = legend(names, palette, width).shape[1]
-    drawn = legend({index: names[index] for index in found}, palette, width)
-    canvas = np.full((2 * len(legend({0: ""}, palette, width)), width, 3), 255, dtype=np.uint8)
+    names = {index: text for index, text in _entries(colours).items() if index < len(colours.names)}
+    width = legend(names, colours, width).shape[1]
+    drawn = legend({index: names[index] for index in found}, colours, width)
+    canvas = np.full((2 * len(legend({0: ""}, colours, width)), width, 3), 255, dtype=np.uint8)
     canvas[: len(drawn)] = drawn[: len(canvas)]
     return canvas
+
+
+def _entries(colours: ClassColours) -> dict[int, str]:
+    """Return the text of each mask value, as the font can draw it."""
+    values, texts = zip(*colours.labels.items(), strict=True)
+    return dict(zip(values, drawable(texts), strict=True))
 
 
 def drawable(names: Sequence[str]) -> list[str]:
@@ -137,20 +156,13 @@ def _absent_letters(text: str) -> set[str]:
     return {letter for letter in set(text) if bytes(font.getmask(letter)) == box}
 
 
-def class_shares(mask: NDArray[np.integer[Any]], num_classes: int) -> NDArray[np.float64]:
-    """Return each class's share of the mask's pixels, (K,), 0..1."""
-    return np.array([np.count_nonzero(mask == index) for index in range(num_classes)]) / mask.size
-
-
-def overlay_with_legend(
-    image: ImageArray, mask: NDArray[np.integer[Any]], palette: ImageArray, class_names: Sequence[str]
-) -> ImageArray:
+def overlay_with_legend(image: ImageArray, mask: NDArray[np.uint8], colours: ClassColours) -> ImageArray:
     """Return :func:`overlay` above a :func:`legend` of the classes found, (H + h, W or more, 3)."""
     height, width = mask.shape
     text_size = max(13, min(max(height, width) // 60, width // 16))
-    shares = class_shares(mask, len(class_names))
-    below = legend_of_shares(class_names, shares, palette, width, text_size)
-    return stack([overlay(image, mask, palette), below])
+    counts = np.bincount(mask.ravel(), minlength=256)
+    below = legend_of_shares(counts, colours, width, text_size)
+    return stack([overlay(image, mask, colours), below])
 
 
 def palette_image(mask: NDArray[np.integer[Any]], palette: ImageArray) -> Image.Image:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import folders_below
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.video import VIDEO_SUFFIXES
@@ -39,7 +39,7 @@ def find_inputs(given: str, leave_out: Sequence[Path]) -> list[Path]:
         raise UserError(f"input={given} cannot be read: {error}. Give a file, a folder or a pattern.") from error
     inputs = [file for file in files if is_input(file)]
     if not inputs:
-        what = f"none of the {len(files)} file(s) there is an image or a video" if files else "not found"
+        what = f"it holds {counted(len(files), 'file')}, but no image or video" if files else "not found"
         raise UserError(
             f"input={given}: {what} ({path.absolute()}). Give an image, a video, a folder of them, or a pattern such "
             "as input='photos/**/*.jpg'."

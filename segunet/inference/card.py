@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
+from segunet.images.palette import ClassColours, background_of
 from segunet.images.reading import Range
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
+
+ValueAndClass = Annotated[list[Annotated[int, Field(ge=0, le=2**16 - 1)]], Field(min_length=2, max_length=2)]
 
 ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
@@ -42,6 +44,8 @@ class DataCard(_Plain):
     """The data set that a network was trained on: arguments of ``VOCDataModule``, and ``flip``.
 
     Attributes:
+        background: name of the class that is not painted; None is the one called background, if any.
+        mask_values: pairs of a value stored in index masks and its class; None if they are the same.
         flip: whether training images were mirrored, so the network does not tell left from right; None if unknown.
     """
 
@@ -49,10 +53,14 @@ class DataCard(_Plain):
     ignore_index: Byte
     train_split: Text = "train"
     val_split: Text = "val"
+    fold: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    folds: Annotated[int, Field(ge=2, le=2**31)] = 5
     val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     image_range: Range = None
     objects: bool = False
+    background: Text | None = None
+    mask_values: Annotated[list[ValueAndClass], Field(max_length=2**16)] | None = None
     flip: bool | None = None
 
     @model_validator(mode="before")
@@ -144,12 +152,16 @@ class Card(_Plain):
     def _check_names(self) -> Self:
         if len(set(self.class_names)) < len(self.class_names):
             raise ValueError("class_names must be different names")
+        if self.data.background not in (None, *self.class_names):
+            raise ValueError("data.background must be one of class_names")
         return self
 
     @property
-    def colours(self) -> NDArray[np.uint8]:
-        """The palette as uint8 (256, 3)."""
-        return np.array(self.palette, dtype=np.uint8)
+    def colours(self) -> ClassColours:
+        """How masks are drawn."""
+        background = background_of(self.class_names, self.data.background)
+        palette = np.array(self.palette, dtype=np.uint8)
+        return ClassColours(list(self.class_names), palette, self.data.ignore_index, background)
 
 
 class DenoiserCard(_Plain):

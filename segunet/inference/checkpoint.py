@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
@@ -18,6 +16,7 @@ from segunet.base.terminal import setting
 from segunet.base.validation import one_line
 from segunet.base.version import __version__
 from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
+from segunet.images.palette import ClassColours
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
 from segunet.inference.logits import TTA
 from segunet.models.build import build_network
@@ -45,19 +44,22 @@ class Checkpoint:
 
     Attributes:
         net: the trained network, in evaluation mode, on the CPU.
-        class_names: K names.
-        palette: uint8 (256, 3).
+        colours: names and colours of the K classes.
         inference_size: long side at which images enter the net; None is their own size.
         data: the data set that it was trained on.
         model: the network's config, in plain values; None for an exported network.
     """
 
     net: nn.Module
-    class_names: list[str]
-    palette: NDArray[np.uint8]
+    colours: ClassColours
     inference_size: int | None
     data: DataCard
     model: dict[str, Any] | None = None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The K names."""
+        return list(self.colours.names)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -248,4 +250,4 @@ def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
             f"has {len(card.class_names)} class names. It is damaged, or was not written by segunet."
         )
     model = card.model if isinstance(card, CheckpointCard) else None
-    return Checkpoint(net, list(card.class_names), card.colours, card.inference_size, card.data, model)
+    return Checkpoint(net, card.colours, card.inference_size, card.data, model)

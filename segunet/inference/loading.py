@@ -1,18 +1,20 @@
 """Load any checkpoint: ``segunet.load``."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from segunet.base.errors import UserError
 from segunet.formats.read import READERS
 from segunet.images.reading import Range
-from segunet.inference.checkpoint import FROM_CHECKPOINT, card_of, checkpoint_of, load_checkpoint, read_checkpoint
+from segunet.inference.checkpoint import FROM_CHECKPOINT, card_of, checkpoint_of, read_checkpoint
+from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.generator import Generator, denoiser_of
 from segunet.inference.predictor import Predictor
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Sequence[str | Path],
     *,
     tta: str = "none",
     tile: int | None = None,
@@ -37,7 +39,8 @@ def load(
     ((2, 32, 32, 3), dtype('uint8'))
 
     Args:
-        path: a run's checkpoints/best.ckpt, or a file written by segunet.convert or segunet.export.
+        path: a run's checkpoints/best.ckpt, or a file written by segunet.convert or segunet.export; or several, whose
+            predictions are averaged.
         tta: test-time augmentation, a key of ``inference.logits.TTA``.
         tile: side in pixels of the tiles that an image is cut into, at its own size; None for the whole image
             at once, at ``inference_size``.
@@ -52,20 +55,19 @@ def load(
     Raises:
         UserError: no file, not segunet's, or an invalid setting.
     """
-    path = Path(str(path)).expanduser()
-    content = None if path.suffix in READERS else read_checkpoint(path)
-    if content and card_of(content, path).denoiser is not None:
+    paths = [Path(str(each)).expanduser() for each in ([path] if isinstance(path, str | Path) else path)]
+    content = read_checkpoint(paths[0]) if len(paths) == 1 and paths[0].suffix not in READERS else None
+    if content and card_of(content, paths[0]).denoiser is not None:
         segmentation_only = {"tta": tta != "none", "tile": tile is not None, "overlap": overlap != 0.25}
         segmentation_only |= {
             "inference_size": inference_size != FROM_CHECKPOINT,
             "image_range": image_range != FROM_CHECKPOINT,
         }
         if given := [name for name, is_given in segmentation_only.items() if is_given]:
-            raise UserError(f"{path} holds a denoiser, which has no {', '.join(given)}. Leave them out.")
-        return Generator(denoiser_of(content, path), accelerator, precision)
-    checkpoint = checkpoint_of(content, path) if content else load_checkpoint(path)
+            raise UserError(f"{paths[0]} holds a denoiser, which has no {', '.join(given)}. Leave them out.")
+        return Generator(denoiser_of(content, paths[0]), accelerator, precision)
     return Predictor(
-        checkpoint,
+        checkpoint_of(content, paths[0]) if content else load_checkpoints(paths),
         tta=tta,
         tile=tile,
         overlap=overlap,

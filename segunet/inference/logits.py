@@ -81,6 +81,12 @@ def class_scores(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str
     return total
 
 
+def as_probabilities(scores: Tensor, are_logits: bool) -> Tensor:
+    """Return the class probabilities float32 (K, H, W) of :func:`class_scores` (K, H, W)."""
+    scores = scores.float()
+    return scores.softmax(dim=0) if are_logits else scores / scores.sum(dim=0)
+
+
 def predict(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str = "none") -> Tensor:
     """Return the class of each pixel, int64 (N, *size), of :func:`class_scores`."""
     return class_scores(net, images, size, tta).argmax(dim=1)

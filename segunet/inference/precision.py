@@ -31,7 +31,7 @@ _ROUNDS = 2
 
 def precision_for(net: nn.Module, precision: str) -> str:
     """Return the precision to run ``net`` in: a network of another runtime has its own, for which auto is float32."""
-    return "32-true" if precision == "auto" and isinstance(net, ArrayNet) else precision
+    return "32-true" if precision == "auto" and any(isinstance(each, ArrayNet) for each in net.modules()) else precision
 
 
 def fabric_from_settings(accelerator: str, precision: str) -> Fabric:

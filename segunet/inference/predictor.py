@@ -1,8 +1,8 @@
 """A checkpoint ready to predict, used by ``python -m segunet.predict`` and in notebooks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -11,17 +11,19 @@ from PIL import Image
 from torch import Tensor
 
 from segunet.base.environment import memory
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, abbreviated
 from segunet.base.failures import enough_memory
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, warn_of_mirroring
-from segunet.inference.logits import TTA, check_tta, predict
+from segunet.inference.logits import TTA, as_probabilities, check_tta, class_scores
 from segunet.inference.precision import fabric_from_settings, precision_for
-from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, predict_rows
+from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, score_rows
 
 Source = str | Path | Image.Image | NDArray[np.uint8]
+Sources = list[Source] | tuple[Source, ...]
+Advance = Callable[[float], object]
 
 # At least this many per pixel entering the network, in float32; unet_resnet50 took 458, article 800.
 _BYTES_PER_PIXEL = 400
@@ -35,7 +37,7 @@ class Predictor:
     """A trained network that takes images of any size.
 
     Created by :func:`segunet.load`, which documents the settings. Attributes: ``class_names``, K names; ``palette``,
-    uint8 (256, 3), the classes' colours.
+    uint8 (256, 3), the classes' colours; ``colours``, both of them and the class that is not painted.
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class Predictor:
     ) -> None:
         check_tta(tta)
         check_tiles(tile, overlap)
-        self.class_names, self.palette = checkpoint.class_names, checkpoint.palette
+        self.class_names, self.palette = checkpoint.class_names, checkpoint.colours.palette
+        self.colours = checkpoint.colours
         self.tta, self.tile, self.overlap = tta, tile, overlap
         check_tile_alone(tile, None if inference_size == FROM_CHECKPOINT else inference_size)
         self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
@@ -63,20 +66,47 @@ class Predictor:
         self.fabric = fabric_from_settings(accelerator, precision_for(checkpoint.net, precision))
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
-    def predict(self, image: Source, advance: Callable[[float], object] = lambda _: None) -> NDArray[np.uint8]:
-        """Return the class of each pixel, uint8 (H, W), at the image's own size.
+    def __repr__(self) -> str:
+        names, tiles = abbreviated(self.class_names), f", in tiles of {self.tile}" if self.tile else ""
+        return (
+            f"<segunet.Predictor of {len(self.class_names)} classes ({names}) on {self.fabric.device}{tiles}: "
+            "predict(image), scores(image), show(image)>"
+        )
+
+    @overload
+    def predict(self, image: Source, advance: Advance = ...) -> NDArray[np.uint8]: ...
+
+    @overload
+    def predict(self, image: Sources, advance: Advance = ...) -> list[NDArray[np.uint8]]: ...
+
+    def predict(self, image: Source | Sources, advance: Advance = lambda _: None) -> Any:
+        """Return the class of each pixel, uint8 (H, W), at the image's own size; of a list of images, a list.
 
         Args:
-            image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey.
-            advance: called with the share of the pixels, 0..1, done since the last call.
+            image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey; or a list of them.
+            advance: called with the share of an image's pixels, 0..1, done since the last call.
 
         Raises:
             UserError: not a readable image, or out of memory.
         """
-        pixels = as_image(image, self.image_range)
-        what = f"for an image of {pixels.shape[1]} x {pixels.shape[0]} pixels at once"
-        with enough_memory(what, self._advice()), torch.inference_mode():
-            return self._tiled(pixels, advance) if self.tile else self._whole(pixels, advance)
+        if isinstance(image, list | tuple):
+            return [self.predict(each, advance) for each in image]
+        return self._predicted(image, advance, with_scores=False)[0]
+
+    def scores(self, image: Source) -> NDArray[np.float32]:
+        """Return the probability of each class at each pixel, float32 (K, H, W), at the image's own size.
+
+        With test-time augmentation or tiles, their means. Raises as :meth:`predict`.
+        """
+        return self.predict_with_scores(image)[1]
+
+    def predict_with_scores(
+        self, image: Source, advance: Advance = lambda _: None
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return what :meth:`predict` and :meth:`scores` do, at once."""
+        mask, probabilities = self._predicted(image, advance, with_scores=True)
+        assert probabilities is not None
+        return mask, probabilities
 
     def show(self, image: Source) -> Image.Image:
         """Return the image overlaid with its prediction, with a legend of the classes found; raises as ``predict``.
@@ -84,43 +114,59 @@ class Predictor:
         Notebooks display it; elsewhere use ``.save(PATH)`` or ``.show()``.
         """
         pixels = as_image(image, self.image_range)
-        return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.palette, self.class_names))
+        return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.colours))
 
-    def _whole(self, image: ImageArray, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+    def _predicted(
+        self, image: Source, advance: Advance, with_scores: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Return the mask uint8 (H, W) and, if wanted, the probabilities float32 (K, H, W)."""
+        pixels = as_image(image, self.image_range)
+        height, width = pixels.shape[:2]
+        what, kept = f"for an image of {width} x {height} pixels at once", height * width if with_scores else 0
+        with enough_memory(what, self._advice()), torch.inference_mode():
+            scores = self._tiled(pixels, kept) if self.tile else self._whole(pixels, kept)
+            mask = np.empty((height, width), dtype=np.uint8)
+            probabilities = np.empty((len(self.class_names), height, width), np.float32) if with_scores else None
+            are_logits = self.tta == "none" and (not self.tile or context_of(self.net) > 0)
+            top = 0
+            for rows in scores:  # (K, h, W)
+                below = slice(top, top := top + rows.shape[1])
+                mask[below] = rows.argmax(dim=0).to(torch.uint8).cpu().numpy()
+                if probabilities is not None:
+                    probabilities[:, below] = as_probabilities(rows, are_logits).cpu().numpy()
+                advance(rows.shape[1] / height)
+        return mask, probabilities
+
+    def _whole(self, image: ImageArray, kept: int) -> Iterator[Tensor]:
+        """Return the class scores of the whole image, as one row of tiles."""
         height, width = image.shape[:2]
         if self.inference_size is not None:
             image = resize_long_side(image, self.inference_size)
-        self._check_memory("The whole image", image.shape[0] * image.shape[1], height * width)
-        prediction = predict(self.net, self._on_device(image)[None], (height, width), self.tta)[0]
-        advance(1.0)
-        return prediction.to(torch.uint8).cpu().numpy()
+        self._check_memory("The whole image", image.shape[0] * image.shape[1], height * width, kept)
+        yield class_scores(self.net, self._on_device(image)[None], (height, width), self.tta)[0]
 
-    def _tiled(self, image: ImageArray, advance: Callable[[float], object]) -> NDArray[np.uint8]:
+    def _tiled(self, image: ImageArray, kept: int) -> Iterator[Tensor]:
+        """Return the class scores of each row of tiles."""
         assert self.tile is not None
         height, width = (min(self.tile + 2 * context_of(self.net), side) for side in image.shape[:2])
-        self._check_memory("A tile", height * width, height * width, band=height * image.shape[1])
-        prediction = np.empty(image.shape[:2], dtype=np.uint8)
-        top = 0
-        for rows in predict_rows(self.net, self._on_device(image), self.tile, self.overlap, self.tta):
-            prediction[top : top + len(rows)] = rows.to(torch.uint8).cpu().numpy()
-            top += len(rows)
-            advance(len(rows) / len(prediction))
-        return prediction
+        self._check_memory("A tile", height * width, height * width, kept, band=height * image.shape[1])
+        yield from score_rows(self.net, self._on_device(image), self.tile, self.overlap, self.tta)
 
-    def _check_memory(self, what: str, entering: int, predicted: int, band: int = 0) -> None:
+    def _check_memory(self, what: str, entering: int, predicted: int, kept: int, band: int = 0) -> None:
         """Raise a UserError if memory would not suffice: the system overcommits and would kill the process.
 
         Args:
             what: name of what goes through the network at once.
             entering: number of its pixels as it enters the network.
             predicted: number of its predicted pixels.
+            kept: number of pixels whose probabilities are returned.
             band: number of pixels in the row of tiles held in memory.
         """
         entering = round(entering * max(TTA[self.tta], default=1.0) ** 2)
         scores = 4 * len(self.class_names)  # bytes per pixel
         copies = _COPIES_OF_TTA if TTA[self.tta] else _COPIES
         # The classes are int64; two bands are held at a time.
-        needed = _BYTES_PER_PIXEL * entering + (copies * scores + 8) * predicted + 2 * scores * band
+        needed = _BYTES_PER_PIXEL * entering + (copies * scores + 8) * predicted + scores * (2 * band + kept)
         there = memory()
         if self.fabric.device.type == "cpu" and needed > there:
             raise UserError(

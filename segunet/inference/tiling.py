@@ -67,7 +67,15 @@ class Inference:
 
 
 def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
-    """Yield the prediction from top to bottom: int64 (h, W) for each row of tiles, H rows in total.
+    """Yield the prediction from top to bottom, of :func:`score_rows`: int64 (h, W) for each row of tiles."""
+    return (rows.argmax(dim=0) for rows in score_rows(net, image, tile, overlap, tta))
+
+
+def score_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
+    """Yield the class scores from top to bottom: float (K, h, W) for each row of tiles, H rows in total.
+
+    They are sums of probabilities, but an unpadded network's without test-time augmentation are logits. Each is valid
+    until the next one is asked for.
 
     Where tiles overlap, their class probabilities are added with weights that decrease towards a tile's edge. Only
     one row of tiles is held in memory: K x tile x W floats. Unpadded networks use :func:`rows_in_context`.
@@ -96,7 +104,7 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
                 band = torch.zeros(len(scores), size[0], width, device=image.device)  # (K, h, W)
             band[:, :, left : left + size[1]] += weights * probabilities
         done = next_top - top
-        yield band[:, :done].argmax(dim=0)
+        yield band[:, :done]
         # Move the rows shared with the next tiles up.
         kept = size[0] - done
         band[:, :kept] = band[:, done:].clone()
@@ -113,10 +121,10 @@ def context_of(net: nn.Module) -> int:
 
 
 def rows_in_context(net: nn.Module, image: Tensor, tile: int, tta: str = "none") -> Iterator[Tensor]:
-    """Yield the prediction from top to bottom, int64 (h, W) for each row of tiles, by the overlap-tile strategy.
+    """Yield the class scores from top to bottom, float (K, h, W) for each row of tiles, by the overlap-tile strategy.
 
     Ronneberger et al. 2015, figure 2: each tile is predicted with its surroundings, and tiles do not overlap. The
-    result equals the prediction of the whole image, because tiles start at multiples of the network's stride.
+    result equals the scores of the whole image, because tiles start at multiples of the network's stride.
 
     Args:
         net: an unpadded network with a ``border`` and a ``stride``, such as ``models.classic_unet.ClassicUNet``.
@@ -131,8 +139,9 @@ def rows_in_context(net: nn.Module, image: Tensor, tile: int, tta: str = "none")
         for left, right, before, behind in _with_context(image.shape[-1], step, context):
             tiles = image[None, :, above:below, before:behind]
             scores = class_scores(net, tiles, (below - above, behind - before), tta)[0]
-            row.append(scores[:, top - above : bottom - above, left - before : right - before].argmax(dim=0))
-        yield torch.cat(row, dim=1)
+            inner = scores[:, top - above : bottom - above, left - before : right - before]
+            row.append(inner.clone())  # not to keep what is around it
+        yield torch.cat(row, dim=2)
 
 
 def _with_context(length: int, step: int, context: int) -> Iterator[tuple[int, int, int, int]]:

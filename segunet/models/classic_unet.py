@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.validation import Above0, Channels, Finite, Share, checked
 from segunet.models.unet import ClassCount
 
@@ -55,7 +55,9 @@ class ClassicUNet(nn.Module):
     ) -> None:
         super().__init__()
         if not len(mean) == len(std) == in_channels:
-            raise UserError(f"model.mean and model.std need {in_channels} number(s), as model.in_channels says.")
+            raise UserError(
+                f"model.mean and model.std need {counted(in_channels, 'number')}, as model.in_channels says."
+            )
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.down = nn.ModuleList(DoubleConv(a, b, padded, norm) for a, b in pairwise([in_channels, *widths]))

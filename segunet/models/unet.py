@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Finite, checked
-from segunet.models.decoder import UNetDecoder
 
 # At most the number of values of an 8-bit mask.
 ClassCount = Annotated[int, Field(ge=1, le=256)]
@@ -38,10 +37,10 @@ class UNet(nn.Module):
 
     Args:
         encoder: module that returns the maps.
-        decoder: builds the decoder from the encoder's channels; it has ``out_channels``.
+        decoder: the decoder, which has ``out_channels``, or what builds it from the encoder's channels.
         num_classes: channels of the logits, 1..256.
-        mean: per channel, subtracted from the image, in units of 0..255.
-        std: per channel, divides the image after that.
+        mean: per channel, subtracted from the image, in units of 0..255; ImageNet's by default.
+        std: per channel, divides the image after that; ImageNet's by default.
         head_kernel_size: kernel size of the last convolution, from the decoder's map to the logits; odd.
 
     Raises:
@@ -54,10 +53,10 @@ class UNet(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        decoder: Callable[[Sequence[int]], UNetDecoder],
+        decoder: nn.Module | Callable[[Sequence[int]], nn.Module],
         num_classes: ClassCount,
-        mean: Annotated[Sequence[Finite], Field(min_length=3, max_length=3)],
-        std: Annotated[Sequence[Above0], Field(min_length=3, max_length=3)],
+        mean: Annotated[Sequence[Finite], Field(min_length=3, max_length=3)] = (123.675, 116.28, 103.53),
+        std: Annotated[Sequence[Above0], Field(min_length=3, max_length=3)] = (58.395, 57.12, 57.375),
         head_kernel_size: Annotated[int, Field(ge=1, le=31)] = 1,
     ) -> None:
         super().__init__()
@@ -66,9 +65,10 @@ class UNet(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.encoder = encoder
-        self.decoder = decoder(encoder.channels)
+        built: Any = decoder if isinstance(decoder, nn.Module) else decoder(encoder.channels)
+        self.decoder = built
         padding = head_kernel_size // 2
-        self.head = nn.Conv2d(self.decoder.out_channels, num_classes, head_kernel_size, padding=padding)
+        self.head = nn.Conv2d(built.out_channels, num_classes, head_kernel_size, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return float logits (N, num_classes, H, W) of ``images`` (N, 3, H, W), RGB, uint8 or float 0..255."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from segunet.report.history import Points
+from segunet.training.history import Points
 
 _MAX_POINTS = 300  # per path; more would be finer than a pixel
 _MAX_MARKS = 30

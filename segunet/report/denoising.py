@@ -5,8 +5,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
 
+from segunet.base.errors import counted
 from segunet.base.files import write_json
 from segunet.base.terminal import setting
 from segunet.cli.run_dir import command_line
@@ -15,26 +15,24 @@ from segunet.images.drawing import ImageArray
 from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.inference.generator import Generator, denoiser_of
 from segunet.report.ending import best_checkpoint, log_next_steps, score_to_board
-from segunet.report.facts import duration, facts
-from segunet.report.history import read_history
+from segunet.report.facts import facts
 from segunet.report.page import PAGE, DenoiserReport, write_page
+from segunet.training.callbacks import time_trained
+from segunet.training.history import history_of
 
 logger = logging.getLogger(__name__)
 BEST_LOSS = "best/val_loss"  # in TensorBoard
 _MOST_PROMPTS = 8
 
 
-def conclude_denoiser(
-    trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, images: int, seconds: float
-) -> None:
+def conclude_denoiser(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, images: int) -> None:
     """Write the loss of the best checkpoint to metrics.json and the report, and log the next steps.
 
     Args:
-        trainer: the trainer, after training.
+        trainer: the trainer, after training, or with the state of its callbacks restored.
         run_dir: the run's folder.
         datamodule: the data of training and validation.
         images: samples in the report for each prompt; none of latents.
-        seconds: duration of the run.
     """
     if (best := best_checkpoint(run_dir)) is None:
         return
@@ -47,17 +45,15 @@ def conclude_denoiser(
     log_next_steps(run_dir, f"generate:  python -m segunet.generate {setting('checkpoint', best)} count=16")
     model = Generator(denoiser_of(content, best), trainer.strategy.root_device.type, str(trainer.precision))
     defaults = model.request(next(iter(model.class_names), None))
-    board = trainer.logger
     report = DenoiserReport(
         kind="Training",
         name=run_dir.name,
         subject=f"Best checkpoint, after epoch {epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, on the "
-        f"{len(datamodule.val_pairs)} images of {datamodule.val_split}",
-        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.resumed else ""))
-        | {"Denoiser": facts_of(model)},
+        f"{counted(len(datamodule.val_pairs), 'image')} of {datamodule.val_name}",
+        facts=facts(trainer, datamodule, time_trained(trainer)) | {"Denoiser": facts_of(model)},
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
-        history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},
+        history=history_of(trainer),
         best_epoch=epoch,
         loss=loss,
         samples=samples(model, images),

@@ -14,12 +14,13 @@ from torch import nn
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, at_size_of, differences, overlay
+from segunet.images.palette import ClassColours
 from segunet.images.resizing import resize_long_side
 from segunet.inference.logits import naming
 from segunet.inference.tiling import Inference
 
 _EACH = 3  # images per kind
-_LONG_SIDE = 256  # largest side of a panel in pixels
+_LONG_SIDE = 512  # largest side of a panel in pixels
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def examples(
     net: nn.Module,
     trainer: pl.Trainer,
     datamodule: VOCDataModule,
-    palette: ImageArray,
+    colours: ClassColours,
     inference: Inference,
 ) -> dict[str, list[Example]]:
     """Return the images of :func:`chosen`, predicted as they were scored.
@@ -70,7 +71,7 @@ def examples(
         net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
         trainer: the trainer that scored it; the net is moved to its device and run in its precision.
         datamodule: set up, with the inference size used for scoring.
-        palette: uint8 (256, 3).
+        colours: how the masks are drawn.
         inference: as used for scoring.
 
     Raises:
@@ -86,7 +87,7 @@ def examples(
         height, width = batch.masks.shape
         with naming([name]):
             predictions = inference.predict(net, batch.images[None].to(device), (height, width))
-        drawn = panels(batch, predictions[0].cpu().numpy(), palette, datamodule.form.ignore_index)
+        drawn = panels(batch, predictions[0].cpu().numpy(), colours)
         return Example(name, image_miou[name], drawn)
 
     there = {name: miou for name, miou in image_miou.items() if name in index_of}
@@ -94,17 +95,15 @@ def examples(
         return {kind: [example(name) for name in names] for kind, names in chosen(there).items()}
 
 
-def panels(
-    batch: Batch, prediction: NDArray[np.integer[Any]], palette: ImageArray, ignore_index: int
-) -> dict[str, ImageArray]:
+def panels(batch: Batch, prediction: NDArray[np.integer[Any]], colours: ClassColours) -> dict[str, ImageArray]:
     """Return the panels of an example, image (3, h, w) and mask (H, W), with its prediction (H, W)."""
     truth = batch.masks.numpy()
     image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
     drawn = {
         "image": image,
-        "truth": overlay(image, truth, palette),
-        "prediction": overlay(image, prediction, palette),
-        "differences": differences(image, truth, prediction, ignore_index),
+        "truth": overlay(image, truth, colours),
+        "prediction": overlay(image, prediction, colours),
+        "differences": differences(image, truth, prediction, colours),
     }
     return {what: small(panel) for what, panel in drawn.items()}
 

@@ -8,15 +8,15 @@ from segunet.base.environment import hardware, versions
 from segunet.data.datamodule import VOCDataModule
 
 
-def facts(trainer: pl.Trainer, datamodule: VOCDataModule, took: str) -> dict[str, dict[str, str]]:
-    """Return a report's facts; ``took`` is the run's duration."""
+def facts(trainer: pl.Trainer, datamodule: VOCDataModule, seconds: float) -> dict[str, dict[str, str]]:
+    """Return a report's facts; ``seconds`` is the run's duration, 0 if unknown."""
     devices = f"{trainer.world_size} x " if trainer.world_size > 1 else ""
     run = {
         "made": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        "took": took,
+        "took": duration(seconds) if seconds else "\N{EN DASH}",
         "device": f"{devices}{trainer.strategy.root_device}, {trainer.precision}",
         "data": str(datamodule.root.absolute()),
-        "split": datamodule.val_split,
+        "split": datamodule.val_name,
     }
     return {"Run": run, "Software": versions(), "Hardware": hardware()}
 

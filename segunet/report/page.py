@@ -15,11 +15,12 @@ from PIL import Image
 
 from segunet.base.files import write_text
 from segunet.images.drawing import ImageArray
+from segunet.images.palette import ClassColours
 from segunet.metrics.scores import HEADLINE, Scores, absent_note
 from segunet.report.chart import Chart, Series, line_chart
 from segunet.report.examples import Example
-from segunet.report.history import Points
 from segunet.report.scores import headline, per_class, per_class_headings
+from segunet.training.history import Points
 
 PAGE = "report.html"  # in a run's folder
 _TINY = 128  # largest side in pixels of images that are shown pixelated
@@ -38,7 +39,7 @@ class Run:
         facts: groups of names and texts: date and duration, versions, hardware.
         command: the command line.
         config: the run's settings, YAML.
-        history: the training log, from :func:`segunet.report.history.read_history`.
+        history: the training's curves, from :class:`segunet.training.history.History`.
         best_epoch: counted from 1; None for an evaluation.
     """
 
@@ -58,14 +59,12 @@ class Report(Run):
 
     Attributes:
         scores: its scores.
-        class_names: K names.
-        palette: the classes' colours, uint8 (256, 3).
+        colours: names and colours of the K classes.
         examples: images by kind: best, median, worst.
     """
 
     scores: Scores
-    class_names: Sequence[str]
-    palette: ImageArray
+    colours: ClassColours
     examples: Mapping[str, Sequence[Example]]
 
 
@@ -95,7 +94,8 @@ def write_page(report: Report | DenoiserReport, path: Path) -> None:
 
 def page(report: Report) -> str:
     """Return ``report`` as HTML."""
-    scores, names = report.scores, report.class_names
+    scores, colours = report.scores, report.colours
+    names = colours.names
     numbers = {HEADLINE[name]: _score(value) for name, value in headline(scores).items()}
     return _rendered(
         "report.html.j2",
@@ -105,11 +105,21 @@ def page(report: Report) -> str:
         headings=per_class_headings(scores),
         rows=per_class(scores, names),
         absent_note=absent_note(scores, names),
-        colours=["#" + bytes(colour).hex() for colour in report.palette[: len(names)].tolist()],
+        names=names,
+        labels=colours.labels,
+        fills=fills(colours),
         shares=_shares(scores.confusion),
         balance=scores.confusion.sum(axis=1) / max(scores.confusion.sum(), 1),
         confused=confused(scores.confusion),
     )
+
+
+def fills(colours: ClassColours) -> list[str]:
+    """Return the CSS colour of each mask value, as it is drawn; the background has the page's."""
+    return [
+        f"#{bytes(colour).hex()}" if painted else "var(--card)"
+        for colour, painted in zip(colours.palette.tolist(), colours.painted, strict=True)
+    ]
 
 
 def denoiser_page(report: DenoiserReport) -> str:
@@ -157,6 +167,10 @@ def charts(history: Mapping[str, Points], best_epoch: float | None) -> list[Char
         for title, tags in kinds.items()
     }
     epochs = max((each.points[-1][0] for series in found.values() for each in series), default=0)
+    if best_epoch is not None:  # a run that was stopped within an epoch was validated there
+        validated = [epoch for tag in ("val/miou", "val/loss") for epoch, _ in history.get(tag, ())]
+        within = [epoch for epoch in validated if best_epoch - 1 < epoch <= best_epoch]
+        best_epoch = max(within, default=min(best_epoch, epochs))
     return [
         line_chart(title, series, epochs, best_epoch, bottom=0 if title == "Learning rate" else None)
         for title, series in found.items()

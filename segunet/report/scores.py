@@ -8,8 +8,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from segunet.base.errors import counted
 from segunet.base.files import save_png, write_csv, write_json
-from segunet.base.terminal import console
+from segunet.base.terminal import console, show_table
 from segunet.images.drawing import confusion_image
 from segunet.metrics.scores import HEADLINE, Scores, absent_note, mean_of_defined
 
@@ -46,11 +47,11 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
         table.add_column(heading, justify="right")
     for name, row in per_class(scores, class_names).items():
         table.add_row(escape(name), *(_cell(value) for value in row.values()))
-    console.print(table)
+    show_table(table)
     if note := absent_note(scores, class_names):
         console.print(f"classes {note}", highlight=False, markup=False, soft_wrap=True)
     numbers = "  ".join(f"{HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
-    console.print(f"{numbers}  ({scores.images} images)", highlight=False, soft_wrap=True)
+    console.print(f"{numbers}  ({counted(scores.images, 'image')})", highlight=False, soft_wrap=True)
 
 
 def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
@@ -69,18 +70,17 @@ def as_dict(scores: Scores, class_names: Sequence[str]) -> dict[str, Any]:
 
 def per_class_headings(scores: Scores) -> dict[str, str]:
     """Return the names of the per-class numbers and their table headings."""
-    headings = {"iou": "IoU", "accuracy": "accuracy", "dice": "Dice", "pixels": "pixels"}
-    return headings if scores.boundary_iou is None else {**headings, "boundary_iou": "boundary IoU"}
+    boundary = {} if scores.boundary_iou is None else {"boundary_iou": "boundary IoU"}
+    return {"iou": "IoU", **boundary, "accuracy": "accuracy", "dice": "Dice", "pixels": "pixels"}
 
 
 def per_class(scores: Scores, class_names: Sequence[str]) -> dict[str, dict[str, float | int]]:
     """Return each class's numbers by name, in the order of :func:`per_class_headings`; NaN if undefined."""
-    columns = {"iou": scores.iou, "accuracy": scores.accuracy, "dice": scores.dice}
-    columns["pixels"] = scores.confusion.sum(axis=1)
-    if scores.boundary_iou is not None:
-        columns["boundary_iou"] = scores.boundary_iou
+    columns = {"iou": scores.iou, "boundary_iou": scores.boundary_iou, "accuracy": scores.accuracy}
+    columns |= {"dice": scores.dice, "pixels": scores.confusion.sum(axis=1)}
+    computed = {key: column for key, column in columns.items() if column is not None}
     return {
-        name: {key: column[index].item() for key, column in columns.items()} for index, name in enumerate(class_names)
+        name: {key: column[index].item() for key, column in computed.items()} for index, name in enumerate(class_names)
     }
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.terminal import setting
 from segunet.cli.run_dir import command_line
 from segunet.data.datamodule import VOCDataModule
@@ -18,10 +17,11 @@ from segunet.metrics.objects import ObjectCounts, ObjectScores
 from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.ending import BEST, best_checkpoint, log_next_steps, score_to_board
 from segunet.report.examples import examples
-from segunet.report.facts import duration, facts
-from segunet.report.history import read_history
+from segunet.report.facts import facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import show_report, write_report
+from segunet.training.callbacks import time_trained
+from segunet.training.history import history_of
 
 logger = logging.getLogger(__name__)
 BEST_MIOU = "best/miou"  # in TensorBoard
@@ -29,17 +29,14 @@ BEST_MIOU = "best/miou"  # in TensorBoard
 _ADVICE = "Resume the run for one more epoch (resume=RUN trainer.max_epochs=N): its checkpoint then becomes the best."
 
 
-def conclude(
-    trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, inference: Inference, seconds: float
-) -> None:
+def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, inference: Inference) -> None:
     """Show and write the scores of the best checkpoint, and log the next steps.
 
     Args:
-        trainer: the trainer, after training.
+        trainer: the trainer, after training, or with the state of its callbacks restored.
         run_dir: the run's folder.
         datamodule: the data of training and validation.
         inference: as used for validation.
-        seconds: duration of the run.
     """
     if (best := best_checkpoint(run_dir)) is None:
         return
@@ -50,7 +47,7 @@ def conclude(
     score_to_board(trainer, BEST_MIOU, scores.miou)
     logger.info("best epoch: %d; written to %s", epoch, run_dir)
     log_next_steps(run_dir, f"evaluate:  python -m segunet.evaluate {setting('checkpoint', best)}")
-    write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch, seconds), run_dir / PAGE)
+    write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch), run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)
 
 
@@ -79,23 +76,21 @@ def report_of(
     inference: Inference,
     scores: Scores,
     best_epoch: int,
-    seconds: float,
 ) -> Report:
     """Return the report of a finished run, whose best checkpoint has ``scores``."""
     net = load_checkpoint(run_dir / BEST).net
-    palette, board = datamodule.form.palette, trainer.logger
+    colours = datamodule.colours
     return Report(
         kind="Training",
         name=run_dir.name,
         subject=f"Best checkpoint, after epoch {best_epoch} of {max(trainer.current_epoch, datamodule.first_epoch)}, "
-        f"on the {scores.images} images of {datamodule.val_split}",
+        f"on the {counted(scores.images, 'image')} of {datamodule.val_name}",
         scores=scores,
-        class_names=datamodule.class_names,
-        palette=palette,
-        examples=examples(scores.image_miou, net, trainer, datamodule, palette, inference),
-        facts=facts(trainer, datamodule, duration(seconds) + (", since resumed" if datamodule.resumed else "")),
+        colours=colours,
+        examples=examples(scores.image_miou, net, trainer, datamodule, colours, inference),
+        facts=facts(trainer, datamodule, time_trained(trainer)),
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),
-        history=read_history(Path(board.log_dir)) if isinstance(board, TensorBoardLogger) else {},
+        history=history_of(trainer),
         best_epoch=best_epoch,
     )

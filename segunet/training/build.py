@@ -13,12 +13,11 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import nn
 
 from segunet.base.errors import UserError
 from segunet.base.files import check_within
-from segunet.base.validation import Above0, AtLeast0, Count, Positive, check, explained
+from segunet.base.validation import Above0, AtLeast0, Count, Positive, Text, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
@@ -29,6 +28,7 @@ from segunet.losses.segmentation import SegmentationLoss
 from segunet.models.build import check_can_be_rebuilt
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
+from segunet.training.board import TensorBoardLogger
 from segunet.training.build_diffusion import (
     check_fit,
     check_samples,
@@ -37,9 +37,19 @@ from segunet.training.build_diffusion import (
     is_denoising,
     sample_grid,
 )
-from segunet.training.callbacks import EMA, EarlyStopping, FreezeEncoder, ImageStrips, MaxSteps, StepSeed, max_steps_of
+from segunet.training.callbacks import (
+    EMA,
+    EarlyStopping,
+    FreezeEncoder,
+    ImageStrips,
+    MaxSteps,
+    MaxTime,
+    StepSeed,
+    max_steps_of,
+)
 from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
 from segunet.training.diffusion import DiffusionTask
+from segunet.training.history import History
 from segunet.training.monitor import LOSS, MIOU
 from segunet.training.progress import RunProgress
 from segunet.training.segmentation import SegmentationTask
@@ -51,6 +61,7 @@ Task = SegmentationTask | DiffusionTask
 _TRAINER_TYPES = {
     "max_epochs": Positive,
     "max_steps": Positive | Literal[-1],
+    "max_time": Text | None,
     "accumulate_grad_batches": Positive,
     "limit_train_batches": Above0 | None,
     "num_sanity_val_steps": Annotated[int, Field(ge=-1)] | None,
@@ -235,13 +246,10 @@ def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: P
         check(f"callbacks.{name}", options[name], Count)
     denoising = is_denoising(cfg.loss)
     monitor = LOSS if denoising else MIOU
-    images = (
-        sample_grid(cfg, datamodule)
-        if denoising
-        else ImageStrips(options.images, datamodule.form.palette, datamodule.class_names, run_dir)
-    )
+    images = sample_grid(cfg, datamodule) if denoising else ImageStrips(options.images, datamodule.colours, run_dir)
     max_steps = max_steps_of(cfg.trainer)
-    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), images]
+    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), History(), images]
+    callbacks.append(MaxTime(cfg.trainer.get("max_time")))
     if max_steps is not None:
         callbacks.append(MaxSteps(max_steps))
     if options.freeze_encoder_epochs > 0:
@@ -280,7 +288,7 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
 
 
 def _is_tensorboard(config: DictConfig) -> bool:
-    return bool(config.get("_target_") == f"pytorch_lightning.loggers.{TensorBoardLogger.__name__}")
+    return bool(config.get("_target_") == f"{TensorBoardLogger.__module__}.{TensorBoardLogger.__name__}")
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:
@@ -290,7 +298,8 @@ def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, **options: Any) -> Trainer:
     given = dict(cfg.trainer)
-    given.pop("max_steps", None)  # handled by MaxSteps
+    for name in ("max_steps", "max_time"):  # for MaxSteps and MaxTime
+        given.pop(name, None)
     if given["precision"] == "auto":
         given["precision"] = default_precision(given["accelerator"])
     try:
@@ -332,10 +341,14 @@ def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | 
         "ignore_index": datamodule.form.ignore_index,
         "train_split": datamodule.train_split,
         "val_split": datamodule.val_split,
+        "fold": datamodule.fold,
+        "folds": datamodule.folds,
         "val_batch_size": datamodule.val_batch_size,
         "num_workers": cfg.data.get("num_workers"),
         "image_range": datamodule.form.image_range and list(datamodule.form.image_range),
         "objects": datamodule.objects,
+        "background": datamodule.background,
+        "mask_values": datamodule.form.values and [list(pair) for pair in datamodule.form.values.items()],
         "flip": None if flip is None else bool(flip),
     }
     content = {

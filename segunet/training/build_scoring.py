@@ -56,14 +56,25 @@ def with_checkpoint_values(cfg: DictConfig, checkpoint: Checkpoint) -> DictConfi
 
 def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
     """Return the settings of the checkpoint's own data set, updated by the ``given`` ones."""
+    names, palette, ignore_index = checkpoint.class_names, checkpoint.colours.palette, checkpoint.data.ignore_index
     own = {
         **checkpoint.data.model_dump(exclude={"flip"}),
-        "class_names": checkpoint.class_names,
-        "palette": checkpoint.palette[: len(checkpoint.class_names)].tolist(),
+        "class_names": names,
+        "palette": palette[: len(names)].tolist(),
+        "mask_values": {pair[0]: pair[1] for pair in checkpoint.data.mask_values or ()},
+        "ignore_color": palette[ignore_index].tolist() if ignore_index >= len(names) else None,
     }
     plain = OmegaConf.to_container(given, resolve=True)
     assert isinstance(plain, dict)
-    return own | {str(name): value for name, value in plain.items() if value is not None}
+    changed = {str(name): value for name, value in plain.items() if value is not None}
+    if "val_split" in changed:
+        own["fold"] = None  # that list is scored, not a part of the training's
+    merged = own | changed
+    if "background" not in changed and merged["background"] not in merged["class_names"]:
+        merged["background"] = None
+    if "ignore_color" not in changed and merged["ignore_index"] < len(merged["class_names"]):
+        merged["ignore_color"] = None
+    return merged
 
 
 def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:

@@ -1,4 +1,4 @@
-"""Callbacks of a run: seeds, images, saved predictions, freezing, weight averaging."""
+"""Callbacks of a run: seeds, images, saved predictions, freezing, when it ends, weight averaging."""
 
 import logging
 import math
@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import Timer, WeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
+from segunet.images.palette import ClassColours
 from segunet.training.checkpoints import is_single_number
 from segunet.training.monitor import Monitor
 from segunet.training.scoring import ScoringTask
@@ -44,19 +46,18 @@ class StepSeed(Callback):
 
 
 class ImageStrips(Callback):
-    """Strips (image | truth | prediction) of the first images, and the confusion matrix.
+    """Strips (image | truth | prediction) of the first images, with a legend, and the confusion matrix.
 
     In training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
 
     Args:
         count: number of images.
-        palette: uint8 (256, 3).
-        class_names: names of the classes.
+        colours: how the masks are drawn.
         folder: folder that an evaluation writes them to.
     """
 
-    def __init__(self, count: int, palette: ImageArray, class_names: list[str], folder: Path) -> None:
-        self.count, self.palette, self.class_names, self.folder = count, palette, class_names, folder
+    def __init__(self, count: int, colours: ClassColours, folder: Path) -> None:
+        self.count, self.colours, self.folder = count, colours, folder
         self.strips: list[ImageArray] = []
 
     def on_validation_batch_end(
@@ -77,7 +78,7 @@ class ImageStrips(Callback):
                 return
             step = math.ceil(max(mask.shape) / _LONG_SIDE)
             truth, predicted = (each[::step, ::step].cpu().numpy() for each in (mask, prediction))
-            self.strips.append(strip(image.cpu().numpy().transpose(1, 2, 0), truth, predicted, self.palette))
+            self.strips.append(strip(image.cpu().numpy().transpose(1, 2, 0), truth, predicted, self.colours))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Send the strips and the confusion matrix to TensorBoard."""
@@ -89,7 +90,7 @@ class ImageStrips(Callback):
         board, step = trainer.logger.experiment, trainer.global_step - 1  # Lightning's count, which a resume keeps
         for number, each in enumerate(strips):
             board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
-        matrix = confusion_image(pl_module.scores.confusion, self.class_names)
+        matrix = confusion_image(pl_module.scores.confusion, self.colours.names)
         board.add_image("val/confusion_matrix", matrix, step, dataformats="HWC")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -129,7 +130,7 @@ class SavePredictions(Callback):
         assert pl_module.scores is not None
         others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
         if trainer.is_global_zero and others:
-            logger.warning("%d other file(s) in %s are not from this evaluation", others, self.folder)
+            logger.warning("%s in %s: not from this evaluation", counted(others, "other file"), self.folder)
 
 
 class FreezeEncoder(Callback):
@@ -213,6 +214,50 @@ class MaxSteps(Callback):
     def _stop(self, trainer: Trainer) -> None:
         if trainer.global_step >= self.steps:
             trainer.should_stop = True
+
+
+class MaxTime(Timer):
+    """Stop the run, with a validation, when it has trained for a time, that before a resume included.
+
+    Args:
+        limit: days:hours:minutes:seconds; None for no limit: then the time is only kept.
+
+    Raises:
+        UserError: another text.
+    """
+
+    def __init__(self, limit: str | None = None) -> None:
+        try:
+            super().__init__(None if limit is None else str(limit), verbose=False)
+        except (MisconfigurationException, OverflowError) as error:
+            raise UserError(
+                f"trainer.max_time={limit}: wanted days:hours:minutes:seconds, such as 00:08:00:00 for eight hours, in "
+                "quotes in a YAML file."
+            ) from error
+        self.limit = limit
+
+    def is_over(self) -> bool:
+        """Return whether the time is over."""
+        left = self.time_remaining()
+        return left is not None and left <= 0
+
+    def on_fit_start(self, trainer: Trainer, *_: Any) -> None:
+        """Do not stop before a validation that an earlier process left."""
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Stop a resumed run of which only the last validation was left."""
+        self.on_train_batch_end(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say that the time was over."""
+        super().on_train_end(trainer, pl_module)
+        if trainer.should_stop and self.is_over():
+            logger.info("stopped as trainer.max_time=%s is over", self.limit)
+
+
+def time_trained(trainer: Trainer) -> float:
+    """Return how many seconds a run has trained and validated, before a resume too, by its :class:`MaxTime`."""
+    return next(each.time_elapsed() for each in trainer.callbacks if isinstance(each, MaxTime))  # type: ignore[attr-defined]
 
 
 class EMA(WeightAveraging):

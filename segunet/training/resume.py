@@ -14,16 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pytorch_lightning import Trainer
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.nested import leaves, tensors_in
-from segunet.base.validation import STRICT, Count, Positive, explained, shown
+from segunet.base.validation import STRICT, AtLeast0, Count, Positive, explained, shown
 from segunet.cli.run_dir import CONFIG, as_path
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.checkpoint import card_of, read_checkpoint
 from segunet.report.ending import BEST
 from segunet.report.page import PAGE
-from segunet.training.callbacks import max_steps_of
+from segunet.training.callbacks import MaxTime, max_steps_of
 from segunet.training.checkpoints import IMAGES, LAST, PREVIOUS, STATE_ADVICE
 from segunet.training.saved_config import ADVICE
 
@@ -43,6 +43,7 @@ class Progress(BaseModel, strict=True, frozen=True):
         whole: whether the last epoch is complete.
         validated: whether the last epoch was validated.
         waited: validations since the best one, as counted by early stopping.
+        seconds: time that it has trained and validated for.
     """
 
     started: Count
@@ -52,6 +53,7 @@ class Progress(BaseModel, strict=True, frozen=True):
     whole: bool
     validated: bool
     waited: Count
+    seconds: AtLeast0 = 0.0
 
     @property
     def epochs(self) -> int:
@@ -76,22 +78,22 @@ class Resumed:
     finished: bool
 
 
-def found_run(resume: Any) -> Path:
-    """Return the folder of the run that the setting ``resume`` names.
+def found_run(path: Any, name: str = "resume") -> Path:
+    """Return the folder of the run that the setting ``name`` gives as ``path``.
 
     Raises:
         UserError: there is no run that can be resumed.
     """
-    run_dir = as_path(resume).absolute()
+    run_dir = as_path(path).absolute()
     if not run_dir.is_dir():
         what = "it is a file" if run_dir.exists() else "there is no such folder"
-        raise UserError(f"resume={run_dir}: {what}. Give the folder of a run, such as outputs/train/DATE_TIME.")
+        raise UserError(f"{name}={run_dir}: {what}. Give the folder of a run, such as outputs/train/DATE_TIME.")
     missing = [] if (run_dir / CONFIG).is_file() else [CONFIG]
     if not any((run_dir / "checkpoints" / name).is_file() for name in (LAST, PREVIOUS)):
         missing.append(f"checkpoints/{LAST}")
     if missing:
         raise UserError(
-            f"resume={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, got one without "
+            f"{name}={run_dir}: wanted a run's folder with config.yaml and checkpoints/last.ckpt, got one without "
             f"{', '.join(missing)}. A run can be resumed from its first checkpoint on, which is written after "
             "checkpoint.every_minutes or its first epoch; before, start it again."
         )
@@ -154,6 +156,9 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
             whole=counts["epoch_loop.batch_progress.is_last_batch"],
             validated=counts["epoch_progress.current.processed"] == counts["epoch_progress.current.ready"],
             waited=max(waits, default=0),
+            seconds=content["callbacks"].get(MaxTime.__name__, {"time_elapsed": {"train": 0.0}})["time_elapsed"][
+                "train"
+            ],
         )
         stated = counts["epoch"] + 1, counts["global_step"]
     except ValidationError as error:
@@ -203,8 +208,8 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
     ended, longer = how_it_ended(cfg, progress)
     if ended and progress.images is not None:
         raise UserError(
-            f"resume={run_dir}: that run has done {progress.steps} steps and is within epoch {progress.started}, more "
-            f"than it is now to do. Add {longer}."
+            f"resume={run_dir}: that run has done {counted(progress.steps, 'step')} and is within epoch "
+            f"{progress.started}, more than it is now to do. Add {longer}."
         )
     if not progress.validated and progress.images is None and cfg.trainer.get("limit_val_batches") == 0:
         raise UserError(
@@ -218,11 +223,11 @@ def is_finished(cfg: DictConfig, run_dir: Path, progress: Progress) -> bool:
         return True
     if not ended and not progress.whole and progress.images is None:
         logger.warning(
-            "trainer.max_steps cut epoch %d of %s short after %d batches. The run continues with the next epoch; the "
-            "remaining batches of this one are skipped.",
+            "Epoch %d of %s was cut short after %s. The run continues with the next epoch; the remaining "
+            "batches of this one are skipped.",
             progress.epochs,
             run_dir,
-            progress.batches,
+            "1 batch" if progress.batches == 1 else f"{progress.batches} batches",
         )
     return False
 
@@ -231,12 +236,21 @@ def how_it_ended(cfg: DictConfig, progress: Progress) -> tuple[str, str]:
     """Return what ended a run and the setting to continue it; two empty strings if it has not ended."""
     patience, trainer = cfg.callbacks.early_stopping_patience, cfg.trainer
     if patience is not None and progress.waited >= patience and progress.epochs >= (trainer.get("min_epochs") or 0):
-        how = f"was stopped early after {progress.epochs} epochs"
+        how = f"was stopped early after {counted(progress.epochs, 'epoch')}"
         return how, f"callbacks.early_stopping_patience=null, or above {progress.waited}"
     if progress.epochs >= trainer.max_epochs:
-        return f"has done all of its {progress.epochs} epochs", "trainer.max_epochs=N with N above it"
+        return (
+            f"has done {counted(progress.epochs, 'epoch')}, all that it was to do",
+            "trainer.max_epochs=N with N above it",
+        )
     if (max_steps := max_steps_of(trainer)) is not None and progress.steps >= max_steps:
-        return f"has done all of its {progress.steps} steps", "trainer.max_steps=N with N above it, or -1"
+        return (
+            f"has done {counted(progress.steps, 'step')}, all that it was to do",
+            "trainer.max_steps=N with N above it, or -1",
+        )
+    max_time = trainer.get("max_time")
+    if (seconds := MaxTime(max_time).time_remaining()) is not None and progress.seconds >= seconds:
+        return f"has trained for its trainer.max_time={max_time}", "trainer.max_time with more, or null"
     return "", ""
 
 
@@ -265,7 +279,7 @@ def check_same_data(card: CheckpointCard, datamodule: VOCDataModule) -> None:
         return
     for name, saved, pairs in (
         (datamodule.train_split, card.lists.train, datamodule.train_pairs),
-        (datamodule.val_split, card.lists.val, datamodule.val_pairs),
+        (datamodule.val_name, card.lists.val, datamodule.val_pairs),
     ):
         if change := saved.change_to(ListCard.of([pair.name for pair in pairs])):
             logger.warning("list %s of %s has changed since the run started: %s", name, datamodule.root, change)
@@ -287,7 +301,10 @@ def first_batch(progress: Progress, datamodule: VOCDataModule, trainer: Trainer)
     if progress.images is None:
         return 0
     batch = datamodule.batch_size * trainer.world_size
-    step, done = batch * trainer.accumulate_grad_batches, f"{progress.images} images of epoch {progress.started}"
+    step, done = (
+        batch * trainer.accumulate_grad_batches,
+        f"{counted(progress.images, 'image')} of epoch {progress.started}",
+    )
     if progress.images % step:
         raise UserError(
             f"The run stopped after {done}. Until that epoch ends, data.batch_size times "

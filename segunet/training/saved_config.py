@@ -30,6 +30,7 @@ from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import shown
 from segunet.cli.overrides import composed
 from segunet.cli.run_dir import CONFIG
+from segunet.data.transforms import is_augmentation
 
 logger = logging.getLogger(__name__)
 _MAX_FILE_BYTES = 2**20  # bytes; a config has about 3,000
@@ -40,14 +41,18 @@ _SIZES = ("model.", "data.", "inference_size")
 _MAX_LIST = 2**12
 _MAX_TEXT = 2**12
 _ANY_TYPE = ("trainer.devices", "trainer.deterministic")
+_AUGMENTATIONS = "data.transform.more["  # entries are transforms of albumentations
+_TEXTS = ("trainer.max_time",)
+_TABLES = ("data.mask_values",)  # mappings of numbers, whose keys are no settings
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
-# Former names of settings and classes in configs that segunet 0.1.0 wrote.
+# Former names of settings, modules and classes in configs that segunet 0.1.0 wrote.
 _RENAMED = {"pictures": "images"}
 _MOVED = {
     "segunet.losses.": "segunet.losses.segmentation.",
     "segunet.optimizer.": "segunet.training.optimizer.",
     "segunet.lr_schedule.": "segunet.training.lr_schedule.",
+    "pytorch_lightning.loggers.TensorBoardLogger": "segunet.training.board.TensorBoardLogger",
 }
 _NEW_SETTINGS = ("checkpoint",)  # which it did not write
 _MISSING = object()
@@ -109,12 +114,16 @@ class ConfigParser:
         return {name: _with_current_names(value) for name, value in saved.items()}
 
     def _value(self, value: Any, known: Any, name: str) -> Any:
+        if name in _TABLES and isinstance(value, dict):
+            if all(isinstance(each, int) for pair in value.items() for each in pair):
+                return value  # checked by the class that takes it
+            raise self._error(name, f"is {shown(value)}, wanted numbers")
         if isinstance(value, dict) or isinstance(known, dict):
             return self._mapping(value, known if isinstance(known, dict) else {}, name)
         if not _has_valid_type(value, known, name) or not _is_plain(value, name):
             raise self._error(name, f"is {shown(value)}, an invalid setting")
         if isinstance(value, list):
-            entry = known[0] if isinstance(known, list) else None
+            entry = known[0] if isinstance(known, list) and known else None
             return [self._value(each, entry, f"{name}[{index}]") for index, each in enumerate(value)]
         return value
 
@@ -152,7 +161,10 @@ class ConfigParser:
 
     def _check_trusted(self, target: Any, name: str) -> None:
         if not isinstance(target, str) or not (
-            target in _known_classes() or is_class_of_trusted_package(target) or f"{name}={target}" in self.named
+            target in _known_classes()
+            or is_class_of_trusted_package(target)
+            or (name.startswith(_AUGMENTATIONS) and is_augmentation(target))
+            or f"{name}={target}" in self.named
         ):
             raise self._error(
                 name,
@@ -192,6 +204,8 @@ def resumed_config(run_dir: Path) -> DictConfig:
     for override in changes:
         key, _, text = override.partition("=")
         old, new = OmegaConf.select(cfg, key, default=_MISSING), OmegaConf.from_dotlist([f"value={text}"]).value
+        if key in _TEXTS and new is not None:
+            new = text.strip("\"'")  # YAML reads 10:00:00:00 as a number
         if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
@@ -213,8 +227,8 @@ def _with_current_names(value: Any) -> Any:
         return value
     value = {_RENAMED.get(key, key): _with_current_names(each) for key, each in value.items()}
     target = str(value.get("_target_"))
-    module = target.rpartition(".")[0] + "."
-    return value | {"_target_": _MOVED[module] + target.removeprefix(module)} if module in _MOVED else value
+    former = target if target in _MOVED else target.rpartition(".")[0] + "."
+    return value | {"_target_": _MOVED[former] + target.removeprefix(former)} if former in _MOVED else value
 
 
 def _check_nesting(text: str) -> None:

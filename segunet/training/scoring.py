@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from segunet.base.errors import counted
 from segunet.base.failures import enough_memory
 from segunet.data.dataset import Batch
 from segunet.inference.logits import naming
@@ -70,7 +71,9 @@ class ScoringTask(LightningModule):
     def enough_memory_for(self, batch: Batch) -> AbstractContextManager[None]:
         """Convert an out-of-memory error while scoring into a UserError that names the image and gives advice."""
         height, width = batch.masks.shape[-2:]
-        what = f"when scoring {len(batch.names)} image(s) of {width} x {height} pixels at once ({batch.names[0]})"
+        what = (
+            f"when scoring {counted(len(batch.names), 'image')} of {width} x {height} pixels at once ({batch.names[0]})"
+        )
         if len(batch.names) > 1:
             return enough_memory(what, "Set data.val_batch_size=1.")
         smaller = "smaller tiles" if self.inference.tile else "tiles (tile=512), or at a smaller inference_size"

@@ -1,10 +1,14 @@
 """What is said to the user."""
 
+import io
 import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from rich.console import Console
+from rich.table import Table
 
+from segunet.base import terminal
 from segunet.base.terminal import setting
 
 PATHS = [
@@ -28,3 +32,19 @@ def test_a_setting_that_is_printed_can_be_typed(path: str) -> None:
 
 def test_a_plain_path_is_not_quoted() -> None:
     assert setting("resume", PATHS[0]) == f"resume={PATHS[0]}"
+
+
+@pytest.mark.parametrize("width", [20, 200])
+def test_a_table_is_whole_in_a_narrow_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=shown, width=width))
+    table = Table()
+    for heading in ("class", "accuracy", "pixels"):
+        table.add_column(heading)
+    table.add_row("swimming pool", "0.1234", "12,345,678")
+    terminal.show_table(table)
+    lines = shown.getvalue().splitlines()
+    assert len(lines) == 5
+    assert {len(line) for line in lines} == {len(lines[0])}
+    for text in ("swimming pool", "0.1234", "12,345,678", "accuracy"):
+        assert text in shown.getvalue()

@@ -13,6 +13,7 @@ short training of each network first, which is not part of its time. Nothing els
 """
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -139,18 +140,31 @@ def trained(cfg: DictConfig) -> Clock:
 
 
 def steps_in(minutes: float, network: str, root: str, weights: str, folder: Path) -> int:
-    """Return how many steps a short training says that the minutes allow, with a validation an epoch."""
-    cfg = recipe(network, root, weights, folder / f"{network}-trial")
-    cfg.callbacks.freeze_encoder_epochs = 0  # the first epoch is faster than the others
+    """Return how many steps two short trainings say that the minutes allow, with a validation an epoch."""
+    cfg = recipe(network, root, weights, folder / network)
+    of_epoch, frozen_epochs = cfg.trainer.limit_train_batches, cfg.callbacks.freeze_encoder_epochs
+    left, steps = _RESERVE * 60 * minutes, 0.0
+    for freeze, most in ((1, frozen_epochs), (0, math.inf)):  # frozen epochs are faster
+        rest, step, validation, of_list = trial(network, root, weights, folder, freeze)
+        of_epoch = int(of_list * of_epoch) if isinstance(of_epoch, float) else of_epoch
+        left -= 0 if steps else rest
+        epochs = min(most, left / (of_epoch * step + validation))
+        left -= epochs * (of_epoch * step + validation)
+        steps += epochs * of_epoch
+    return max(1, int(steps))
+
+
+def trial(network: str, root: str, weights: str, folder: Path, freeze: int) -> tuple[float, float, float, int]:
+    """Train a few steps; return the seconds of everything else, a step and a validation, and the batches of a list."""
+    cfg = recipe(network, root, weights, folder / f"{network}-trial-{freeze}")
+    cfg.callbacks.freeze_encoder_epochs = freeze
     cfg.trainer.max_epochs, cfg.trainer.limit_train_batches = 1, _TRIAL
     began = time.monotonic()
     clock = trained(cfg)
     spent = time.monotonic() - began
     step = statistics.median(later - earlier for earlier, later in pairwise(clock.steps))
     rest = spent - (clock.steps[-1] - clock.began) - clock.validation_seconds
-    of_epoch = clock.images // cfg.data.batch_size
-    epochs = (_RESERVE * 60 * minutes - rest) / (of_epoch * step + clock.validation_seconds)
-    return max(1, int(epochs * of_epoch))
+    return rest, step, clock.validation_seconds, clock.images // cfg.data.batch_size
 
 
 def compete(network: str, root: str, weights: str, folder: Path, minutes: float) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
@@ -25,6 +26,7 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.data.voc import Pair
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.precision import default_precision
+from segunet.training.build_scoring import data_of
 from segunet.training.scoring import ScoringTask
 from tests.benchmarks.timing import hardware, medians
 
@@ -53,7 +55,7 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     checkpoint = load_checkpoint(Path(path))
     names, ignore = checkpoint.class_names, checkpoint.data.ignore_index
-    data = VOCDataModule(**checkpoint.data.model_dump(exclude={"flip"}), class_names=names)
+    data = VOCDataModule(**data_of(checkpoint, OmegaConf.create()))
     data.setup("test")
     data.val_pairs = list(itertools.islice(data.val_pairs, int(number[0]) if number else IMAGES))
     task = ScoringTask(checkpoint.net, len(names), ignore)

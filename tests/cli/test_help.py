@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from segunet import check_data, convert, evaluate, export, generate, predict, summary, train
 from segunet.base.paths import CONF_DIR
 from segunet.cli.help import comments_of, settings_help
+from segunet.report import __main__ as report
 from tests.commands import Command
 
 # All but what Hydra builds, and convert's choice of names, which is a group.
@@ -66,7 +67,7 @@ def test_every_setting_of_every_choice_is_explained() -> None:
             assert unexplained(settings_help(cfg)) == [], path
 
 
-@pytest.mark.parametrize("module", [train, evaluate, predict, check_data, export, summary, convert, generate])
+@pytest.mark.parametrize("module", [train, evaluate, predict, check_data, export, summary, convert, generate, report])
 def test_the_settings_are_all_there_and_explained(run: Command, module: object) -> None:
     help_text = run(module, "--help").output
     assert help_text.count("python -m segunet.") > 1

@@ -23,6 +23,15 @@ WRONG = {
     "input=a,b.jpg": "'input=\"a,b.jpg\"'",
     "+trainer.max_epochs=3": "predict has no setting trainer.",
 }
+FLAGS = {
+    "--checkpoint best.ckpt input=x": "--checkpoint: settings are typed without dashes, as name=value. "
+    "Type it as checkpoint=best.ckpt.",
+    "input=x --tile=512": "Type it as tile=512.",
+    "--skip-existing input=x": "Type it as skip_existing=VALUE.",
+    "--save_probabilities": "Type it as save_probabilities=VALUE.",
+    "checkpoint=a input photos": "input photos: settings are typed as name=value. Type it as input=photos",
+    "input 'a b'": "Type it as 'input=",
+}
 WRONG_OF_TRAIN = {
     "trainer.max_epoch=3": "train has no setting trainer.max_epoch. Did you mean trainer.max_epochs?",
     "optimzer=sgd": "Did you mean optimizer?",
@@ -51,6 +60,17 @@ def test_a_wrong_setting_is_one_paragraph(run: Command, typed: str) -> None:
     assert result.status == 1
     assert WRONG[typed] in result.error
     assert result.error.startswith("error: ")
+
+
+@pytest.mark.parametrize("typed", FLAGS)
+def test_flags_by_habit_are_told_how_to_be_typed(run: Command, typed: str) -> None:
+    result = run(predict, *shlex.split(typed))
+    assert result.status == 1
+    assert FLAGS[typed] in result.error
+
+
+def test_a_command_without_a_setting_is_taken(run: Command) -> None:
+    assert "Which checkpoint?" in run(predict).error
 
 
 @pytest.mark.parametrize("typed", WRONG_OF_TRAIN)

@@ -66,7 +66,7 @@ def test_values_out_of_range_are_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_batch_larger_than_the_list_is_refused(voc_folder: Path) -> None:
-    with pytest.raises(UserError, match=r"data\.batch_size is 7 .*list .train. .* 6 examples"):
+    with pytest.raises(UserError, match=r"data\.batch_size is 7, but list .train. .* 6 examples"):
         datamodule(voc_folder, batch_size=7)
     assert len(datamodule(voc_folder, batch_size=6).train_dataloader()) == 1
 
@@ -87,6 +87,27 @@ def test_a_mask_has_values_for_256_classes(tmp_path: Path) -> None:
 
 def test_names_that_look_like_numbers_are_names(tmp_path: Path) -> None:
     assert datamodule(tmp_path, setup=None, class_names=[0, "road", 2.5]).class_names == ["0", "road", "2.5"]
+
+
+def test_every_image_is_held_out_in_one_fold(voc_folder: Path) -> None:
+    (voc_folder / "ImageSets/Segmentation/val.txt").unlink()  # which is not needed
+    listed = [f"train_{number}" for number in range(6)]
+    held_out = []
+    for fold in range(4):
+        made = datamodule(voc_folder, fold=fold, folds=4)
+        names = [[pair.name for pair in pairs] for pairs in (made.train_pairs, made.val_pairs)]
+        assert names == [[name for name in listed if name in part] for part in names]  # in the list's order
+        assert sorted(names[0] + names[1]) == listed
+        assert len(names[1]) in (1, 2)
+        assert made.val_name == f"fold {fold} of 4 of train"
+        held_out += names[1]
+        again = datamodule(voc_folder, setup="test", fold=fold, folds=4)
+        assert [pair.name for pair in again.val_pairs] == names[1]
+    assert sorted(held_out) == listed
+    with pytest.raises(UserError, match=r"data\.fold=5: with data\.folds=5 there are folds 0 to 4"):
+        datamodule(voc_folder, fold=5)
+    with pytest.raises(UserError, match=r"data\.folds=7: the list has only 6 names"):
+        datamodule(voc_folder, fold=0, folds=7)
 
 
 def test_the_lists_are_read_once(voc_folder: Path) -> None:
@@ -169,6 +190,31 @@ def test_the_palette_is_voc_s_or_begins_with_the_given_colours() -> None:
     assert palette.dtype == np.uint8
     assert palette[:3].tolist() == colours
     assert (palette[3:] == voc_palette()[3:]).all()
+
+
+def test_ignored_pixels_never_look_like_a_class() -> None:
+    assert full_palette(None, 11, 11)[11].tolist() == [224, 224, 192]  # not VOC's twelfth
+    assert full_palette(None, 11, 11, [0, 0, 9])[11].tolist() == [0, 0, 9]
+    assert full_palette(None, 3, 0)[0].tolist() == [0, 0, 0]  # a class keeps its colour
+    with pytest.raises(UserError, match=r"data\.ignore_color: class 0 is the ignored one"):
+        full_palette(None, 3, 0, [1, 2, 3])
+
+
+def test_stored_values_stand_for_classes_or_the_ignored_index(tmp_path: Path) -> None:
+    assert datamodule(tmp_path, setup=None, mask_values={0: 0, 255: 2, 9: 255}).form.values == {0: 0, 255: 2, 9: 255}
+    assert datamodule(tmp_path, setup=None, mask_values={}).form.values is None
+    with pytest.raises(UserError, match=r"data\.mask_values gives the value 255 class 3: wanted 0\.\.2 or the ignore"):
+        datamodule(tmp_path, setup=None, mask_values={0: 0, 255: 3})
+    for wrong in ({-1: 0}, {70_000: 0}, {"a": 0}, {0: "a"}, {0: True}, [0, 1], 3):
+        with pytest.raises(UserError, match=r"^data\.mask_values"):
+            datamodule(tmp_path, setup=None, mask_values=wrong)
+
+
+def test_the_background_must_be_a_class(voc_folder: Path) -> None:
+    names = datamodule(voc_folder).class_names
+    assert datamodule(voc_folder, background=names[1]).colours.background == 1
+    with pytest.raises(UserError, match=r"data\.background=sky: no class has this name"):
+        datamodule(voc_folder, background="sky")
 
 
 def test_the_data_set_reads_masks_by_its_palette(voc_folder: Path) -> None:

@@ -87,6 +87,18 @@ def test_an_example_depends_on_its_key_alone(voc_folder: Path) -> None:
     assert not torch.equal(dataset[(1, 3)].images, first.images)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_plain_loader_shuffles_and_augments_anew(voc_folder: Path, workers: int) -> None:
+    torch.manual_seed(0)
+    dataset = train_dataset(voc_folder)
+    loader = DataLoader(dataset, batch_size=2, shuffle=True, collate_fn=collate, num_workers=workers)
+    epochs = [flat([[*loader]]) for _ in range(2)]
+    assert [sorted(names) for _, _, names in epochs] == [sorted(pair.name for pair in dataset.pairs)] * 2
+    assert epochs[0][2] != epochs[1][2]
+    by_name = [dict(zip(names, images, strict=True)) for images, _, names in epochs]
+    assert not any(torch.equal(image, by_name[1][name]) for name, image in by_name[0].items())
+
+
 def test_training_examples_are_bytes(voc_folder: Path) -> None:
     dataset = train_dataset(voc_folder)
     example = dataset[(0, 2)]

@@ -130,5 +130,5 @@ def test_a_training_says_what_is_wrong_with_any_mask_before_its_first_step(
     Image.fromarray(pixels).save(mask)
     result = run(train, *start, f"run_dir={tmp_path / 'bad'}")
     assert result.status == 1
-    assert f"{mask} has values that are not classes: 9 (1 pixels)" in result.error
+    assert f"{mask} has values that are not classes: 9 (1 pixel)" in result.error
     assert not (tmp_path / "bad").exists()

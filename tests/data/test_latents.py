@@ -98,7 +98,7 @@ def test_generated_latents_have_the_stored_ones_scale(run: Command, checkpoint: 
     arguments = [f"checkpoint={checkpoint}", "prompt=disc", "count=3", "steps=2", "batch_size=2"]
     result = run(generate, *arguments, f"output={tmp_path}/out")
     assert result.status == 0, result.error
-    assert "3 latent(s), " in result.output
+    assert "3 latents, " in result.output
     assert sorted(path.name for path in (tmp_path / "out" / "latents").iterdir()) == [
         f"{number:04d}.npy" for number in range(3)
     ]

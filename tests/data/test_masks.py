@@ -132,7 +132,7 @@ def test_values_that_are_no_class_are_refused_with_their_counts(tmp_path: Path) 
 
 def test_many_wrong_values_are_abbreviated(tmp_path: Path) -> None:
     save_mask(tmp_path / "mask.png", np.arange(60).reshape(6, 10))
-    with pytest.raises(UserError, match=r"7 \(1 pixels\) and 52 more values"):
+    with pytest.raises(UserError, match=r"7 \(1 pixel\) and 52 more values"):
         read_mask(tmp_path / "mask.png", (6, 10), THREE)
 
 
@@ -167,3 +167,27 @@ def test_an_ignored_class_has_no_weight_and_no_share_of_the_pixels() -> None:
     wanted = [0, 1 / np.log(1.02 + 0.3), 1 / np.log(1.02 + 0.7)]
     assert enet_weights(np.array([900, 30, 70]), ignore_index=0) == pytest.approx(wanted, abs=1e-4)
     assert enet_weights(np.array([30, 70]), ignore_index=255) == pytest.approx(wanted[1:], abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_stored_values_become_classes(tmp_path: Path, dtype: type[np.integer]) -> None:
+    stored = np.resize(np.array([0, 7, 255], dtype=dtype), (24, 40))
+    path = tmp_path / "mask.png"
+    Image.fromarray(stored).save(path, format="TIFF" if dtype == np.int32 else "PNG")
+    form = MaskFormat(3, IGNORE_INDEX, voc_palette(), values={0: 255, 7: 0, 255: 2})
+    wanted = np.select([stored == 0, stored == 7], [255, 0], 2)
+    assert (read_mask(path, (24, 40), form) == wanted).all()
+    form = MaskFormat(3, IGNORE_INDEX, voc_palette(), values={0: 0, 255: 1})
+    with pytest.raises(
+        UserError, match=r"mask\.png has values that data\.mask_values does not have: 7\. Give the class"
+    ):
+        read_mask(path, (24, 40), form)
+
+
+@pytest.mark.parametrize("value", [-1, 70_000])
+def test_values_beyond_16_bits_are_refused_too(tmp_path: Path, value: int) -> None:
+    path = tmp_path / "mask.png"
+    Image.fromarray(np.full((8, 8), value, dtype=np.int32)).save(path, format="TIFF")
+    form = MaskFormat(2, IGNORE_INDEX, voc_palette(), values={0: 0, 1: 1, 65_535: 1})
+    with pytest.raises(UserError, match=rf"does not have: {value}\."):
+        read_mask(path, (8, 8), form)

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
+from segunet.cli.overrides import composed
 from segunet.data import sample
 from segunet.data.built_in import write
 from segunet.data.datamodule import VOCDataModule
@@ -97,7 +98,7 @@ def test_it_is_written_anew_when_it_is_another_recipe_s(tmp_path: Path, change: 
 
 @pytest.mark.usefixtures("small")
 def test_another_version_is_not_scored_nor_replaced_by_a_scoring(tmp_path: Path) -> None:
-    cfg = OmegaConf.create({"data": OmegaConf.load(CONF_DIR / "data" / "sample.yaml")})
+    cfg = composed("train", ["data=sample"])
     made: VOCDataModule = instantiate(cfg.data, root=str(tmp_path / "sample"), _convert_="all")
     made.prepare_scoring()
     made.prepare_scoring()

@@ -5,12 +5,15 @@ import random
 import tracemalloc
 from typing import Any
 
+import albumentations as A
 import numpy as np
 import pytest
+from hydra.utils import instantiate
 from numpy.typing import NDArray
 
 from segunet.base.errors import UserError
-from segunet.data.transforms import TrainTransform, displaced, elastic_field
+from segunet.cli.overrides import composed
+from segunet.data.transforms import TrainTransform, displaced, elastic_field, is_augmentation
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 Pixels = NDArray[np.uint8]
@@ -299,3 +302,117 @@ def test_a_field_of_equal_displacements_shifts_the_example() -> None:
         assert shifted is not None
         assert (shifted[:-3, 2:] == values[3:, :-2]).all()
         assert (shifted[-3:, 2:] == values[-2:-5:-1, :-2]).all()  # mirrored below
+
+
+@pytest.mark.parametrize(
+    ("option", "moves"),
+    [
+        ({"vertical_flip": 1.0}, [lambda a: a[::-1]]),
+        ({"quarter_turns": True}, [lambda a, n=n: np.rot90(a, n) for n in range(4)]),
+        ({"flip": 1.0, "vertical_flip": 1.0}, [lambda a: a[::-1, ::-1]]),
+    ],
+    ids=["vertical", "turns", "both"],
+)
+def test_flips_and_turns_move_image_mask_and_objects_alike(option: dict[str, Any], moves: list[Any]) -> None:
+    options: dict[str, Any] = {"scale": (1.0, 1.0), "flip": 0.0, "color_jitter": 0.0} | option
+    draw, (image, mask) = transform(60, **options), example(60, 60)
+    found = set()
+    for index in range(20):
+        got = draw(image, mask, (0, 0, index), objects_of(mask))
+        (number,) = [n for n, move in enumerate(moves) if (move(mask) == got.mask).all()]
+        assert (moves[number](image) == got.image).all()
+        assert got.objects is not None
+        assert (moves[number](objects_of(mask)) == got.objects).all()
+        found.add(number)
+    assert found == set(range(len(moves)))
+
+
+def test_a_rotation_ignores_the_corners_and_keeps_image_and_mask_together() -> None:
+    options: dict[str, Any] = {"scale": (1.0, 1.0), "flip": 0.0, "color_jitter": 0.0, "rotation": 30.0}
+    draw, (image, mask) = transform(60, **options), example(60, 60)
+    mask[mask == IGNORE_INDEX] = 1
+    image = voc_palette()[mask]
+    got = [draw(image, mask, (0, 0, index), objects_of(mask)) for index in range(20)]
+    corners = [int(each.mask[0, 0]) == IGNORE_INDEX for each in got]
+    assert sum(corners) > 10
+    for each in got:
+        known = each.mask != IGNORE_INDEX
+        assert (each.image == voc_palette()[each.mask]).all(axis=2)[known].mean() > 0.5  # all but mixed edges
+        assert set(np.unique(each.mask)) <= {*np.unique(mask), IGNORE_INDEX}
+        assert each.objects is not None
+        assert (each.objects == objects_of(each.mask)).all()
+
+
+def test_more_transforms_come_last_by_the_key_alone() -> None:
+    def noisy() -> TrainTransform:
+        return transform(more=[A.GaussNoise(p=1.0), A.GridDropout(p=1.0, fill_mask=IGNORE_INDEX)])
+
+    pair, draw = example(), noisy()
+    first = [draw(*pair, (7, 1, index)) for index in range(4)]
+    for index in (3, 0, 3):
+        again = noisy()(*pair, (7, 1, index))
+        assert (again.image == first[index].image).all()
+        assert (again.mask == first[index].mask).all()
+    plain = transform()(*pair, (7, 1, 0))
+    assert (first[0].image != plain.image).any()
+    assert (first[0].mask != plain.mask).any()
+
+
+@pytest.mark.parametrize("ignore_index", [255, 0, 2])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (A.Rotate(60, p=0.1, fill_mask=7), "Rotate gives a mask of"),
+        (A.Affine(rotate=40, mask_interpolation=1, p=0.1, border_mode=2), "Affine gives a mask of .* to 0"),
+        (A.RandomCrop(16, 16), r"RandomCrop makes uint8 \(48, 48, 3\) uint8 \(16, 16, 3\)"),
+        (A.Normalize(), "Normalize makes uint8 .* float32"),
+        (A.RandomCrop(99, 99), "RandomCrop cannot be applied to a crop"),
+    ],
+    ids=["filled", "interpolated", "smaller", "float", "fails"],
+)
+def test_a_transform_that_breaks_the_rules_of_masks_is_refused(wrong: Any, said: str, ignore_index: int) -> None:
+    chance = wrong.p
+    with pytest.raises(UserError, match=rf"data\.transform\.more: {said}"):
+        transform(ignore_index=ignore_index, more=[wrong])
+    assert wrong.p == chance
+
+
+@pytest.mark.parametrize("preset", ["basic", "light", "aerial", "cells", "strong"])
+def test_every_preset_draws_valid_examples(preset: str) -> None:
+    cfg = composed("train", ["data=custom", "data.root=.", "data.class_names=[a,b]", f"data/transform={preset}"])
+    draw = instantiate(cfg.data, _convert_="all").transform
+    image, mask = example(200, 300)
+    for index in range(4):
+        got = draw(image, mask, (0, 0, index))
+        assert got.image.shape == (512, 512, 3)
+        assert set(np.unique(got.mask)) <= {*np.unique(mask), IGNORE_INDEX}
+
+
+def test_each_transform_has_random_numbers_of_its_own() -> None:
+    options: dict[str, Any] = {"scale": (1.0, 1.0), "color_jitter": 0.0, "vertical_flip": 0.5, "quarter_turns": True}
+    draw, (image, mask) = transform(60, **options), example(60, 60)
+    symmetries = [turned for n in range(4) for turned in (np.rot90(mask, n), np.rot90(mask[:, ::-1], n))]
+    drawn = [draw(image, mask, (0, 0, index)).mask for index in range(60)]
+    found = [next(n for n, each in enumerate(symmetries) if (each == got).all()) for got in drawn]
+    assert set(found) == set(range(8))
+    black, dark = (
+        A.CoarseDropout(p=0.5, fill=0, fill_mask=None),
+        A.RandomBrightnessContrast((-0.6, -0.6), (0, 0), p=0.5),
+    )
+    draw = transform(60, scale=(1.0, 1.0), flip=0.0, color_jitter=0.0, more=[black, dark])
+    white = np.full((60, 60, 3), 200, dtype=np.uint8)
+    kinds = {((got := draw(white, mask, (0, 0, n)).image).min() == 0, got.max() < 100) for n in range(40)}
+    assert len(kinds) == 4
+
+
+def test_misspelt_settings_of_a_transform_are_refused() -> None:
+    with pytest.warns(UserWarning, match="sigma"):
+        wrong = A.GaussNoise(sigma=3)
+    with pytest.raises(UserError, match=r"data\.transform\.more: GaussNoise has no setting sigma"):
+        transform(more=[wrong])
+
+
+def test_only_albumentations_transforms_are_named() -> None:
+    assert is_augmentation("albumentations.GaussNoise")
+    for name in ("albumentations.Compose", "albumentations.core.composition.Compose", "os.system", "GaussNoise", ""):
+        assert not is_augmentation(name)

@@ -34,7 +34,8 @@ def exports(trained: Path) -> Exports:
 def test_it_computes_what_the_network_does_for_any_batch_and_size(exports: Exports, name: str) -> None:
     original, exported = (load_checkpoint(path) for path in (exports.checkpoint, exports.files[name]))
     assert (exported.class_names, exported.inference_size) == (original.class_names, original.inference_size)
-    assert (exported.palette == original.palette).all()
+    assert (exported.colours.palette == original.colours.palette).all()
+    assert exported.colours.labels == original.colours.labels
     assert exported.data == original.data
     assert not exported.net.training
     generator = torch.Generator().manual_seed(0)

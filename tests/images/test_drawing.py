@@ -1,6 +1,7 @@
 """Masks, predictions and confusion matrices as images."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -24,10 +25,19 @@ from segunet.images.drawing import (
     stack,
     strip,
 )
-from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.palette import IGNORE_INDEX, ClassColours, background_of, voc_palette
 from tests.images.test_palette import VOC_NAMES
 
 PALETTE = voc_palette()
+VOC = ClassColours(VOC_NAMES, PALETTE, IGNORE_INDEX, 0)
+
+
+def colours_of(names: Sequence[str]) -> ClassColours:
+    return ClassColours(names, PALETTE, IGNORE_INDEX, background_of(names))
+
+
+def counts_of(*counts: int) -> NDArray[np.int64]:
+    return np.array([*counts, *[0] * (256 - len(counts))])
 
 
 def example(height: int = 6, width: int = 9) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -45,28 +55,35 @@ def test_a_mask_s_pixels_take_their_classes_colours(dtype: type[np.integer]) -> 
 
 
 @pytest.mark.parametrize("opacity", [0.0, 0.25, 0.6, 1.0])
-def test_an_overlay_blends_every_class_but_the_background(opacity: float) -> None:
+@pytest.mark.parametrize(("ignore_index", "background"), [(255, 0), (255, 15), (255, None), (15, 0), (0, 0)])
+def test_an_overlay_blends_every_class_but_the_background(
+    opacity: float, ignore_index: int, background: int | None
+) -> None:
     image, mask = example()
     before = image.copy()
-    got = overlay(image, mask, PALETTE, opacity)
+    got = overlay(image, mask, ClassColours(VOC_NAMES, PALETTE, ignore_index, background), opacity)
     assert got.dtype == np.uint8
     for (y, x), index in np.ndenumerate(mask):
         blended = (1 - opacity) * image[y, x] + opacity * PALETTE[index]
-        assert got[y, x] == pytest.approx(image[y, x] if index == 0 else blended, abs=0.51)
+        bare = index == background and index != ignore_index  # ignored pixels are always painted
+        assert got[y, x] == pytest.approx(image[y, x] if bare else blended, abs=0.51)
     assert (image == before).all()
 
 
 def test_a_strip_is_image_truth_and_prediction_side_by_side() -> None:
     image, truth = example()
     prediction = np.full_like(truth, 3)
-    got = strip(image, truth, prediction, PALETTE)
-    assert got.shape == (6, 3 * 9 + 2 * 4, 3)
-    assert got.dtype == np.uint8
+    whole = strip(image, truth, prediction, VOC)
+    assert whole.dtype == np.uint8
+    got = whole[:6, : 3 * 9 + 2 * 4]
     assert (got[:, :9] == image).all()
-    assert (got[:, 13:22] == overlay(image, truth, PALETTE)).all()
-    assert (got[:, 26:] == overlay(image, prediction, PALETTE)).all()
+    assert (got[:, 13:22] == overlay(image, truth, VOC)).all()
+    assert (got[:, 26:] == overlay(image, prediction, VOC)).all()
     assert (got[:, 9:13] == 255).all()
     assert (got[:, 22:26] == 255).all()
+    found = {index: VOC_NAMES[index] for index in (0, 1, 3, 15, 20)} | {IGNORE_INDEX: "ignored"}
+    below = legend(found, VOC, 3 * 9 + 2 * 4, text_size=11)
+    assert (whole[10 : 10 + len(below)] == below).all()
 
 
 def test_an_image_is_brought_to_its_mask_s_size() -> None:
@@ -78,23 +95,23 @@ def test_an_image_is_brought_to_its_mask_s_size() -> None:
 def test_a_strip_of_a_resized_image_has_the_truth_s_size() -> None:
     truth = np.zeros((40, 60), dtype=np.int64)
     image = np.full((20, 30, 3), 90, dtype=np.uint8)
-    got = strip(image, truth, truth, PALETTE)
-    assert got.shape == (40, 3 * 60 + 8, 3)
-    assert (got[:, :60] == 90).all()
+    got = strip(image, truth, truth, VOC)
+    assert got.shape == (40 + 4 + 22 + 4, 3 * 60 + 8, 3)
+    assert (got[:40, :60] == 90).all()
 
 
-def test_differences_are_red_the_rest_grey_and_what_is_ignored_even() -> None:
+def test_differences_are_red_the_rest_grey_and_what_is_ignored_in_its_colour() -> None:
     image, truth = example(height=12, width=15)
     prediction = np.random.default_rng(1).choice([0, 1, 15, 20], truth.shape)
     before = image.copy()
-    got = differences(image, truth, prediction, IGNORE_INDEX).astype(int)
+    got = differences(image, truth, prediction, VOC).astype(int)
     red, green, blue = np.moveaxis(got, -1, 0)
     ignored, wrong = truth == IGNORE_INDEX, (truth != prediction) & (truth != IGNORE_INDEX)
     assert min(ignored.sum(), wrong.sum(), (~ignored & ~wrong).sum()) > 10
     assert (red - green)[wrong].min() > 100
-    assert (green == blue).all()
+    assert (green == blue)[~ignored].all()
     assert (red == green)[~wrong].all()
-    assert len(np.unique(got[ignored])) == 1
+    assert (got[ignored] == PALETTE[IGNORE_INDEX]).all()
     assert len(np.unique(red[~ignored & ~wrong])) > 10  # the image can be seen
     assert (image == before).all()
 
@@ -178,7 +195,7 @@ def test_a_legend_is_as_wide_as_its_image_or_its_longest_entry(longest: str) -> 
     for height, width in ((64, 64), (6000, 120), (300, 2000), (40, 1)):
         mask = np.zeros((height, width), dtype=np.uint8)
         mask[: height // 2] = 1
-        drawn = overlay_with_legend(np.zeros((height, width, 3), dtype=np.uint8), mask, voc_palette(), names)
+        drawn = overlay_with_legend(np.zeros((height, width, 3), dtype=np.uint8), mask, colours_of(names))
         below = drawn[height + 4 :]
         assert drawn.shape[1] >= width
         assert drawn.shape[1] == width or (below[:, -30:] == 0).any()
@@ -188,15 +205,16 @@ def test_a_legend_is_as_wide_as_its_image_or_its_longest_entry(longest: str) -> 
 
 def test_a_frame_s_legend_has_the_same_size_whatever_is_in_it() -> None:
     names = [f"class number {index}" for index in range(30)]
+    colours = colours_of(names)
     for width in (30, 400, 3000):
-        drawn = [frame_legend(names, PALETTE, found, width) for found in ([7], range(30))]
+        drawn = [frame_legend(found, colours, width) for found in ([7], range(30))]
         assert drawn[0].shape == drawn[1].shape
         assert drawn[0].shape[0] == 56
         assert drawn[0].shape[1] >= width
-        alone = legend({7: names[7]}, PALETTE, drawn[0].shape[1])
+        alone = legend({7: names[7]}, colours, drawn[0].shape[1])
         np.testing.assert_array_equal(drawn[0][:28], alone)
         assert (drawn[0][28:] == 255).all()
-        every = legend(dict(enumerate(names)), PALETTE, drawn[0].shape[1])
+        every = legend(dict(enumerate(names)), colours, drawn[0].shape[1])
         np.testing.assert_array_equal(drawn[1][: len(every)], every[:56])
 
 
@@ -207,18 +225,41 @@ def test_names_that_the_font_cannot_write_are_told_apart() -> None:
         "class 3",
         "l'eau (2)",
     ]
-    shares, palette = np.array([0.0, 0.5, 0.5]), voc_palette()
-    drawn = legend_of_shares(["background", "道路", "建物"], shares, palette, 400)
-    np.testing.assert_array_equal(drawn, legend({1: "class 1 50 %", 2: "class 2 50 %"}, palette, 400))
+    colours = colours_of(["background", "道路", "建物"])
+    drawn = legend_of_shares(counts_of(0, 5, 5), colours, 400)
+    np.testing.assert_array_equal(drawn, legend({1: "class 1 50 %", 2: "class 2 50 %"}, colours, 400))
     assert drawable_text("道路, l'eau") == "??, l'eau"
     confusion = np.eye(2, dtype=np.int64)
     assert (confusion_image(confusion, ["道路", "路道"]) != confusion_image(confusion, ["道路", "b"])).any()
 
 
 def test_a_legend_names_the_classes_that_have_a_share_the_largest_first() -> None:
-    names, palette = ["nothing", "few", "none", "most"], voc_palette()
-    drawn = legend_of_shares(names, np.array([0.0, 0.2, 0.0, 0.8]), palette, 400)
-    np.testing.assert_array_equal(drawn, legend({3: "most 80 %", 1: "few 20 %"}, palette, 400))
+    colours = colours_of(["nothing", "few", "none", "most"])
+    drawn = legend_of_shares(counts_of(0, 2, 0, 8), colours, 400)
+    np.testing.assert_array_equal(drawn, legend({3: "most 80 %", 1: "few 20 %"}, colours, 400))
+
+
+@pytest.mark.parametrize(
+    ("names", "ignore_index", "labels"),
+    [
+        (["sky", "road"], 255, {0: "sky 40 %", 255: "ignored 40 %", 1: "road 20 %"}),  # all classes are painted
+        (["sky", "road"], 11, {0: "sky 67 %", 1: "road 33 %"}),  # values that mean nothing are left out
+        (["void", "road"], 0, {0: "void (ignored) 67 %", 1: "road 33 %"}),
+    ],
+)
+def test_a_legend_has_an_entry_for_ignored_pixels(names: list[str], ignore_index: int, labels: dict[int, str]) -> None:
+    colours = ClassColours(names, PALETTE, ignore_index, background_of(names))
+    counts = counts_of(4, 2)
+    counts[255] = 4
+    drawn = legend_of_shares(counts, colours, 400)
+    np.testing.assert_array_equal(drawn, legend(labels, colours, 400))
+    assert all((drawn == PALETTE[index]).all(axis=2).sum() > 100 for index in labels)
+
+
+def test_the_background_has_an_empty_box() -> None:
+    drawn = legend({0: "", 1: ""}, VOC, 100)
+    assert (drawn == PALETTE[1]).all(axis=2).any()
+    assert (drawn == 255).all(axis=2).sum() > drawn[..., 0].size - 14 * 14 - 200  # frames and one box
 
 
 def test_a_grid_shows_every_image_enlarged() -> None:

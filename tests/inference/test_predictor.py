@@ -11,6 +11,7 @@ from PIL import Image
 import segunet
 from segunet.images.drawing import overlay
 from segunet.images.reading import read_image
+from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.predictor import as_image
 
 
@@ -71,7 +72,7 @@ def test_an_image_s_orientation_counts_and_the_image_is_left_as_it_was(
 def test_show_lays_the_prediction_over_the_image(model: segunet.Predictor, image_path: Path) -> None:
     shown = np.asarray(model.show(image_path))
     image = read_image(image_path)
-    np.testing.assert_array_equal(shown[:64, :80], overlay(image, model.predict(image_path), model.palette))
+    np.testing.assert_array_equal(shown[:64, :80], overlay(image, model.predict(image_path), model.colours))
     assert shown.shape[0] > 64
 
 
@@ -141,3 +142,34 @@ def test_a_truncated_image_is_said(model: segunet.Predictor, image_path: Path, t
     (tmp_path / "cut.jpg").write_bytes(image_path.read_bytes()[:-300])
     with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(segunet.UserError, match=r"cut\.jpg"):
         model.predict(image)
+
+
+def test_a_list_of_images_gives_a_list_of_masks(model: segunet.Predictor, image_path: Path) -> None:
+    small = np.zeros((40, 50, 3), dtype=np.uint8)
+    masks = model.predict([image_path, small])
+    assert [mask.shape for mask in masks] == [(64, 80), (40, 50)]
+    np.testing.assert_array_equal(masks[0], model.predict(image_path))
+    assert model.predict([]) == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"tta": "flip"}, {"tile": 32}, {"tile": 32, "tta": "multiscale"}])
+def test_scores_are_the_probabilities_whose_largest_is_predicted(
+    trained: Path, image_path: Path, settings: dict[str, Any]
+) -> None:
+    model = segunet.load(trained / "checkpoints" / "best.ckpt", accelerator="cpu", precision="32-true", **settings)
+    scores = model.scores(image_path)
+    assert (scores.shape, scores.dtype) == ((3, 64, 80), np.float32)
+    np.testing.assert_allclose(scores.sum(axis=0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(scores.argmax(axis=0), model.predict(image_path))
+    if not settings:
+        images = torch.from_numpy(read_image(image_path).transpose(2, 0, 1).copy())[None]
+        with torch.no_grad():
+            logits = load_checkpoint(trained / "checkpoints" / "best.ckpt").net(images)[0].double()
+        wanted = logits.exp() / logits.exp().sum(dim=0)
+        np.testing.assert_allclose(scores, wanted.numpy(), atol=1e-5)
+
+
+def test_it_says_what_it_is(model: segunet.Predictor) -> None:
+    assert repr(model) == (
+        "<segunet.Predictor of 3 classes (background, disc, square) on cpu: predict(image), scores(image), show(image)>"
+    )

@@ -18,8 +18,8 @@ from segunet.data.voc import list_pairs
 from segunet.images.objects import connected_objects
 from segunet.metrics.counter import Counter
 from segunet.metrics.objects import ObjectCounts, ObjectScores, object_counts, rand_error
-from segunet.report.history import read_history
 from tests.commands import TINY, Command
+from tests.runs import board_of
 
 K, IGNORE = 3, 255
 
@@ -152,6 +152,6 @@ def test_a_training_scores_no_ignored_class(run: Command, voc_folder: Path, tmp_
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
     callbacks = [state for name, state in best["callbacks"].items() if "'monitor': 'val/miou'" in name]
     assert callbacks[0]["best_model_score"].item() == pytest.approx(metrics["miou"])
-    tags = read_history(next(folder.rglob("events.out.tfevents.*")).parent)
+    tags = board_of(folder).Tags()["scalars"]
     assert "val/iou/background" not in tags
     assert "val/iou/disc" in tags

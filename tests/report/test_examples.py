@@ -68,7 +68,7 @@ def test_an_image_that_is_off_the_list_is_left_out(trained: Path) -> None:
     datamodule.setup("test")
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     scores = {"val_0": 0.9, "gone": 0.5, "val_1": 0.1}
-    found = examples(scores, checkpoint.net, trainer, datamodule, checkpoint.palette, Inference())
+    found = examples(scores, checkpoint.net, trainer, datamodule, checkpoint.colours, Inference())
     assert {kind: [each.name for each in some] for kind, some in found.items()} == {
         "best": ["val_0"],
         "median": [],
@@ -78,6 +78,6 @@ def test_an_image_that_is_off_the_list_is_left_out(trained: Path) -> None:
 
 def test_a_large_panel_is_shrunk_and_a_small_one_is_not() -> None:
     large = np.full((600, 800, 3), (200, 100, 50), dtype=np.uint8)
-    assert small(large).shape == (192, 256, 3)
+    assert small(large).shape == (384, 512, 3)
     assert (small(large) == (200, 100, 50)).all()
     np.testing.assert_array_equal(small(large[:64, :256]), large[:64, :256])

@@ -9,6 +9,7 @@ from PIL import Image
 from segunet.metrics.scores import scores_from_confusion
 from segunet.report.page import write_page
 from tests.browser import browser, program
+from tests.images.test_drawing import colours_of
 from tests.images.test_palette import VOC_NAMES
 from tests.report.test_page import HISTORY, report_with
 from tests.report_image import photograph
@@ -22,7 +23,7 @@ def test_a_browser_sorts_fits_a_phone_and_turns_dark(tmp_path: Path) -> None:
     confusion[:, [3, 7]] = confusion[[3, 7]] = 0
     confusion[5] = [0] * 5 + [500] + [0] * 14 + [500]  # an accuracy of 0.5, shorter than the others
     report = report_with(
-        **{"scores": scores_from_confusion(confusion, 3), "class_names": VOC_NAMES, "history": HISTORY},
+        **{"scores": scores_from_confusion(confusion, 3), "colours": colours_of(VOC_NAMES), "history": HISTORY},
         **{"name": "a_very_long_name_of_a_run_" * 4, "best_epoch": 1, "command": "python " + "x" * 300},
     )
     write_page(report, tmp_path / "report.html")
@@ -63,6 +64,11 @@ def test_a_browser_sorts_fits_a_phone_and_turns_dark(tmp_path: Path) -> None:
         for width in (1280, 768, 375, 320):
             view.set_viewport_size({"width": width, "height": 800})
             assert view.evaluate("document.documentElement.scrollWidth") <= width
+            assert view.locator("table.sortable button", has_text="Dice").is_visible()
+        view.get_by_role("button", name="Enlarge: truth of image_0").click()
+        assert view.locator("dialog img").bounding_box()["width"] > 250  # type: ignore[index]
+        view.keyboard.press("Escape")
+        assert not view.locator("dialog img").is_visible()
         assert said == []
         assert [url for url in requests if not url.startswith("data:")] == [(tmp_path / "report.html").as_uri()]
 

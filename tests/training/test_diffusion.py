@@ -112,7 +112,7 @@ def test_a_finished_run_says_how_to_go_on(run: Command, tiny: list[str], tmp_pat
     assert run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path}/run").status == 0
     again = run(train, f"resume={tmp_path}/run")
     assert again.status == 1
-    assert "that run has done all of its 1 epochs. To train it longer" in again.error
+    assert "that run has done 1 epoch, all that it was to do. To train it longer" in again.error
     (tmp_path / "run" / "report.html").unlink()
     assert run(train, f"resume={tmp_path}/run").status == 0
     assert (tmp_path / "run" / "metrics.json").is_file()

@@ -13,10 +13,10 @@ from segunet import evaluate, train
 from segunet.base.errors import UserError
 from segunet.images.reading import read_size
 from segunet.losses.segmentation import Focal, SegmentationLoss
-from segunet.report.history import read_history
 from segunet.training.build import check_border_weights
 from tests.commands import TINY, Command
 from tests.pixels import indices, save_mask
+from tests.runs import board_of, scalars
 
 CLASSIC = [
     *(each for each in TINY if not each.startswith("model.")),
@@ -45,8 +45,8 @@ def test_objects_are_scored_alike_by_train_and_evaluate(run: Command, classic: l
     assert trained == scored
     assert trained["objects"]["truth"] == 8  # a disc and a square in each of four images
     assert 0 <= trained["rand_error"] <= 1
-    history = read_history(next((tmp_path / "run").rglob("events*")).parent)
-    assert {"val/merged_objects", "val/split_objects", "val/rand_error"} <= history.keys()
+    tags = board_of(tmp_path / "run").Tags()["scalars"]
+    assert {"val/merged_objects", "val/split_objects", "val/rand_error"} <= set(tags)
     assert "Rand error" in (tmp_path / "run" / "report.html").read_text()
     assert run(evaluate, f"checkpoint={best}", f"run_dir={tmp_path / 'plain'}", "data.objects=false").status == 0
     assert "rand_error" not in json.loads((tmp_path / "plain" / "metrics.json").read_text())
@@ -72,8 +72,7 @@ def test_border_weights_are_in_both_losses_and_only_where_they_are_asked_for(
     for w0 in (0, 10):
         overrides = [f"data.border_weights.w0={w0}", "trainer.max_steps=1", f"run_dir={tmp_path / str(w0)}"]
         assert run(train, *classic, *overrides).status == 0
-        history = read_history(next((tmp_path / str(w0)).rglob("events*")).parent)
-        losses[w0] = [history[name][0][1] for name in ("train/loss", "val/loss")]
+        losses[w0] = [scalars(tmp_path / str(w0), name)[0][1] for name in ("train/loss", "val/loss")]
     # Untrained, nearly all pixels have the same loss, and rounding changes it by 1e-7.
     assert losses[0][0] != pytest.approx(losses[10][0], rel=1e-5)
     assert losses[0][1] != pytest.approx(losses[10][1], rel=1e-5)

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segunet.base.errors import UserError
 from segunet.data.check.findings import KINDS
 from segunet.data.check.survey import Split, Survey
-from segunet.data.masks import MaskFormat, read_mask
+from segunet.data.masks import read_mask
 from segunet.data.voc import Pair
 from segunet.images.drawing import ImageArray, legend_of_shares, overlay, stack
 from segunet.images.reading import read_image
@@ -37,12 +37,12 @@ def contact_sheet(survey: Survey, count: int, seed: int) -> ImageArray:
         troubles = troubles_of(survey, split)
         pairs = chosen(split.pairs, troubles, count, seed)
         rows.append(_heading(f"{split.role}: {len(pairs)} of {len(split.pairs)} examples of {split.path.name}"))
-        tiles = [_tile(pair, survey.form, troubles.get(pair.name)) for pair in pairs]
+        tiles = [_tile(pair, survey, troubles.get(pair.name)) for pair in pairs]
         rows += [np.concatenate(tiles[start : start + _COLUMNS], axis=1) for start in range(0, len(tiles), _COLUMNS)]
-    pixels = np.sum([split.pixels for split in survey.splits], axis=0)[: survey.form.num_classes]
+    pixels = np.sum([split.pixels for split in survey.splits], axis=0)
     if pixels.any():
         rows.append(_heading("classes and their shares of the pixels"))
-        rows.append(legend_of_shares(survey.class_names, pixels / pixels.sum(), survey.form.palette, rows[0].shape[1]))
+        rows.append(legend_of_shares(pixels, survey.colours, rows[0].shape[1]))
     return stack(rows)
 
 
@@ -71,11 +71,11 @@ def chosen(pairs: Sequence[Pair], troubles: Mapping[str, str], count: int, seed:
     return shown + [others[index] for index in sorted(drawn.tolist())]
 
 
-def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> ImageArray:
+def _tile(pair: Pair, survey: Survey, trouble: str | None) -> ImageArray:
     """Draw an example with its name and its problem below."""
     canvas = Image.new("RGB", (_WIDTH, _HEIGHT + 2 * _LINE), "white")
     draw = ImageDraw.Draw(canvas)
-    image = _overlaid(pair, form)
+    image = _overlaid(pair, survey)
     if image is None:
         draw.rectangle((0, 0, _WIDTH - _GAP, _HEIGHT - 1), fill="lightgrey")
     else:
@@ -89,14 +89,14 @@ def _tile(pair: Pair, form: MaskFormat, trouble: str | None) -> ImageArray:
     return np.asarray(canvas)
 
 
-def _overlaid(pair: Pair, form: MaskFormat) -> ImageArray | None:
+def _overlaid(pair: Pair, survey: Survey) -> ImageArray | None:
     """Return the image overlaid with its mask, the image alone if the mask is invalid, or None."""
     try:
-        image = read_image(pair.image, form.image_range)
+        image = read_image(pair.image, survey.form.image_range)
     except UserError:
         return None
     try:
-        return overlay(image, read_mask(pair.mask, image.shape[:2], form), form.palette)
+        return overlay(image, read_mask(pair.mask, image.shape[:2], survey.form), survey.colours)
     except UserError:
         return image
 

@@ -66,8 +66,8 @@ KINDS = {
     "nothing_to_learn": Kind(
         "error",
         "lists whose masks give nothing to learn",
-        "Are these the right masks? Write each object's class index (1, 2, ...) into them, also in place of the "
-        "ignore index.",
+        "Are these the right masks? Give each object's class as data.mask_values, such as {0: 0, 255: 1}, or write its "
+        "index (1, 2, ...) into them.",
     ),
     "faulty_list": Kind(
         "error",
@@ -85,7 +85,7 @@ KINDS = {
     "ignored_mask": Kind(
         "warning",
         "masks that hold only the ignore index, or only it and 0",
-        "If an object was meant, write its class index (1, 2, ...) instead of the ignore index.",
+        "If an object was meant, give its class as data.mask_values, such as {0: 0, 255: 1}.",
     ),
     "palette_order": Kind(
         "warning",

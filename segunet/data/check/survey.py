@@ -30,6 +30,7 @@ from segunet.data.masks import (
 from segunet.data.objects import check_object_map
 from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
 from segunet.images.integrity import IMAGE_SUFFIXES
+from segunet.images.palette import ClassColours
 from segunet.images.reading import FEW_LEVELS, as_eight_bit_rgb, is_transparent, loses_levels, opened, read_stored
 
 _OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
@@ -99,9 +100,9 @@ class Survey:
 
     Args:
         folder: in VOC's layout.
-        splits: its training and its validation list.
+        splits: its training list and, unless folds of that are validated on, its validation list.
         form: format of the masks.
-        class_names: K names.
+        colours: how they are drawn.
 
     Attributes:
         findings: all findings.
@@ -109,8 +110,9 @@ class Survey:
         image_modes, mask_modes: number of files by Pillow's mode.
     """
 
-    def __init__(self, folder: Path, splits: Sequence[Split], form: MaskFormat, class_names: Sequence[str]) -> None:
-        self.folder, self.splits, self.form, self.class_names = folder, splits, form, class_names
+    def __init__(self, folder: Path, splits: Sequence[Split], form: MaskFormat, colours: ClassColours) -> None:
+        self.folder, self.splits, self.form, self.colours = folder, splits, form, colours
+        self.class_names = colours.names
         self.findings: list[Finding] = []
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.image_modes: Counter[str] = Counter()
@@ -157,11 +159,12 @@ class Survey:
         """Add the findings about the whole data set: lists, classes, unlisted files."""
         for split in self.splits:
             self._check_list(split)
-        train, val = self.splits
+        train, *others = self.splits
         on_train = set(train.names)
-        for name in dict.fromkeys(val.names):
-            if name in on_train:
-                self._report("leak", val, f"names {name!r}, as does {train.path.name}")
+        for val in others:
+            for name in dict.fromkeys(val.names):
+                if name in on_train:
+                    self._report("leak", val, f"names {name!r}, as does {train.path.name}")
         self.findings += unlisted_files(self.folder, self.splits)
 
     def by_kind(self) -> dict[str, list[Finding]]:
@@ -259,7 +262,7 @@ def _examine_mask(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.mask
     mask: NDArray[np.integer[Any]] = np.empty((0, 0), dtype=np.uint8)
     with seen.noting("unreadable", path), opened(path, "mask") as (image, _):
-        seen.mask_mode, palette = image.mode, _own_palette(image)
+        seen.mask_mode, palette = image.mode, _own_palette(image) if form.values is None else None
         with seen.noting("mask_values", path):
             mask = mask_values(path, image, form)
     if mask.size == 0:  # it could not be read

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from segunet.base.files import write_json
-from segunet.base.terminal import console
+from segunet.base.terminal import console, show_table
 from segunet.data.check.findings import KINDS, SEVERITIES, Finding
 from segunet.data.check.survey import Split, Survey
 from segunet.data.masks import enet_weights
@@ -118,7 +118,7 @@ def show_balance(survey: Survey) -> None:
     for value, name in (dict(enumerate(survey.class_names)) | {survey.form.ignore_index: "(ignored)"}).items():
         cells = (_balance(split, value) for split in survey.splits)
         table.add_row(escape(name), *(cell for pair in cells for cell in pair))
-    console.print(table)
+    show_table(table)
     listed = ",".join(map(str, weights))
     _print(Text(f"class weights, to give rare classes more weight:\n  'loss.pixelwise.class_weights=[{listed}]'"))
 

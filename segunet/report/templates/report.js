@@ -11,6 +11,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
   });
 }
 
+// Enlarging: a click on an image shows it as large as the window allows; a click or Escape closes it.
+const dialog = document.querySelector("dialog");
+for (const button of document.querySelectorAll("button.enlarge")) {
+  button.addEventListener("click", () => {
+    dialog.replaceChildren(button.querySelector("img").cloneNode());
+    dialog.showModal();
+  });
+}
+dialog.addEventListener("click", () => dialog.close());
+
 function sort(body, column, sign) {
   const value = (row) => row.cells[column].dataset.value;
   const compare = (one, other) => {

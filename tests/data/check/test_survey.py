@@ -14,7 +14,7 @@ from segunet.data.check.survey import Survey, examine, read_split
 from segunet.data.dataset import read_pair
 from segunet.data.masks import MaskFormat
 from segunet.data.voc import Pair, find_voc_folder, list_pairs
-from segunet.images.palette import IGNORE_INDEX, voc_palette
+from segunet.images.palette import IGNORE_INDEX, ClassColours, voc_palette
 from tests.conftest import VOC_SIZES
 from tests.data.damage import (
     ERRORS,
@@ -35,7 +35,7 @@ FORM = MaskFormat(3, IGNORE_INDEX, voc_palette())
 
 def survey_of(folder: Path, form: MaskFormat = FORM, train: str = "train") -> Survey:
     splits = [read_split(folder, "train", train), read_split(folder, "val", "val")]
-    survey = Survey(folder, splits, form, CLASS_NAMES)
+    survey = Survey(folder, splits, form, ClassColours(CLASS_NAMES, form.palette, form.ignore_index, 0))
     for split in splits:
         for pair in split.pairs:
             survey.add(split, examine(pair, form))
@@ -151,7 +151,7 @@ def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, 
         ("image turned, mask not", "other_size", "is 80 x 64 pixels, its image 64 x 80"),
         ("mask of CMYK", "mask_values", "has the mode CMYK"),
         ("mask of other colours", "mask_values", "(255, 0, 0)"),
-        ("16-bit mask of other values", "mask_values", "257 (2560 pixels)"),
+        ("16-bit mask of other values", "mask_values", "257 (2,560 pixels)"),
         ("all of a list is 0 and 255", "nothing_to_learn", "has only 0 and 255 in its masks"),
     ],
 )

@@ -1,0 +1,54 @@
+"""The program ``segunet``: ``segunet train ...`` is ``python -m segunet.train ...``."""
+
+import ast
+import difflib
+import runpy
+import sys
+from pathlib import Path
+
+from segunet.base.version import __version__
+
+_FOLDER = Path(__file__).parent
+_COMMANDS = [
+    *("train", "evaluate", "predict", "report", "check_data"),
+    *("export", "summary", "benchmark", "convert", "generate"),
+]
+
+
+def main() -> None:
+    """Run the command that is named first, with the words after it."""
+    name, *words = sys.argv[1:] or ["--help"]
+    if name in ("--help", "-h", "help"):
+        print(help_text())
+    elif name == "--version":
+        print(f"segunet {__version__}")
+    elif name in _COMMANDS:
+        sys.argv[1:] = words
+        here = str(Path.cwd())
+        if not {"", here} & set(sys.path):  # which python -m has, and a program of its own has not
+            sys.path.insert(0, here)
+        runpy.run_module(f"segunet.{name}", run_name="__main__", alter_sys=True)
+    else:
+        near = difflib.get_close_matches(name.lstrip("-"), _COMMANDS, n=1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        sys.exit(f"error: segunet has no command {name}.{meant} segunet --help lists them.")
+
+
+def help_text() -> str:
+    """Return a line for each command."""
+    width = max(map(len, _COMMANDS))
+    lines = [f"  {name:{width}}  {first_line(name)}" for name in _COMMANDS]
+    head = "segunet COMMAND [name=value] ...    (or python -m segunet.COMMAND)"
+    foot = "segunet COMMAND --help shows all of its settings; segunet --version shows the version."
+    return "\n".join([head, "", *lines, "", foot])
+
+
+def first_line(name: str) -> str:
+    """Return what a command does, from its file, without importing it."""
+    file = next(path for path in (_FOLDER / f"{name}.py", _FOLDER / name / "__main__.py") if path.is_file())
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return f"{text.partition(':')[0]}."
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Config files of one's own: ``data=PATH.yaml`` and ``experiment=PATH.yaml`` become settings on the command line."""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from segunet.base.errors import UserError
+from segunet.base.terminal import hydra_text, setting
+
+_GROUPS = ("data", "experiment")
+_SUFFIXES = (".yaml", ".yml")
+_OVERRIDE = "override /"  # in the defaults of a recipe
+_TABLES = ("data.mask_values",)  # mappings that are values
+_OF_CLASSES = ("model", "loss", "optimizer", "lr_schedule", "trainer", "logger")
+_MISSING = "???"
+
+
+def with_own_files(argv: list[str]) -> list[str]:
+    """Return ``argv`` with each such file replaced by its settings, in front: other settings change them.
+
+    Raises:
+        UserError: a file that is not there, or is no mapping of settings.
+    """
+    words = get_args_parser().parse_args(argv[1:]).overrides
+    files = {word: path for word in words if (path := _file_in(word)) is not None}
+    if not files:
+        return argv
+    settings = [each for word, path in files.items() for each in _settings_of(word.partition("=")[0], path)]
+    first = argv.index(words[0])
+    return [*argv[:first], *settings, *(word for word in argv[first:] if word not in files)]
+
+
+def _file_in(word: str) -> Path | None:
+    group, _, value = word.partition("=")
+    path = Path(value.strip("\"'")).expanduser()
+    return path if group in _GROUPS and path.suffix in _SUFFIXES else None
+
+
+def _settings_of(group: str, path: Path) -> Iterator[str]:
+    """Yield the settings in the file, as they are typed."""
+    content = _read(path)
+    choices = [choice for each in _defaults(content, path) for choice in _choices(group, each, path)]
+    if group == "data":
+        yield "data=custom"
+        root = str(content.get("root", _MISSING))
+        if root != _MISSING and "${" not in root:
+            content["root"] = str(path.absolute().parent / Path(root).expanduser())
+        content = {"data": content}
+    yield from choices
+    for name, value in content.items():
+        if isinstance(value, str):  # a group's choice, or a text
+            yield from shlex.split(setting(name, value))
+        else:
+            yield from _leaves(str(name), value, added=name in _OF_CLASSES)
+
+
+def _defaults(content: dict[str, Any], path: Path) -> list[Any]:
+    """Take the list of defaults out of the content."""
+    defaults = content.pop("defaults", None) or []
+    if not isinstance(defaults, list):
+        raise UserError(f"{path}: its defaults are {defaults}, wanted a list.")
+    return defaults
+
+
+def _choices(group: str, entry: Any, path: Path) -> Iterator[str]:
+    """Yield an entry of the defaults as it is typed.
+
+    Of a data set's file ``transform: strong``, of a recipe ``override /model: article``.
+    """
+    if entry == "_self_":
+        return
+    before = "" if group == "data" else _OVERRIDE
+    if not isinstance(entry, dict) or not all(str(name).startswith(before) for name in entry):
+        wanted = "transform: CHOICE" if group == "data" else "override /GROUP: CHOICE"
+        raise UserError(f"{path}: its defaults have {entry}. Wanted entries such as '{wanted}'.")
+    for name, choice in entry.items():
+        yield f"{'data/' if group == 'data' else ''}{str(name).removeprefix(before)}={choice}"
+
+
+def _leaves(name: str, value: Any, added: bool = False) -> Iterator[str]:
+    """Yield a setting and those in it; with ++ where conf/ need not have all of a class's, which checks their names."""
+    if isinstance(value, Mapping) and name not in _TABLES:
+        for key, each in value.items():
+            yield from _leaves(f"{name}.{key}", each, added or "_target_" in value)
+    else:
+        yield f"{'++' if added else ''}{name}={hydra_text(value)}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        raise UserError(f"{path} cannot be read as a file of settings: {reason}.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings, such as 'class_names: [background, road]'.")
+    return {str(name): value for name, value in content.items()}

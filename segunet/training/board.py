@@ -1,0 +1,64 @@
+"""TensorBoard's files of a run."""
+
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytorch_lightning as pl
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event
+
+
+class TensorBoardLogger(pl.loggers.TensorBoardLogger):
+    """Lightning's, without the curve of the epoch and the copy of the config, which is in the run's folder."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log all but the epoch, which Lightning adds to everything."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+    def save(self) -> None:
+        """Write what was logged."""
+        super(pl.loggers.TensorBoardLogger, self).save()
+
+
+def drop_lost(folder: Path, steps: int, validated: bool) -> None:
+    """Cut off what a run logged in ``folder`` after the checkpoint that it is resumed from: it does that again.
+
+    Args:
+        folder: of its TensorBoard files; links are left alone.
+        steps: optimizer steps done at the checkpoint.
+        validated: whether the last of them was followed by a validation, if one was due.
+    """
+    for path in folder.glob("events.out.tfevents.*"):
+        if path.is_symlink() or not path.is_file():
+            continue
+        end, size = 0, path.stat().st_size
+        for event, end_of_event in _located_events(path):
+            tags = [value.tag for value in event.summary.value]
+            again = not validated and event.step == steps - 1 and any(tag.startswith("val/") for tag in tags)
+            if tags and (event.step >= steps or again):
+                break
+            end = end_of_event
+        if end < size:
+            with path.open("r+b") as file:
+                file.truncate(end)
+
+
+def _located_events(path: Path) -> Iterator[tuple[Event, int]]:
+    """Yield the events of a file, each with its end in the file.
+
+    The file is a TFRecord: length, its checksum, the event, its checksum; the checksums are not compared. It ends at a
+    record that a killed process left incomplete.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        while len(head := file.read(12)) == 12:
+            (length,) = struct.unpack("<Q", head[:8])
+            end = file.tell() + length + 4
+            if end > size:
+                return
+            try:
+                yield Event.FromString(file.read(length)), end
+            except DecodeError:
+                return
+            file.seek(end)
