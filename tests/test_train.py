@@ -413,6 +413,8 @@ def test_a_run_that_has_ended_says_how_it_would_go_on(run: Command, tiny: list[s
         folder = tmp_path / options[-1].partition("=")[2]
         assert run(train, *tiny, *options, f"run_dir={folder}").status == 0
         assert ended in run(train, f"resume={folder}").error
+    again = run(train, *tiny, "trainer.max_steps=1", f"run_dir={tmp_path / 'again'}")
+    assert f"resume={tmp_path / 'again'} trainer.max_steps=N" in again.output
     longer = run(train, f"resume={tmp_path / '3'}", "trainer.max_steps=6")
     assert longer.output.count("images/s") == 1, longer.error
 
@@ -425,6 +427,7 @@ def test_a_run_ends_when_its_time_is_over_with_a_validation_and_a_report(
     result = run(train, *tiny, *options, "trainer.max_time=00:00:00:00")
     assert result.status == 0, result.error
     assert "stopped as trainer.max_time=00:00:00:00 is over" in result.output
+    assert f"resume={folder} trainer.max_time=DD:HH:MM:SS" in result.output
     assert steps_of(folder) == [0]
     assert steps_of(folder, "val/miou") == [0]
     assert (folder / "report.html").is_file()
@@ -535,8 +538,12 @@ def test_a_run_with_transforms_of_albumentations_is_resumed(run: Command, tiny: 
         result = run(train, f"resume={folder}", "trainer.max_epochs=3")
         assert result.status == 1
         assert f"data.transform.more[0]._target_ is '{other}', a class that is not in conf/" in result.error
-    wrong = "data.transform.more=[{_target_:albumentations.Rotate,p:0.1}]"
-    assert "data.transform.more: Rotate gives a mask of" in run(train, *tiny, wrong).error
+    for wrong, said in {
+        "[{_target_:albumentations.Rotate,p:0.1}]": "data.transform.more: Rotate gives a mask of",
+        "[{_target_:albumentations.ToGrey}]": "albumentations has no transform ToGrey. Did you mean ToGray?",
+        "[albumentations.ToGray]": "data.transform.more is a list of transforms, such as [{_target_: albumentations",
+    }.items():
+        assert said in run(train, *tiny, f"data.transform.more={wrong}").error
 
 
 def test_a_fold_is_held_out_and_scored_by_evaluate_unless_another_list_is_asked_for(

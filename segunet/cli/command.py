@@ -22,7 +22,7 @@ from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
 from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
-from segunet.cli.own_files import with_own_files
+from segunet.cli.own_files import own_files, with_own_files
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
         program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
 
         def checked_program() -> None:
+            files = ", ".join(map(str, own_files(sys.argv)))
             try:
                 check_flags(config_name, sys.argv)
                 named = with_recipe(config_name, with_name(config_name, sys.argv))
@@ -54,7 +55,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
             except UserError as error:
                 if full_errors():
                     raise
-                sys.exit(f"error: {error}")
+                sys.exit(f"error: {error}{f' Settings are also read from {files}.' if files else ''}")
             threading.excepthook = _thread_excepthook
             with stopped_by_signals():
                 program()

@@ -25,7 +25,7 @@ Numbers = dict[str, float | None]
 State = Literal["done", "failed", "unfinished"]
 JOB_FILE, COMPARISON = "job.json", "comparison.json"
 SPREAD = "sample standard deviation over the runs (n - 1)"
-_SEED = "seed"  # the setting that a combination's runs differ in
+_REPEATED = ("seed", "data.fold")  # the settings that a combination's runs differ in
 # In the terminal; the files have all.
 _SHOWN = [
     "miou",
@@ -76,7 +76,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Combination:
-    """The runs that differ only in their seed.
+    """The runs that differ only in their seed, or fold of a cross-validation.
 
     Attributes:
         settings: the settings that distinguish them from the sweep's other runs.
@@ -164,8 +164,8 @@ def varied(runs: Sequence[Run]) -> list[str]:
 
 
 def combine(runs: Sequence[Run]) -> list[Combination]:
-    """Group the runs that differ only in their seed, best mean mIoU first."""
-    names = [name for name in varied(runs) if name != _SEED]
+    """Group the runs that differ only in seed or fold, best mean mIoU first."""
+    names = [name for name in varied(runs) if name not in _REPEATED]
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(tuple(run.settings.get(name, "") for name in names), []).append(run)
@@ -213,7 +213,7 @@ def show_comparison(runs: Sequence[Run]) -> None:
     console.print(table)
     if len(combinations) == len(runs):
         return
-    table = _table([*(name for name in names if name != _SEED), "runs"], runs)
+    table = _table([*(name for name in names if name not in _REPEATED), "runs"], runs)
     for each in combinations:
         pairs = [(_cell(name, each.numbers.get(name)), _cell(name, each.spread.get(name))) for name in _shown(runs)]
         cells = [f"{mean}\n± {spread}" for mean, spread in pairs]

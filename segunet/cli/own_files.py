@@ -21,6 +21,11 @@ _OF_CLASSES = ("model", "loss", "optimizer", "lr_schedule", "trainer", "logger")
 _MISSING = "???"
 
 
+def own_files(argv: list[str]) -> list[Path]:
+    """Return the files in ``argv``."""
+    return [path for word in argv[1:] if (path := _file_in(word)) is not None]
+
+
 def with_own_files(argv: list[str]) -> list[str]:
     """Return ``argv`` with each such file replaced by its settings, in front: other settings change them.
 
@@ -47,10 +52,12 @@ def _settings_of(group: str, path: Path) -> Iterator[str]:
     content = _read(path)
     choices = [choice for each in _defaults(content, path) for choice in _choices(group, each, path)]
     if group == "data":
+        if isinstance(content.get("data"), Mapping):
+            raise UserError(f"{path}: its settings are those of the data, such as class_names: leave out 'data:'.")
         yield "data=custom"
         root = str(content.get("root", _MISSING))
         if root != _MISSING and "${" not in root:
-            content["root"] = str(path.absolute().parent / Path(root).expanduser())
+            content["root"] = str((path.parent / Path(root).expanduser()).resolve())
         content = {"data": content}
     yield from choices
     for name, value in content.items():
@@ -80,7 +87,9 @@ def _choices(group: str, entry: Any, path: Path) -> Iterator[str]:
         wanted = "transform: CHOICE" if group == "data" else "override /GROUP: CHOICE"
         raise UserError(f"{path}: its defaults have {entry}. Wanted entries such as '{wanted}'.")
     for name, choice in entry.items():
-        yield f"{'data/' if group == 'data' else ''}{str(name).removeprefix(before)}={choice}"
+        word = f"{'data/' if group == 'data' else ''}{str(name).removeprefix(before)}={choice}"
+        own = _file_in(word)
+        yield from [word] if own is None else _settings_of("data", path.parent / own)
 
 
 def _leaves(name: str, value: Any, added: bool = False) -> Iterator[str]:

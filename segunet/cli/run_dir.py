@@ -172,5 +172,7 @@ def command_line(**changed: object) -> str:
 
 def command_on_same_data(name: str) -> str:
     """Return the command ``name`` with this command line's data set, ready to type."""
-    data = [each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data."))]
+    data = [
+        each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data.", "data/", "++data."))
+    ]
     return shlex.join(["python", "-m", f"segunet.{name}", *data])

@@ -64,7 +64,7 @@ class VOCDataModule(pl.LightningDataModule):
         ignore_color: RGB of ignored pixels, for colour masks and images; None is VOC's, or that of the class which is
             ignored.
         mask_values: class, or ``ignore_index``, of each value stored in index masks, such as {0: 0, 255: 1}; None if
-            they hold class indices.
+            they hold class indices. The ignore_index stays itself unless it is given another.
         background: name of the class that is not painted in images; None is the one called background, if any.
         download: download VOC2012 (and SBD, for trainaug) into ``root`` if missing.
         voc_url, sbd_url: alternative addresses of the archives; None is torchvision's.
@@ -116,7 +116,8 @@ class VOCDataModule(pl.LightningDataModule):
         self.background = background
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         check_mask_values(mask_values, len(class_names), ignore_index)
-        self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, mask_values or None)
+        values = {ignore_index: ignore_index} | dict(mask_values) if mask_values else None
+        self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:
             raise UserError(f"data.fold={fold}: with data.folds={folds} there are folds 0 to {folds - 1}.")

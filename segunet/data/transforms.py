@@ -1,5 +1,6 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -156,6 +157,22 @@ def is_augmentation(target: str) -> bool:
     return isinstance(found, type) and issubclass(found, A.BasicTransform)
 
 
+def check_named(more: Any) -> None:
+    """Raise a UserError unless ``more``, of a config, is a list of transforms, each with its ``_target_``."""
+    for each in more if isinstance(more, list) else [more]:
+        if not isinstance(more, list) or not isinstance(each, dict) or "_target_" not in each:
+            raise UserError(
+                f"data.transform.more is a list of transforms, such as [{{_target_: albumentations.ToGray, p: 0.1}}], "
+                f"got {str(each)[:80]}."
+            )
+        package, _, name = str(each["_target_"]).rpartition(".")
+        if package == "albumentations" and not is_augmentation(each["_target_"]):
+            known = [each for each in dir(A) if is_augmentation(f"{package}.{each}")]
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"data.transform.more: albumentations has no transform {name}.{meant}")
+
+
 def transformed(example: Augmented, compose: A.Compose) -> Augmented:
     """Return the example after albumentations' transforms, which do not take int32 objects."""
     targets = {"image": example.image, "mask": example.mask}
@@ -218,7 +235,7 @@ def _check_same_form(name: str, done: Any, given: NDArray[np.uint8]) -> None:
     if not isinstance(done, np.ndarray) or (done.dtype, done.shape) != (given.dtype, given.shape):
         got = f"{done.dtype} {done.shape}" if isinstance(done, np.ndarray) else type(done).__name__
         raise UserError(
-            f"data.transform.more: {name} makes uint8 {given.shape} {got}. The crop's size is set by "
+            f"data.transform.more: {name} turns uint8 {given.shape} into {got}. The crop's size is set by "
             "data.transform.crop_size, and the network normalizes images itself."
         )
 

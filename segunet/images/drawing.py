@@ -28,7 +28,7 @@ def overlay(
     image: ImageArray, mask: NDArray[np.integer[Any]], colours: ClassColours, opacity: float = 0.6
 ) -> ImageArray:
     """Return the image overlaid with the mask's colours, (H, W, 3)."""
-    blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, colours.palette), opacity, 0)
+    blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, colours.drawn), opacity, 0)
     return np.where(colours.painted[mask][..., None], blended, image)
 
 
@@ -39,7 +39,7 @@ def differences(
     pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
     red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
     drawn = np.where((prediction != truth)[..., None], red, pale)
-    drawn[truth == colours.ignore_index] = colours.palette[colours.ignore_index]
+    drawn[truth == colours.ignore_index] = colours.drawn[colours.ignore_index]
     return drawn
 
 
@@ -101,7 +101,7 @@ def legend(entries: Mapping[int, str], colours: ClassColours, width: int, text_s
     draw, painted = ImageDraw.Draw(canvas), colours.painted
     for x, y, index, text in places:
         corners = (x, y + line // 2 - box // 2, x + box, y + line // 2 + box // 2)
-        fill = tuple(colours.palette[index].tolist()) if painted[index] else "white"
+        fill = tuple(colours.drawn[index].tolist()) if painted[index] else "white"
         draw.rectangle(corners, fill=fill, outline="black")
         draw.text((x + box + text_size // 2, y + line // 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(canvas)

@@ -56,6 +56,13 @@ class ClassColours:
         return np.asarray(np.arange(256) != bare, dtype=np.bool_)
 
     @property
+    def drawn(self) -> NDArray[np.uint8]:
+        """The palette of overlays and legends: what would be painted black, which looks like a shadow, is white."""
+        drawn = self.palette.copy()
+        drawn[(drawn == 0).all(axis=1) & self.painted] = 255
+        return drawn
+
+    @property
     def labels(self) -> dict[int, str]:
         """The text in a legend of each mask value: the class's name, or "ignored"."""
         labels = dict(enumerate(self.names))

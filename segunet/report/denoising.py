@@ -42,7 +42,7 @@ def conclude_denoiser(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataMod
     write_json(run_dir / "metrics.json", {"val_loss": loss, "best_epoch": epoch})
     score_to_board(trainer, BEST_LOSS, loss)
     logger.info("best epoch: %d, val loss %s; written to %s", epoch, "-" if loss is None else f"{loss:.4f}", run_dir)
-    log_next_steps(run_dir, f"generate:  python -m segunet.generate {setting('checkpoint', best)} count=16")
+    log_next_steps(trainer, run_dir, f"generate:  python -m segunet.generate {setting('checkpoint', best)} count=16")
     model = Generator(denoiser_of(content, best), trainer.strategy.root_device.type, str(trainer.precision))
     defaults = model.request(next(iter(model.class_names), None))
     report = DenoiserReport(

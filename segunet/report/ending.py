@@ -5,8 +5,10 @@ import shlex
 from pathlib import Path
 
 import pytorch_lightning as pl
+from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet.base.terminal import setting
+from segunet.training.callbacks import MaxSteps, MaxTime
 
 logger = logging.getLogger(__name__)
 BEST = "checkpoints/best.ckpt"
@@ -27,13 +29,24 @@ def best_checkpoint(run_dir: Path) -> Path | None:
 def score_to_board(trainer: pl.Trainer, name: str, value: float | None) -> None:
     """Log the best score to TensorBoard, unless it is unknown, and close its files."""
     for board in trainer.loggers:
-        if value is not None:
+        if value is not None and isinstance(board, TensorBoardLogger):
             board.log_metrics({name: value}, trainer.global_step)
         board.finalize("success")
 
 
-def log_next_steps(run_dir: Path, use: str) -> None:
+def log_next_steps(trainer: pl.Trainer, run_dir: Path, use: str) -> None:
     """Log how to go on with a run; ``use`` is the line with the command that uses its best checkpoint."""
     logger.info(use)
-    logger.info("resume:    python -m segunet.train %s trainer.max_epochs=N", setting("resume", run_dir))
-    logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
+    logger.info("resume:    python -m segunet.train %s%s", setting("resume", run_dir), longer(trainer))
+    if next(run_dir.rglob("events.out.tfevents.*"), None) is not None:
+        logger.info("watch:     tensorboard --logdir %s", shlex.quote(str(run_dir)))
+
+
+def longer(trainer: pl.Trainer) -> str:
+    """Return the setting that lets a training go on that has ended; none if it was stopped."""
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, MaxSteps) and trainer.global_step >= each.steps:
+            return " trainer.max_steps=N"
+        if isinstance(each, MaxTime) and each.is_over():
+            return " trainer.max_time=DD:HH:MM:SS"
+    return " trainer.max_epochs=N" if trainer.current_epoch >= (trainer.max_epochs or 1) else ""

@@ -118,7 +118,7 @@ def fills(colours: ClassColours) -> list[str]:
     """Return the CSS colour of each mask value, as it is drawn; the background has the page's."""
     return [
         f"#{bytes(colour).hex()}" if painted else "var(--card)"
-        for colour, painted in zip(colours.palette.tolist(), colours.painted, strict=True)
+        for colour, painted in zip(colours.drawn.tolist(), colours.painted, strict=True)
     ]
 
 

@@ -46,7 +46,7 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, infe
     write_report(scores, datamodule.class_names, run_dir)
     score_to_board(trainer, BEST_MIOU, scores.miou)
     logger.info("best epoch: %d; written to %s", epoch, run_dir)
-    log_next_steps(run_dir, f"evaluate:  python -m segunet.evaluate {setting('checkpoint', best)}")
+    log_next_steps(trainer, run_dir, f"evaluate:  python -m segunet.evaluate {setting('checkpoint', best)}")
     write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch), run_dir / PAGE)
     logger.info("report:    %s", run_dir / PAGE)
 

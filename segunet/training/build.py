@@ -20,6 +20,7 @@ from segunet.base.files import check_within
 from segunet.base.validation import Above0, AtLeast0, Count, Positive, Text, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
+from segunet.data.transforms import check_named
 from segunet.inference.card import CheckpointCard, ListCard
 from segunet.inference.precision import default_precision
 from segunet.inference.tiling import Inference, check_tile_alone
@@ -114,6 +115,8 @@ def datamodule_from_config(cfg: DictConfig) -> VOCDataModule:
     if "_target_" not in cfg.data:
         raise UserError("Which data set? Give data=sample, data=voc2012 or data=custom, and its data.root=PATH.")
     options = {"seed": cfg.get("seed", 0), "inference_size": cfg.get("inference_size")}
+    if (more := OmegaConf.select(cfg, "data.transform.more")) is not None:
+        check_named(OmegaConf.to_container(more) if OmegaConf.is_config(more) else more)
     datamodule: VOCDataModule = instantiate(cfg.data, **options, _convert_="all")
     return datamodule
 

@@ -44,10 +44,10 @@ def test_a_data_set_s_file_says_only_what_differs_from_custom(tmp_path: Path) ->
     assert isinstance(wanted, dict)
     assert isinstance(content, dict)
     wanted |= content | {"transform": wanted["transform"] | content["transform"], "batch_size": 3}
-    wanted["root"] = f"{tmp_path / 'sets'}/../voc"  # relative to the file
+    wanted["root"] = str(tmp_path / "voc")  # relative to the file
     assert OmegaConf.to_container(cfg.data) == wanted
     assert cfg.seed == 5
-    assert build.datamodule_from_config(cfg).form.values == {0: 0, 255: 1, 7: 2, 8: 3}
+    assert build.datamodule_from_config(cfg).form.values == {0: 0, 255: 1, 7: 2, 8: 3, 254: 254}
 
 
 def test_a_data_set_s_file_can_be_a_copy_of_custom_with_another_augmentation(tmp_path: Path) -> None:
@@ -70,6 +70,14 @@ def test_a_recipe_s_file_is_like_those_in_conf(tmp_path: Path) -> None:
     cfg = config_of(f"experiment={tmp_path / 'short.yml'}", "seed=4")
     assert (cfg.seed, cfg.run_dir, cfg.loss.pixelwise.alpha) == (4, "a b", 0.5)
     assert cfg.model == composed("train", ["model=article"]).model
+
+
+def test_a_recipe_s_file_can_name_a_data_set_s_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("root: voc\nclass_names: [a, b]\n")
+    (tmp_path / "mine.yaml").write_text("defaults: [override /data: data.yaml, override /model: article]\nseed: 3\n")
+    cfg = config_of(f"experiment={tmp_path / 'mine.yaml'}")
+    assert (cfg.data.root, cfg.seed) == (str(tmp_path / "voc"), 3)
+    assert cfg.model == config_of("model=article", "data=custom", "data.root=.", "data.class_names=[a,b]").model
 
 
 def test_flags_stay_where_they_are(tmp_path: Path) -> None:
@@ -107,4 +115,8 @@ def test_the_commands_take_it(run: Command, tmp_path: Path) -> None:
     assert result.status == 0, result.error
     assert run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2").status == 0
     file.write_text("root: voc\nclass_name: [background, disc, square]\n")
-    assert "train has no setting data.class_name. Did you mean data.class_names?" in run(train, f"data={file}").error
+    said = run(train, f"data={file}").error
+    assert "train has no setting data.class_name. Did you mean data.class_names?" in said
+    assert f"Settings are also read from {file}." in said
+    file.write_text("data: {root: voc}\n")
+    assert "leave out 'data:'" in run(train, f"data={file}").error

@@ -364,8 +364,8 @@ def test_more_transforms_come_last_by_the_key_alone() -> None:
     [
         (A.Rotate(60, p=0.1, fill_mask=7), "Rotate gives a mask of"),
         (A.Affine(rotate=40, mask_interpolation=1, p=0.1, border_mode=2), "Affine gives a mask of .* to 0"),
-        (A.RandomCrop(16, 16), r"RandomCrop makes uint8 \(48, 48, 3\) uint8 \(16, 16, 3\)"),
-        (A.Normalize(), "Normalize makes uint8 .* float32"),
+        (A.RandomCrop(16, 16), r"RandomCrop turns uint8 \(48, 48, 3\) into uint8 \(16, 16, 3\)"),
+        (A.Normalize(), "Normalize turns uint8 .* into float32"),
         (A.RandomCrop(99, 99), "RandomCrop cannot be applied to a crop"),
     ],
     ids=["filled", "interpolated", "smaller", "float", "fails"],
