@@ -192,7 +192,7 @@ def test_a_checkpoint_starts_no_download(content: Content, tmp_path: Path, monke
     assert model is not None
     build_network(model)
     build_network(encoder)
-    with pytest.raises(TypeError):
+    with pytest.raises(AttributeError, match="out_channels"):
         build_network(model | {"decoder": encoder})
     assert asked == []
 
