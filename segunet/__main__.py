@@ -1,11 +1,11 @@
 """The program ``segunet``: ``segunet train ...`` is ``python -m segunet.train ...``."""
 
 import ast
-import difflib
 import runpy
 import sys
 from pathlib import Path
 
+from segunet.base.errors import did_you_mean
 from segunet.base.version import __version__
 
 _FOLDER = Path(__file__).parent
@@ -29,8 +29,7 @@ def main() -> None:
             sys.path.insert(0, here)
         runpy.run_module(f"segunet.{name}", run_name="__main__", alter_sys=True)
     else:
-        near = difflib.get_close_matches(name.lstrip("-"), _COMMANDS, n=1)
-        meant = f" Did you mean {near[0]}?" if near else ""
+        meant = did_you_mean(name.lstrip("-"), _COMMANDS)
         sys.exit(f"error: segunet has no command {name}.{meant} segunet --help lists them.")
 
 

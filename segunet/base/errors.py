@@ -1,5 +1,6 @@
 """The exception that is shown to the user as a message instead of a traceback, and helpers for its text."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -18,6 +19,12 @@ class UserError(Exception):
     def paragraph(self) -> str:
         """The message alone, also when a loader worker wrapped it in its own traceback."""
         return str(self).rsplit("UserError: ", 1)[-1].strip()
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return " Did you mean X?" for the known name that is most similar to ``name``; empty if none is."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]}?" if near else ""
 
 
 def counted(number: int, noun: str) -> str:

@@ -1,6 +1,5 @@
 """Check command-line overrides before Hydra does, with messages that do not require knowledge of Hydra."""
 
-import difflib
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -15,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, did_you_mean
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
 
@@ -173,8 +172,7 @@ def _check_added(command: str, overrides: Sequence[Override]) -> None:
 
 def _unknown(command: str, name: str, known: Sequence[str]) -> str:
     """Return the message for an unknown setting, with a suggestion."""
-    near = difflib.get_close_matches(name, [each for each in known if not each.startswith("hydra")], n=1)
-    meant = f" Did you mean {near[0]}?" if near else ""
+    meant = did_you_mean(name, [each for each in known if not each.startswith("hydra")])
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
 
 

@@ -16,7 +16,7 @@ from segunet.base.terminal import hydra_text, setting
 _GROUPS = ("data", "experiment")
 _SUFFIXES = (".yaml", ".yml")
 _OVERRIDE = "override /"  # in the defaults of a recipe
-_TABLES = ("data.mask_values",)  # mappings that are values
+TABLES = ("data.mask_values",)  # mappings of numbers, whose keys are no settings
 _OF_CLASSES = ("model", "loss", "optimizer", "lr_schedule", "trainer", "logger")
 _MISSING = "???"
 
@@ -94,7 +94,7 @@ def _choices(group: str, entry: Any, path: Path) -> Iterator[str]:
 
 def _leaves(name: str, value: Any, added: bool = False) -> Iterator[str]:
     """Yield a setting and those in it; with ++ where conf/ need not have all of a class's, which checks their names."""
-    if isinstance(value, Mapping) and name not in _TABLES:
+    if isinstance(value, Mapping) and name not in TABLES:
         for key, each in value.items():
             yield from _leaves(f"{name}.{key}", each, added or "_target_" in value)
     else:

@@ -1,6 +1,5 @@
 """Augmentation with albumentations, as a pure function of (seed, epoch, index)."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, did_you_mean
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
 from segunet.images.resizing import resize, resize_mask, shrinks
 
@@ -86,7 +85,7 @@ class TrainTransform:
         moves.append(A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"))
         self._place = A.Compose(moves, additional_targets={"objects": "mask"})
         last = [A.Rotate(rotation, fill=0, fill_mask=ignore_index, p=1), *more] if rotation > 0 else list(more)
-        check_mask_rules(last, crop_size, ignore_index)
+        check_mask_rules(more, crop_size, ignore_index)
         self._last = A.Compose(last, additional_targets={"objects": "mask"}) if last else None
 
     def __call__(
@@ -105,8 +104,7 @@ class TrainTransform:
             objects: int32 (H, W), the object of each pixel, changed with the mask; 0 in the padding.
         """
         rng = np.random.default_rng(list(key))
-        for compose in (self._recolour, self._place):
-            compose.set_random_seed(int(rng.integers(2**32)))
+        seed([self._recolour, self._place], rng)
         factor = self._factor(mask.shape, rng.uniform(self._scale[0], self._scale[1]))
         (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
         size, part = (width, height), (slice(top, bottom), slice(left, right))
@@ -116,15 +114,13 @@ class TrainTransform:
         }
         if objects is not None:
             targets["objects"] = resize_mask(objects[part], size)
-        for each in self._place.transforms[1:-1]:  # a seed of its own for each; Compose gives all the same
-            each.set_random_seed(int(rng.integers(2**32)))
+        seed(self._place.transforms[1:-1], rng)
         done = self._place(**targets)
         example = Augmented(done["image"], done["mask"], done.get("objects"))
         if self._elastic > 0:
             example = displaced(example, elastic_field(self.crop_size, self._elastic, rng))
         if self._last is not None:
-            for each in self._last.transforms:
-                each.set_random_seed(int(rng.integers(2**32)))
+            seed(self._last.transforms, rng)
             example = transformed(example, self._last)
         if example.objects is not None:
             example.objects[example.mask == self._ignore_index] = 0  # the padding has the mask's value
@@ -150,6 +146,12 @@ class TrainTransform:
         return max(factor, self.crop_size / min(shape)) if self.fill_crop else factor
 
 
+def seed(transforms: Sequence[Any], rng: np.random.Generator) -> None:
+    """Give each transform random numbers of its own; a Compose gives all of its transforms the same."""
+    for each in transforms:
+        each.set_random_seed(int(rng.integers(2**32)))
+
+
 def is_augmentation(target: str) -> bool:
     """Return whether ``target`` names a transform of albumentations."""
     package, _, name = target.rpartition(".")
@@ -168,9 +170,7 @@ def check_named(more: Any) -> None:
         package, _, name = str(each["_target_"]).rpartition(".")
         if package == "albumentations" and not is_augmentation(each["_target_"]):
             known = [each for each in dir(A) if is_augmentation(f"{package}.{each}")]
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(f"data.transform.more: albumentations has no transform {name}.{meant}")
+            raise UserError(f"data.transform.more: albumentations has no transform {name}.{did_you_mean(name, known)}")
 
 
 def transformed(example: Augmented, compose: A.Compose) -> Augmented:

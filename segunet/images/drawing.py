@@ -98,10 +98,10 @@ def legend(entries: Mapping[int, str], colours: ClassColours, width: int, text_s
         places.append((x, y, index, text))
         x += lengths[index]
     canvas = Image.new("RGB", (width, y + line), "white")
-    draw, painted = ImageDraw.Draw(canvas), colours.painted
+    draw, painted, drawn = ImageDraw.Draw(canvas), colours.painted, colours.drawn
     for x, y, index, text in places:
         corners = (x, y + line // 2 - box // 2, x + box, y + line // 2 + box // 2)
-        fill = tuple(colours.drawn[index].tolist()) if painted[index] else "white"
+        fill = tuple(drawn[index].tolist()) if painted[index] else "white"
         draw.rectangle(corners, fill=fill, outline="black")
         draw.text((x + box + text_size // 2, y + line // 2), text, fill="black", font=font, anchor="lm")
     return np.asarray(canvas)

@@ -148,6 +148,7 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
         waits = [
             state["wait_count"] for name, state in content["callbacks"].items() if name.startswith("EarlyStopping")
         ]
+        times = content["callbacks"].get(MaxTime.__name__)
         progress = Progress(
             started=counts["epoch_progress.current.ready"],
             steps=counts["epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed"],
@@ -156,9 +157,7 @@ def progress_in(content: Mapping[str, Any], path: Path) -> Progress:
             whole=counts["epoch_loop.batch_progress.is_last_batch"],
             validated=counts["epoch_progress.current.processed"] == counts["epoch_progress.current.ready"],
             waited=max(waits, default=0),
-            seconds=content["callbacks"].get(MaxTime.__name__, {"time_elapsed": {"train": 0.0}})["time_elapsed"][
-                "train"
-            ],
+            seconds=times["time_elapsed"]["train"] if times is not None else 0.0,
         )
         stated = counts["epoch"] + 1, counts["global_step"]
     except ValidationError as error:

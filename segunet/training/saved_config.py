@@ -29,6 +29,7 @@ from segunet.base.paths import CONF_DIR
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import shown
 from segunet.cli.overrides import composed
+from segunet.cli.own_files import TABLES
 from segunet.cli.run_dir import CONFIG
 from segunet.data.transforms import is_augmentation
 
@@ -43,7 +44,6 @@ _MAX_TEXT = 2**12
 _ANY_TYPE = ("trainer.devices", "trainer.deterministic")
 _AUGMENTATIONS = "data.transform.more["  # entries are transforms of albumentations
 _TEXTS = ("trainer.max_time",)
-_TABLES = ("data.mask_values",)  # mappings of numbers, whose keys are no settings
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
 # Former names of settings, modules and classes in configs that segunet 0.1.0 wrote.
@@ -114,7 +114,7 @@ class ConfigParser:
         return {name: _with_current_names(value) for name, value in saved.items()}
 
     def _value(self, value: Any, known: Any, name: str) -> Any:
-        if name in _TABLES and isinstance(value, dict):
+        if name in TABLES and isinstance(value, dict):
             if all(isinstance(each, int) for pair in value.items() for each in pair):
                 return value  # checked by the class that takes it
             raise self._error(name, f"is {shown(value)}, wanted numbers")
