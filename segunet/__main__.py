@@ -10,7 +10,7 @@ from segunet.base.version import __version__
 
 _FOLDER = Path(__file__).parent
 _COMMANDS = [
-    *("train", "evaluate", "predict", "report", "check_data"),
+    *("train", "evaluate", "predict", "report", "check_data", "import_labels"),
     *("export", "summary", "benchmark", "convert", "generate"),
 ]
 

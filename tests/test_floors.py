@@ -14,7 +14,8 @@ FLOORS = (
     ("inference",),
     ("training", "report", "cost"),
 )
-COMMANDS = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate", "benchmark"}
+COMMANDS = {"train", "evaluate", "predict", "check_data", "import_labels", "export", "summary", "convert", "generate"}
+COMMANDS |= {"benchmark"}
 
 
 def floor_of(module: str) -> int:

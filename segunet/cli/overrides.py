@@ -21,7 +21,9 @@ from segunet.base.terminal import setting
 _HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
 _HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # raised by Hydra when composing a config
 _RECIPE = "experiment=sample"  # default of segunet.train, unless the command line gives one of
+_OWN_DATA = "data=custom"  # of segunet.check_data, if a folder is given
 _UNNAMED = {"report": "run"}  # the setting that a word without a name is for
+_OTHER_NAMES = {"import_labels": {"from": "format"}}  # names of settings; from is also a group of conf/, for convert
 _FREE_TEXT = {"generate": ("prompt",)}  # settings whose commas do not separate the values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
@@ -32,19 +34,23 @@ OmegaConf.register_new_resolver("length", len, replace=True)
 
 
 def with_recipe(command: str, argv: list[str]) -> list[str]:
-    """Return ``argv`` with the sample's recipe added if segunet.train is given neither data nor experiment.
+    """Return ``argv`` with what is meant if neither data nor experiment is given.
+
+    For segunet.train the sample's recipe; for segunet.check_data with a ``data.root``, data=custom.
 
     Raises:
         UserError: a setting that cannot be read.
     """
     given = get_args_parser().parse_args(argv[1:])
-    if command != "train" or any(getattr(given, flag) for flag in _HYDRA_FLAGS):
+    if command not in ("train", "check_data") or any(getattr(given, flag) for flag in _HYDRA_FLAGS):
         return argv
-    if any(_parsed(text).key_or_group in _REPLACES_RECIPE for text in given.overrides):
+    names = {_parsed(text).key_or_group for text in given.overrides}
+    if names & {*_REPLACES_RECIPE} or (command == "check_data" and "data.root" not in names):
         return argv
+    default = _RECIPE if command == "train" else _OWN_DATA
     # Next to the other settings: the parser requires them to be contiguous.
     end = argv.index(given.overrides[-1]) + 1 if given.overrides else len(argv)
-    return [*argv[:end], _RECIPE, *argv[end:]]
+    return [*argv[:end], default, *argv[end:]]
 
 
 def check_flags(command: str, argv: Sequence[str]) -> None:
@@ -64,11 +70,20 @@ def check_flags(command: str, argv: Sequence[str]) -> None:
 
 
 def with_name(command: str, argv: list[str]) -> list[str]:
-    """Return ``argv`` with its first word named, if it has no name and the command takes it so: report RUN."""
+    """Return ``argv`` with its first word named, if it has no name and the command takes it so: report RUN.
+
+    And with the other name that a setting of the command has replaced by that in conf/.
+    """
+    argv = [_with_own_name(command, word) for word in argv]
     name = _UNNAMED.get(command)
     if name is None or len(argv) < 2 or "=" in argv[1] or argv[1].startswith(("-", "+", "~")):
         return argv
     return [argv[0], *shlex.split(setting(name, argv[1])), *argv[2:]]
+
+
+def _with_own_name(command: str, word: str) -> str:
+    name, equals, value = word.partition("=")
+    return f"{_OTHER_NAMES.get(command, {}).get(name, name)}{equals}{value}"
 
 
 def with_quoted_text(command: str, argv: list[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Labels of other formats, for segunet.import_labels."""
