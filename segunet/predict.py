@@ -4,12 +4,12 @@ import errno
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +18,27 @@ from PIL import Image
 
 from segunet.base.ahead import draw_ahead, map_ahead
 from segunet.base.errors import UserError, abbreviated, counted
-from segunet.base.files import DRAFTS, check_within, is_file, remove_abandoned, save_png, whole_file
+from segunet.base.files import DRAFTS, check_within, is_file, remove_abandoned, save_png, whole_file, write_json
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import progress_bar
-from segunet.base.validation import check
+from segunet.base.validation import AtLeast0, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import CONFIG, as_paths, command_line, open_run_dir, planned_run_dir
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
-from segunet.images.reading import read_image, read_size, warn_of_few_levels
+from segunet.images.palette import ClassColours
+from segunet.images.polygons import CocoWriter, geojson, regions_of
+from segunet.images.reading import opened, read_image, read_size, warn_of_few_levels
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.predictor import Predictor
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 Mask = NDArray[np.uint8]
-RESULTS = ("masks", "overlays", "probabilities", "frame_masks")  # written below the output folder
+FOLDERS = ("masks", "overlays", "probabilities", "polygons", "frame_masks")  # written below the output folder
+COCO = "annotations.json"  # written there, too
+RESULTS = (*FOLDERS, COCO)
+_PROBABILITIES, _GEOJSON = "probabilities/{}.npz", "polygons/{}.geojson"  # of an image's name
 _THREADS, _WAITING = 2, 2  # for reading, and the same for writing; waiting images are held in memory
 _LARGE = 20_000_000  # pixels; larger images are read and written one at a time
 _MAX_JPEG_SIDE = 65_500  # pixels per side
@@ -60,8 +65,11 @@ def predict(cfg: DictConfig) -> Path:
             raise UserError(f"Which {name}? Give {name}=PATH; python -m segunet.predict --help shows examples.")
     for name in ("skip_existing", "save_probabilities", "save_frame_masks"):
         check(name, cfg[name], bool)
+    polygons = check("polygons", cfg.polygons, Literal["geojson", "coco"] | None)
+    tolerance = check("polygon_tolerance", cfg.polygon_tolerance, AtLeast0)
+    extras = [_PROBABILITIES] * cfg.save_probabilities + [_GEOJSON] * (polygons == "geojson")
     output = planned_run_dir(cfg, "predict", RESULTS)
-    results = [output / name for name in RESULTS]
+    results = [output / name for name in FOLDERS]
     if cfg.skip_existing:
         check_same_settings(cfg, output)
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
@@ -74,7 +82,7 @@ def predict(cfg: DictConfig) -> Path:
     logger.info("writing to %s", output)
     changed = max(path.stat().st_mtime for path in as_paths(cfg.checkpoint))
     if cfg.skip_existing:
-        left = not_done(names, output, changed, cfg.save_probabilities)
+        left = not_done(names, output, changed, extras)
         logger.info("%d of %s predicted before and skipped", len(names) - len(left), counted(len(names), "input"))
     else:
         left = list(names)
@@ -82,15 +90,19 @@ def predict(cfg: DictConfig) -> Path:
     warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
 
     def how_to_go_on() -> str:
-        done = len(names) - len(not_done(names, output, changed, cfg.save_probabilities))
+        done = len(names) - len(not_done(names, output, changed, extras))
         return f"{done} of {len(names)} are predicted; go on: {command_line(output=output, skip_existing='true')}"
 
     with saying_when_stopped(how_to_go_on), progress_bar() as bar:
         advance = partial(bar.advance, bar.add_task("predicting", total=len(left)))
-        work = Work(model, names, output, advance, cfg.save_probabilities, cfg.save_frame_masks)
+        outlines = tolerance if polygons == "geojson" else None
+        work = Work(model, names, output, advance, cfg.save_probabilities, cfg.save_frame_masks, outlines)
         work.predict_images(path for path in left if not is_video(path))
         for path in filter(is_video, left):
             work.predict_video(path)
+        if polygons == "coco":
+            done = {path: name for path, name in names.items() if path not in work.failed}
+            write_coco(done, output, model.colours, tolerance)
     if failed := work.failed:
         text = f"{len(failed)} of {counted(len(names), 'input')} could not be predicted, see above: "
         others = f" The others are in {output}." if len(failed) < len(names) else ""
@@ -119,11 +131,15 @@ def results_of(path: Path, name: str) -> list[str]:
     """
     if is_video(path):
         return [f"overlays/{name}.mp4"]
-    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png", f"probabilities/{name}.npz"]
+    extras = [_PROBABILITIES.format(name), _GEOJSON.format(name)]
+    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png", *extras]
 
 
 def remove_earlier(names: Mapping[Path, str], output: Path) -> None:
     """Remove what an earlier command wrote for these inputs: a stopped one leaves no results of other settings."""
+    with suppress(OSError, UserError):
+        check_within(output, [COCO])
+        (output / COCO).unlink(missing_ok=True)
     for path, name in names.items():
         with suppress(OSError, UserError):  # which is said when they are written
             check_within(output, [*results_of(path, name), f"frame_masks/{name}"])
@@ -132,7 +148,7 @@ def remove_earlier(names: Mapping[Path, str], output: Path) -> None:
                 result.unlink(missing_ok=True)
 
 
-def not_done(names: Mapping[Path, str], output: Path, changed: float, probabilities: bool) -> list[Path]:
+def not_done(names: Mapping[Path, str], output: Path, changed: float, extras: Sequence[str]) -> list[Path]:
     """Return the inputs whose results, each a whole file, are not in the output folder, or older than the checkpoint.
 
     A video's own file is written after the masks of its frames.
@@ -141,20 +157,33 @@ def not_done(names: Mapping[Path, str], output: Path, changed: float, probabilit
         names: output name by input path.
         output: the folder.
         changed: when the checkpoint's file was changed, in seconds.
-        probabilities: whether they are results too.
+        extras: what is written for an image besides mask and overlay, with {} for its name.
     """
 
     def is_there(result: str) -> bool:
         return is_file(output / result) and (output / result).stat().st_mtime >= changed
 
     def is_done(path: Path, name: str) -> bool:
-        first, *overlays = results_of(path, name)
+        first, *others = results_of(path, name)
         if is_video(path):
             return is_there(first)
-        *overlays, scores = overlays
-        return is_there(first) and any(map(is_there, overlays)) and (not probabilities or is_there(scores))
+        overlays, wanted = others[:2], [extra.format(name) for extra in extras]
+        return is_there(first) and any(map(is_there, overlays)) and all(map(is_there, wanted))
 
     return [path for path, name in names.items() if not is_done(path, name)]
+
+
+def write_coco(names: Mapping[Path, str], output: Path, colours: ClassColours, tolerance: float) -> None:
+    """Write annotations.json, of the images' masks in the output folder."""
+    writer = CocoWriter(colours.names)
+    for path, name in names.items():
+        if not is_video(path) and is_file(file := output / "masks" / f"{name}.png"):
+            with opened(file, "mask") as (image, _):
+                mask = np.asarray(image)
+            file_name, (height, width) = (Path(name).parent / path.name).as_posix(), mask.shape
+            writer.add(file_name, (height, width), regions_of(mask, colours, tolerance))
+    check_within(output, [COCO])
+    write_json(output / COCO, writer.content(), indent=None)
 
 
 class Clock:
@@ -191,6 +220,7 @@ class Work:
         advance: called with the progress made, 1 per input.
         probabilities: write each image's probabilities too.
         frame_masks: write the mask of each frame of a video too.
+        outlines: write each image's polygons too, simplified by this tolerance in pixels; None for none.
     """
 
     def __init__(
@@ -201,13 +231,14 @@ class Work:
         advance: Callable[[float], object],
         probabilities: bool = False,
         frame_masks: bool = False,
+        outlines: float | None = None,
     ) -> None:
         self.model, self.names, self.output, self.advance = model, names, output, advance
-        self.probabilities, self.frame_masks = probabilities, frame_masks
+        self.probabilities, self.frame_masks, self.outlines = probabilities, frame_masks, outlines
         self.failed: list[Path] = []
 
     def predict_images(self, paths: Iterable[Path]) -> None:
-        """Write masks/<name>.png, overlays/<name>.jpg and, if wanted, probabilities/<name>.npz for each image."""
+        """Write masks/<name>.png, overlays/<name>.jpg and what else is wanted for each image."""
         clock = Clock()
         with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
@@ -266,8 +297,11 @@ class Work:
             with whole_file(self.output / "masks" / f"{name}.png") as file:
                 palette_image(mask, colours.palette).save(file, format="PNG")
             if probabilities is not None:
-                with whole_file(self.output / "probabilities" / f"{name}.npz") as file:
+                with whole_file(self.output / _PROBABILITIES.format(name)) as file:
                     np.savez_compressed(file, probabilities=probabilities, class_names=np.array(colours.names))
+            if self.outlines is not None:
+                regions = list(regions_of(mask, colours, self.outlines))
+                write_json(self.output / _GEOJSON.format(name), geojson(regions, colours.names), indent=None)
             drawn = overlay_with_legend(image, mask, colours)
             _save_overlay(drawn, self.output / "overlays" / name)
             return True

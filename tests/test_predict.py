@@ -1,6 +1,7 @@
 """Prediction through the command itself, on what training wrote."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 from numpy.random import default_rng
 from PIL import Image
+from pycocotools.coco import COCO
+from skimage.draw import polygon2mask
 
 import segunet
 from segunet import evaluate, predict
@@ -122,6 +125,48 @@ def test_probabilities_are_written_beside_the_masks(
     assert "9 of 10 inputs predicted before" in result.output
     assert run(predict, *options).status == 0  # whose results are not those of other settings
     assert not list((tmp_path / "out" / "probabilities").iterdir())
+
+
+def test_outlines_are_written_as_geojson_and_go_on_after_a_stop(
+    run: Command, trained: Path, checkpoint: str, tmp_path: Path
+) -> None:
+    options = [checkpoint, f"input={trained / 'voc' / 'JPEGImages'}", f"output={tmp_path / 'out'}", "polygons=geojson"]
+    assert run(predict, *options).status == 0
+    for path in (tmp_path / "out" / "masks").glob("*.png"):
+        content = json.loads((tmp_path / "out" / "polygons" / f"{path.stem}.geojson").read_text())
+        found = {each["properties"]["class"] for each in content["features"]}
+        wanted = {["background", "disc", "square"][value] for value in np.unique(mask_of(path)) if value}
+        assert found == wanted
+        drawn = np.zeros(mask_of(path).shape, dtype=bool)
+        for each in content["features"]:
+            outline, *holes = (np.array(ring)[:, ::-1] - 0.5 for ring in each["geometry"]["coordinates"])
+            inside = polygon2mask(drawn.shape, outline)  # type: ignore[no-untyped-call]
+            for hole in holes:
+                inside &= ~polygon2mask(drawn.shape, hole)  # type: ignore[no-untyped-call]
+            drawn |= inside
+        assert (drawn == (mask_of(path) > 0)).mean() > 0.97  # the outlines are simplified
+    (tmp_path / "out" / "polygons" / "val_1.geojson").unlink()
+    result = run(predict, *options, "skip_existing=true")
+    assert "9 of 10 inputs predicted before and skipped" in flat(result.output)
+    assert (tmp_path / "out" / "polygons" / "val_1.geojson").is_file()
+
+
+def test_outlines_are_written_as_coco_s_instances(run: Command, trained: Path, checkpoint: str, tmp_path: Path) -> None:
+    options = [checkpoint, f"input={trained / 'voc' / 'JPEGImages'}", f"output={tmp_path / 'out'}", "polygons=coco"]
+    assert run(predict, *options).status == 0
+    api = COCO(tmp_path / "out" / "annotations.json")
+    assert sorted(each["file_name"] for each in api.dataset["images"]) == sorted(
+        path.name for path in (trained / "voc" / "JPEGImages").iterdir()
+    )
+    for image in api.dataset["images"]:
+        mask = mask_of(tmp_path / "out" / "masks" / f"{Path(image['file_name']).stem}.png")
+        assert (image["height"], image["width"]) == mask.shape
+        drawn = np.zeros_like(mask)
+        for annotation in api.imgToAnns[image["id"]]:
+            drawn[api.annToMask(annotation) > 0] = annotation["category_id"]
+        assert (drawn == mask).mean() > 0.93
+    assert "polygons" in run(predict, *options[:-1], "polygons=shapefile").error
+    assert "polygon_tolerance" in run(predict, *options, "polygon_tolerance=-1").error
 
 
 @needs_video

@@ -176,9 +176,9 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode(errors="replace"))
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write plain containers of finite numbers and strings as JSON, atomically."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
+    """Write plain containers of finite numbers and strings as JSON, atomically; on one line without ``indent``."""
+    write_text(path, json.dumps(content, indent=indent, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
