@@ -1,4 +1,7 @@
-"""Config files of one's own: ``data=PATH.yaml`` and ``experiment=PATH.yaml`` become settings on the command line."""
+"""Files of one's own become settings on the command line.
+
+Config files, ``data=PATH.yaml`` and ``experiment=PATH.yaml``, and class lists, ``data.class_names=PATH.txt``.
+"""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -12,6 +15,7 @@ from yaml import YAMLError
 
 from segunet.base.errors import UserError
 from segunet.base.terminal import hydra_text, setting
+from segunet.data.class_list import SUFFIX, read_class_list
 
 _GROUPS = ("data", "experiment")
 _SUFFIXES = (".yaml", ".yml")
@@ -19,6 +23,7 @@ _OVERRIDE = "override /"  # in the defaults of a recipe
 TABLES = ("data.mask_values",)  # mappings of numbers, whose keys are no settings
 _OF_CLASSES = ("model", "loss", "optimizer", "lr_schedule", "trainer", "logger")
 _MISSING = "???"
+_CLASS_NAMES = "data.class_names"
 
 
 def own_files(argv: list[str]) -> list[Path]:
@@ -27,24 +32,37 @@ def own_files(argv: list[str]) -> list[Path]:
 
 
 def with_own_files(argv: list[str]) -> list[str]:
-    """Return ``argv`` with each such file replaced by its settings, in front: other settings change them.
+    """Return ``argv`` with each such file replaced by its settings.
+
+    Those of config files are in front, then those of class lists: what is typed changes them.
 
     Raises:
-        UserError: a file that is not there, or is no mapping of settings.
+        UserError: a file that is not there, or holds no settings or class names.
     """
     words = get_args_parser().parse_args(argv[1:]).overrides
-    files = {word: path for word in words if (path := _file_in(word)) is not None}
-    if not files:
+    if not any(_file_in(word) for word in words):
         return argv
-    settings = [each for word, path in files.items() for each in _settings_of(word.partition("=")[0], path)]
     first = argv.index(words[0])
-    return [*argv[:first], *settings, *(word for word in argv[first:] if word not in files)]
+    settings: list[str] = []
+    classes: list[str] = []
+    typed: list[str] = []
+    for word in argv[first:]:
+        path = _file_in(word)
+        if path is None:
+            typed.append(word)
+        elif path.suffix == SUFFIX:
+            classes += [f"data.{name}={hydra_text(value)}" for name, value in read_class_list(path).items()]
+        else:
+            settings += _settings_of(word.partition("=")[0], path)
+    return [*argv[:first], *settings, *classes, *typed]
 
 
 def _file_in(word: str) -> Path | None:
-    group, _, value = word.partition("=")
+    """Return the file that a word of the command line names, if it is one of one's own."""
+    name, _, value = word.partition("=")
     path = Path(value.strip("\"'")).expanduser()
-    return path if group in _GROUPS and path.suffix in _SUFFIXES else None
+    suffixes = _SUFFIXES if name in _GROUPS else (SUFFIX,) if name == _CLASS_NAMES else ()
+    return path if path.suffix in suffixes else None
 
 
 def _settings_of(group: str, path: Path) -> Iterator[str]:
@@ -58,13 +76,24 @@ def _settings_of(group: str, path: Path) -> Iterator[str]:
         root = str(content.get("root", _MISSING))
         if root != _MISSING and "${" not in root:
             content["root"] = str((path.parent / Path(root).expanduser()).resolve())
-        content = {"data": content}
+        content = {"data": _with_class_list(content, path)}
+    elif isinstance(content.get("data"), Mapping):
+        content["data"] = _with_class_list(content["data"], path)
     yield from choices
     for name, value in content.items():
         if isinstance(value, str):  # a group's choice, or a text
             yield from shlex.split(setting(name, value))
         else:
             yield from _leaves(str(name), value, added=name in _OF_CLASSES)
+
+
+def _with_class_list(content: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Return the settings of a data set's file, completed by those of the class list that it names, if any."""
+    names = _file_in(f"{_CLASS_NAMES}={content.get('class_names')}")
+    if names is None:
+        return content
+    own = {name: value for name, value in content.items() if name != "class_names" and value is not None}
+    return read_class_list(path.parent / names) | own
 
 
 def _defaults(content: dict[str, Any], path: Path) -> list[Any]:

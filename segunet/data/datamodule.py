@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -24,23 +23,22 @@ from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
+from segunet.data.classes import Colour, StoredValue, check_background, check_class_names, full_palette, stored_values
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
 from segunet.data.labels import LabelFacts, absent_classes, check_learnable, label_facts
-from segunet.data.masks import MAX_STORED, MaskFormat, enet_weights
+from segunet.data.masks import MaskFormat, enet_weights
 from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
-from segunet.images.palette import IGNORE_INDEX, ClassColours, background_of, voc_palette
+from segunet.images.palette import ClassColours, background_of
 from segunet.images.reading import Range, read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
 _GRACE = 10  # seconds
 _OFF = BorderWeights(w0=0.0)
-Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
-StoredValue = Annotated[int, Field(ge=0, le=MAX_STORED)]
 
 
 @checked("data", inference_size="inference_size", seed="seed")
@@ -65,6 +63,7 @@ class VOCDataModule(pl.LightningDataModule):
             ignored.
         mask_values: class, or ``ignore_index``, of each value stored in index masks, such as {0: 0, 255: 1}; None if
             they hold class indices. The ignore_index stays itself unless it is given another.
+        reduce_zero_label: whether index masks count the classes from 1, and 0 is ignored.
         background: name of the class that is not painted in images; None is the one called background, if any.
         download: download VOC2012 (and SBD, for trainaug) into ``root`` if missing.
         voc_url, sbd_url: alternative addresses of the archives; None is torchvision's.
@@ -95,6 +94,7 @@ class VOCDataModule(pl.LightningDataModule):
         ignore_color: Colour | None = None,
         background: Text | None = None,
         mask_values: Mapping[StoredValue, Byte] | None = None,
+        reduce_zero_label: bool = False,
         fold: Count | None = None,
         folds: Annotated[int, Field(ge=2)] = 5,
         download: bool = False,
@@ -115,8 +115,7 @@ class VOCDataModule(pl.LightningDataModule):
         check_background(background, class_names)
         self.background = background
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
-        check_mask_values(mask_values, len(class_names), ignore_index)
-        values = {ignore_index: ignore_index} | dict(mask_values) if mask_values else None
+        values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
         self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:
@@ -354,74 +353,6 @@ class CellsDataModule(BuiltInDataModule):
     """The built-in cells, with SegmentationObject."""
 
     built_in = staticmethod(the_cells)
-
-
-def check_class_names(names: Sequence[str]) -> None:
-    """Raise a UserError unless there are 2 to 256 distinct class names; an 8-bit mask has 256 values."""
-    if not names or len(set(names)) < len(names):
-        raise UserError(f"data.class_names must be different names, such as [background,road,car], got {list(names)}.")
-    if len(names) == 1:
-        raise UserError(
-            f"data.class_names has one name, {names[0]}: at least two are needed. Add the background as "
-            "class 0, as in [background,road]."
-        )
-    if len(names) > 256:
-        raise UserError(f"data.class_names has {len(names)} names; an 8-bit mask has only 256 values.")
-
-
-def check_mask_values(values: Mapping[int, int] | None, num_classes: int, ignore_index: int) -> None:
-    """Raise a UserError unless each value stands for a class or the ``ignore_index``."""
-    for stored, index in (values or {}).items():
-        if index >= num_classes and index != ignore_index:
-            raise UserError(
-                f"data.mask_values gives the value {stored} class {index}: wanted 0..{num_classes - 1} or the "
-                f"ignore_index, {ignore_index}."
-            )
-
-
-def check_background(background: str | None, class_names: Sequence[str]) -> None:
-    """Raise a UserError unless ``background`` is None or the name of a class."""
-    if background is not None and background not in class_names:
-        raise UserError(
-            f"data.background={background}: no class has this name, only {abbreviated(class_names)}. Give the class "
-            "that overlays shall not paint, or null."
-        )
-
-
-def full_palette(
-    colours: Sequence[Sequence[int]] | None,
-    num_classes: int,
-    ignore_index: int = IGNORE_INDEX,
-    ignored: Sequence[int] | None = None,
-) -> NDArray[np.uint8]:
-    """Return the colour of each mask value, uint8 (256, 3): those given, else VOC's.
-
-    Args:
-        colours: RGB of each class, 0..255; None is VOC's.
-        num_classes: number of classes.
-        ignore_index: mask value of ignored pixels.
-        ignored: their RGB; None is VOC's for 255, unless they are a class.
-
-    Raises:
-        UserError: not one colour for each class, or two for the class that is ignored.
-    """
-    palette = voc_palette()
-    if ignore_index >= num_classes:
-        palette[ignore_index] = palette[IGNORE_INDEX] if ignored is None else list(ignored)
-    elif ignored is not None:
-        raise UserError(
-            f"data.ignore_color: class {ignore_index} is the ignored one (data.ignore_index), so its colour is that in "
-            "data.palette. Leave data.ignore_color null."
-        )
-    if colours is None:
-        return palette
-    if len(colours) != num_classes:
-        raise UserError(
-            f"data.palette needs one [red, green, blue] for each of the {num_classes} classes, got {len(colours)}. "
-            "Leave it null for VOC's colours."
-        )
-    palette[:num_classes] = [list(colour) for colour in colours]
-    return palette
 
 
 def _bytes(example: Batch) -> int:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, default_collate
 
+from segunet.base.errors import UserError
+from segunet.data.labels import label_facts
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.objects import read_objects
 from segunet.data.transforms import TrainTransform
@@ -16,6 +18,8 @@ from segunet.data.voc import Pair
 from segunet.images.reading import read_image, read_size
 from segunet.images.resizing import resize_long_side
 from segunet.losses.weight_map import BorderWeights
+
+_BALANCE = 1  # after (seed, epoch, index): random numbers other than the augmentation's
 
 
 class Batch(NamedTuple):
@@ -43,6 +47,9 @@ class TrainDataset(Dataset[Batch]):
     Indexed by a number, as a plain ``DataLoader(dataset, shuffle=True, collate_fn=collate)`` does, each example is
     augmented anew, by torch's random numbers.
 
+    With ``transform.class_balance``, an example can be of another image than that of its index: one that has a class
+    which is drawn evenly, as a function of the same numbers. All masks are read for that, once.
+
     Border weights, if any, are computed after the augmentation: an object that the crop cuts in pieces stays one, and
     objects outside the crop do not count.
     """
@@ -57,17 +64,35 @@ class TrainDataset(Dataset[Batch]):
     ) -> None:
         self.pairs, self.form, self.transform, self.seed = pairs, form, transform, seed
         self.border_weights = border_weights
+        self.with_each: dict[int, NDArray[np.int64]] = {}  # indices of the images with each class, if they are needed
+        if transform.class_balance > 0:
+            self.with_each = label_facts(pairs, form).with_each()
+            self.with_each.pop(form.ignore_index, None)
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, key: tuple[int, int] | int) -> Batch:
         epoch, index = key if isinstance(key, tuple) else (int(torch.randint(2**31, ())), key)
-        pair = self.pairs[index]
+        shown, centre = self._balanced(epoch, index)
+        pair = self.pairs[shown]
         image, mask = read_pair(pair, self.form)
+        if centre is not None and not (mask == centre).any():
+            raise UserError(f"{pair.mask} has changed since the start: class {centre} is no longer in it. Start again.")
         objects = read_objects(pair, mask, self.form.ignore_index) if self.border_weights else None
-        image, mask, objects = self.transform(image, mask, (self.seed, epoch, index), objects)
+        image, mask, objects = self.transform(image, mask, (self.seed, epoch, index), objects, centre)
         return as_batch(image, mask, pair.name, border_weights=_weights(objects, self.border_weights))
+
+    def _balanced(self, epoch: int, index: int) -> tuple[int, int | None]:
+        """Return the index of the image to show, and the class at the centre of its crop; None for any crop."""
+        if not self.with_each:
+            return index, None
+        rng = np.random.default_rng([self.seed, epoch, index, _BALANCE])
+        if rng.uniform() >= self.transform.class_balance:
+            return index, None
+        centre = list(self.with_each)[rng.integers(len(self.with_each))]
+        indices = self.with_each[centre]
+        return int(indices[rng.integers(len(indices))]), centre
 
 
 class EvalDataset(Dataset[Batch]):

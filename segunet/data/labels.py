@@ -18,6 +18,7 @@ from segunet.base.errors import UserError, counted
 from segunet.base.files import write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import progress_bar
+from segunet.base.validation import Byte
 from segunet.base.version import __version__
 from segunet.data.masks import MaskFormat, count_values, read_mask, teaches_nothing
 from segunet.data.voc import Pair
@@ -25,26 +26,39 @@ from segunet.images.reading import read_size
 
 logger = logging.getLogger(__name__)
 CACHE = OUTPUTS_DIR / ".labels"  # beside the runs: one small file per list
-_MAX_CACHE_BYTES = 100_000  # bytes of a cache file
+_MAX_CACHE_BYTES, _MAX_BYTES_OF_MASK = 100_000, 1024  # bytes of a cache file, and on top of that for each mask
 _WAITING = 64  # masks to read ahead
 _LOG_AFTER = 1.0  # seconds; longer reads are logged
 
 
 class LabelFacts(NamedTuple):
-    """Value counts over the masks of a list.
+    """Values in the masks of a list.
 
     Attributes:
         pixels: int64 (256,), number of pixels with each value.
-        images: int64 (256,), number of masks with each value.
+        found: the values in each mask, in the list's order.
     """
 
     pixels: NDArray[np.int64]
-    images: NDArray[np.int64]
+    found: list[list[int]]
 
     @property
     def values(self) -> set[int]:
         """The values that occur."""
         return set(np.flatnonzero(self.pixels).tolist())
+
+    @property
+    def images(self) -> NDArray[np.int64]:
+        """Number of masks with each value, int64 (256,)."""
+        return np.bincount([value for values in self.found for value in values], minlength=256)
+
+    def with_each(self) -> dict[int, NDArray[np.int64]]:
+        """Return the indices of the masks with each value that occurs."""
+        indices: dict[int, list[int]] = {}
+        for index, values in enumerate(self.found):
+            for value in values:
+                indices.setdefault(value, []).append(index)
+        return {value: np.array(indices[value]) for value in sorted(indices)}
 
 
 Counts = Annotated[list[Annotated[int, Field(ge=0, lt=2**53)]], Field(min_length=256, max_length=256)]
@@ -55,7 +69,7 @@ class Kept(BaseModel, strict=True):
 
     stamp: str
     pixels: Counts
-    images: Counts
+    found: list[list[Byte]]
 
 
 def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
@@ -64,7 +78,7 @@ def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
     Raises:
         UserError: :func:`segunet.data.masks.read_mask` raises for a mask.
     """
-    pixels, images = np.zeros(256, dtype=np.int64), np.zeros(256, dtype=np.int64)
+    pixels, found = np.zeros(256, dtype=np.int64), list[list[int]]()
     with progress_bar() as bar:
         for counts in bar.track(
             map_ahead(partial(_counts, form=form), pairs, threads, _WAITING),
@@ -72,8 +86,8 @@ def survey(pairs: Sequence[Pair], form: MaskFormat, threads: int) -> LabelFacts:
             description="reading the masks",
         ):
             pixels += counts
-            images += counts > 0
-    return LabelFacts(pixels, images)
+            found.append(np.flatnonzero(counts).tolist())
+    return LabelFacts(pixels, found)
 
 
 def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
@@ -85,7 +99,7 @@ def label_facts(pairs: Sequence[Pair], form: MaskFormat) -> LabelFacts:
     stamp = _stamp(pairs, form)
     name = hashlib.sha256("\n".join(str(pair.mask) for pair in pairs).encode(errors="surrogateescape")).hexdigest()
     path = CACHE / f"{name[:32]}.json"
-    if (known := _read(path, stamp)) is not None:
+    if (known := _read(path, stamp, len(pairs))) is not None:
         return known
     began = time.monotonic()
     facts = survey(pairs, form, cores())
@@ -131,18 +145,21 @@ def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path, stamp: str) -> LabelFacts | None:
-    """Return what :func:`_write` has cached for this stamp; None otherwise."""
+def _read(path: Path, stamp: str, masks: int) -> LabelFacts | None:
+    """Return what :func:`_write` has cached for this stamp and number of masks; None otherwise."""
+    most = _MAX_CACHE_BYTES + masks * _MAX_BYTES_OF_MASK
     try:
-        kept = Kept.model_validate_json(path.read_bytes()) if path.stat().st_size <= _MAX_CACHE_BYTES else None
+        kept = Kept.model_validate_json(path.read_bytes()) if path.stat().st_size <= most else None
     except (OSError, ValueError):
         return None
-    return LabelFacts(np.array(kept.pixels), np.array(kept.images)) if kept and kept.stamp == stamp else None
+    if kept is None or kept.stamp != stamp or len(kept.found) != masks:
+        return None
+    return LabelFacts(np.array(kept.pixels), kept.found)
 
 
 def _write(path: Path, stamp: str, facts: LabelFacts) -> None:
     """Cache ``facts`` for the next run, if the cache is writable."""
-    kept = Kept(stamp=stamp, pixels=facts.pixels.tolist(), images=facts.images.tolist())
+    kept = Kept(stamp=stamp, pixels=facts.pixels.tolist(), found=facts.found)
     try:
         write_text(path, kept.model_dump_json())
     except UserError as error:

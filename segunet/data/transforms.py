@@ -46,6 +46,8 @@ class TrainTransform:
         elastic: standard deviation in pixels of the displacements of :func:`elastic_field`; 0 for none.
         more: transforms of albumentations, done last, on the crop; see :func:`check_mask_rules`.
         fill_crop: enlarge images that would be smaller than the crop until they fill it, so that none is padded.
+        class_balance: share of the crops that are centred on a pixel of a class, each class equally often, in any image
+            that has it; for rare classes.
 
     Raises:
         UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
@@ -66,8 +68,9 @@ class TrainTransform:
         elastic: AtLeast0 = 0.0,
         more: Sequence[A.BasicTransform] = (),
         fill_crop: bool = False,
+        class_balance: Share = 0.0,
     ) -> None:
-        self.crop_size, self._ignore_index = crop_size, ignore_index
+        self.crop_size, self._ignore_index, self.class_balance = crop_size, ignore_index, class_balance
         self._base_size, self._scale, self._elastic, self.fill_crop = base_size, scale, elastic, fill_crop
         jitter = (1 - color_jitter, 1 + color_jitter)
         self._recolour = A.Compose(
@@ -94,6 +97,7 @@ class TrainTransform:
         mask: NDArray[np.uint8],
         key: Sequence[int],
         objects: NDArray[np.int32] | None = None,
+        centre: int | None = None,
     ) -> Augmented:
         """Return the augmented example.
 
@@ -102,11 +106,16 @@ class TrainTransform:
             mask: uint8 (H, W).
             key: (seed, epoch, index); the same key gives the same example in any process.
             objects: int32 (H, W), the object of each pixel, changed with the mask; 0 in the padding.
+            centre: value of the mask, at a random pixel of which the crop is centred as far as the image reaches; None
+                for a crop anywhere.
         """
         rng = np.random.default_rng(list(key))
         seed([self._recolour, self._place], rng)
         factor = self._factor(mask.shape, rng.uniform(self._scale[0], self._scale[1]))
-        (top, bottom, height), (left, right, width) = (shown(n, factor, self.crop_size, rng) for n in mask.shape)
+        around = (None, None) if centre is None else pixel_of(mask, centre, rng)
+        (top, bottom, height), (left, right, width) = (
+            shown(n, factor, self.crop_size, rng, at) for n, at in zip(mask.shape, around, strict=True)
+        )
         size, part = (width, height), (slice(top, bottom), slice(left, right))
         targets: dict[str, NDArray[Any]] = {
             "image": self._resized_and_recoloured(image[part], size),
@@ -260,14 +269,25 @@ def displaced(example: Augmented, field: NDArray[np.float32]) -> Augmented:
     return Augmented(taken(example.image, cv2.INTER_LINEAR), taken(example.mask, cv2.INTER_NEAREST), objects)
 
 
-def shown(length: int, factor: float, crop_size: int, rng: np.random.Generator) -> tuple[int, int, int]:
+def pixel_of(mask: NDArray[np.uint8], value: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Return the (row, column) of a random pixel with that ``value``, which the mask (H, W) has."""
+    places = np.flatnonzero(mask == value)
+    row, column = divmod(int(places[rng.integers(len(places))]), mask.shape[1])
+    return row, column
+
+
+def shown(
+    length: int, factor: float, crop_size: int, rng: np.random.Generator, centre: int | None = None
+) -> tuple[int, int, int]:
     """Choose the pixels of a side that a crop shows: (start, stop), and their number when scaled by ``factor``.
 
-    The whole side if its scaled length fits the crop, else a random part of it.
+    The whole side if its scaled length fits the crop, else a part of it: around the ``centre`` as far as the side
+    reaches, or anywhere.
     """
     scaled = max(round(length * factor), 1)
     if scaled <= crop_size:
         return 0, length, scaled
     part = max(round(crop_size / factor), 1)
-    start = int(rng.integers(length - part + 1))
+    last = length - part
+    start = int(rng.integers(last + 1)) if centre is None else min(max(centre - part // 2, 0), last)
     return start, start + part, crop_size

@@ -13,7 +13,8 @@ from PIL import Image
 
 from segunet.base.errors import UserError
 from segunet.data import sample
-from segunet.data.datamodule import SampleDataModule, VOCDataModule, full_palette
+from segunet.data.classes import full_palette
+from segunet.data.datamodule import SampleDataModule, VOCDataModule
 from segunet.data.masks import read_mask
 from segunet.data.sample import _SHAPES, RECIPE
 from segunet.data.transforms import TrainTransform
@@ -203,6 +204,12 @@ def test_ignored_pixels_never_look_like_a_class() -> None:
 def test_stored_values_stand_for_classes_or_the_ignored_index(tmp_path: Path) -> None:
     assert datamodule(tmp_path, setup=None, mask_values={0: 0, 255: 2, 9: 255}).form.values == {0: 0, 255: 2, 9: 255}
     assert datamodule(tmp_path, setup=None, mask_values={}).form.values is None
+    reduced = datamodule(tmp_path, setup=None, reduce_zero_label=True).form.values
+    assert reduced == {0: 255, 1: 0, 2: 1, 3: 2, 255: 255}
+    with pytest.raises(UserError, match="0 in the masks becomes the ignore_index, but 0 is a class"):
+        datamodule(tmp_path, setup=None, reduce_zero_label=True, ignore_index=0)
+    with pytest.raises(UserError, match="both say what masks hold"):
+        datamodule(tmp_path, setup=None, reduce_zero_label=True, mask_values={0: 0})
     with pytest.raises(UserError, match=r"data\.mask_values gives the value 255 class 3: wanted 0\.\.2 or the ignore"):
         datamodule(tmp_path, setup=None, mask_values={0: 0, 255: 3})
     for wrong in ({-1: 0}, {70_000: 0}, {"a": 0}, {0: "a"}, {0: True}, [0, 1], 3):

@@ -206,3 +206,75 @@ def test_a_mask_s_bytes_stay_bytes() -> None:
     assert batch.masks.tolist() == [[255] * 3] * 2
     assert batch.images.shape == (3, 2, 3)
     assert batch.images.is_contiguous()
+
+
+def rare_class_folder(root: Path) -> Path:
+    """Write 20 images of 96 pixels, all class 0 but for a small spot of class 2 in the last one."""
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    for number in range(20):
+        mask = np.zeros((96, 96), dtype=np.uint8)
+        if number == 19:
+            mask[70:73, 11:14] = 2
+        Image.fromarray(np.stack([mask * 100] * 3, axis=2)).save(root / "JPEGImages" / f"{number}.png")
+        Image.fromarray(mask).save(root / "SegmentationClass" / f"{number}.png")
+    (root / "ImageSets" / "Segmentation" / "train.txt").write_text("\n".join(map(str, range(20))))
+    return root
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_balanced_crops_show_each_class_equally_often(tmp_path: Path, balance: float) -> None:
+    pairs = list_pairs(rare_class_folder(tmp_path / "voc"), "train")
+    transform = TrainTransform(32, IGNORE_INDEX, scale=(1.0, 1.0), color_jitter=0, class_balance=balance)
+    dataset = TrainDataset(pairs, FORM, transform, seed=0)
+    examples = [dataset[epoch, index] for epoch in range(20) for index in range(20)]
+    with_spot = np.mean([bool((example.masks == 2).any()) for example in examples])
+    by_chance = 0.05 * 0.16  # the last image is shown, and the crop has the spot
+    assert with_spot == pytest.approx(balance / 2 + (1 - balance) * by_chance, abs=0.08)
+    for example in examples[:40]:
+        assert (example.images[0] == example.masks * 100).all()  # the image's own mask, cut alike
+
+
+def test_a_balanced_crop_is_centred_on_its_class_as_far_as_the_image_reaches(tmp_path: Path) -> None:
+    pairs = list_pairs(rare_class_folder(tmp_path / "voc"), "train")
+    transform = TrainTransform(48, IGNORE_INDEX, scale=(1.0, 1.0), flip=0, class_balance=1.0)
+    dataset = TrainDataset(pairs, FORM, transform, seed=0)
+    del dataset.with_each[0]  # the other class
+    for index in range(10):
+        example = dataset[0, index]
+        assert example.names == "19"
+        rows, columns = (np.flatnonzero((example.masks == 2).any(dim=axis)) for axis in (1, 0))
+        assert 22 <= rows[0] <= 24 <= rows[-1] + 1 <= 27  # around the middle
+        assert (columns == [11, 12, 13]).all()  # the crop begins at the left edge
+
+
+def test_a_mask_that_lost_its_class_is_named(tmp_path: Path) -> None:
+    pairs = list_pairs(rare_class_folder(tmp_path / "voc"), "train")
+    dataset = TrainDataset(pairs, FORM, TrainTransform(32, IGNORE_INDEX, class_balance=1.0), seed=0)
+    del dataset.with_each[0]
+    Image.new("L", (96, 96)).save(pairs[19].mask)
+    with pytest.raises(UserError, match=r"19\.png has changed since the start: class 2 is no longer in it"):
+        dataset[0, 0]
+
+
+def test_ignored_pixels_are_no_class_to_balance(voc_folder: Path) -> None:
+    form = MaskFormat(3, 0, voc_palette())  # the background is ignored
+    for path in (voc_folder / "SegmentationClass").glob("*.png"):
+        mask = np.asarray(Image.open(path))
+        Image.fromarray(np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8)).save(path)
+    transform = TrainTransform(32, 0, class_balance=0.5)
+    dataset = TrainDataset(list_pairs(voc_folder, "train"), form, transform, seed=0)
+    assert {value: indices.tolist() for value, indices in dataset.with_each.items()} == {1: [*range(6)], 2: [*range(6)]}
+
+
+def test_balanced_crops_are_a_function_of_seed_epoch_and_index(tmp_path: Path) -> None:
+    pairs = list_pairs(rare_class_folder(tmp_path / "voc"), "train")
+    transform = TrainTransform(32, IGNORE_INDEX, class_balance=0.5)
+
+    def names(seed: int, epoch: int) -> list[Any]:
+        dataset = TrainDataset(pairs, FORM, transform, seed)
+        return [dataset[epoch, index].names for index in range(20)]
+
+    assert names(0, 0) == names(0, 0)
+    assert names(0, 0) != names(0, 1)
+    assert names(0, 0) != names(1, 0)

@@ -99,9 +99,9 @@ def test_what_is_remembered_is_not_believed_blindly(tmp_path: Path, cache: Path)
         "[" * 100_000,
         "7",
         good[:-9],
-        good + " " * labels._MAX_CACHE_BYTES,
+        good + " " * (labels._MAX_CACHE_BYTES + labels._MAX_BYTES_OF_MASK),
         *(json.dumps({**content, "pixels": value}) for value in wrong),
-        json.dumps({**content, "images": [[]] * 256}),
+        *(json.dumps({**content, "found": value}) for value in (None, [], [[0], [1]], [["0"]], [[256]])),
         json.dumps({**content, "stamp": "another", "pixels": [9] * 256}),
     ):
         path.write_text(damaged)
@@ -132,3 +132,18 @@ def test_a_training_says_what_is_wrong_with_any_mask_before_its_first_step(
     assert result.status == 1
     assert f"{mask} has values that are not classes: 9 (1 pixel)" in result.error
     assert not (tmp_path / "bad").exists()
+
+
+def test_the_masks_with_each_class_are_known_again(tmp_path: Path, cache: Path) -> None:
+    pairs = pairs_of(tmp_path, [0, 1], [0, 255], [2, 2])
+    for _ in range(2):  # read, and remembered
+        facts = label_facts(pairs, FORM)
+        assert facts.found == [[0, 1], [0, 255], [2]]
+        with_each = {value: indices.tolist() for value, indices in facts.with_each().items()}
+        assert with_each == {0: [0, 1], 1: [0], 2: [2], 255: [1]}
+        assert facts.images[[0, 1, 2, 255]].tolist() == [2, 1, 1, 1]
+    (path,) = cache.iterdir()
+    shorter = path.read_text().replace("[[0,1],[0,255],[2]]", "[[0,1],[0,255]]")
+    assert shorter != path.read_text()
+    path.write_text(shorter)
+    assert len(label_facts(pairs, FORM).found) == 3
