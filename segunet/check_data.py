@@ -6,17 +6,20 @@ import time
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.ahead import map_ahead
+from segunet.base.environment import cores
 from segunet.base.errors import UserError
-from segunet.base.files import save_png
-from segunet.base.terminal import progress_bar
+from segunet.base.files import is_file, save_png, write_text
+from segunet.base.terminal import progress_bar, setting
 from segunet.base.validation import Count, Settings
 from segunet.cli.command import command
-from segunet.cli.run_dir import command_on_same_data, open_run_dir, planned_run_dir
+from segunet.cli.run_dir import as_path, command_on_same_data, open_run_dir, planned_run_dir
 from segunet.data.check.contact_sheet import contact_sheet
 from segunet.data.check.findings import KINDS, Finding
+from segunet.data.check.proposal import as_text, propose
 from segunet.data.check.survey import Survey, examine, read_split
 from segunet.data.check.tables import show_balance, show_findings, show_images, write_findings
 from segunet.data.datamodule import VOCDataModule
@@ -25,6 +28,7 @@ from segunet.training import build
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
 RESULTS = ("check.json", "overlays.png")  # written to a run's folder
+PROPOSAL = "data.yaml"  # written instead, if no classes are given
 _WAITING = 64  # examples to read ahead
 
 
@@ -114,10 +118,39 @@ def conclude(survey: Survey, run_dir: Path) -> None:
     logger.info("train:     %s", command_on_same_data("train"))
 
 
+def propose_settings(cfg: DictConfig) -> Path:
+    """Write a file with settings for ``cfg.data.root``, whose classes are not given, and return its path.
+
+    Raises:
+        UserError: a folder, list or masks that cannot be read; further settings of the data.
+    """
+    root = as_path(cfg.data.root)
+    typed = [each for each in HydraConfig.get().overrides.task if not each.startswith("data.root=")]
+    if given := [each for each in typed if each.startswith(("data.", "data/", "++data."))]:
+        raise UserError(
+            f"No classes are given, so the settings of {root} are proposed. Leave out {', '.join(given)}, or give "
+            "data.class_names, too."
+        )
+    if is_file(described := root / PROPOSAL):
+        raise UserError(f"{root} has a {PROPOSAL}: python -m segunet.check_data {setting('data', described)}")
+    run_dir = planned_run_dir(cfg, "check_data", [PROPOSAL])
+    text = as_text(propose(root, cores()))
+    open_run_dir(cfg, run_dir)
+    write_text(path := run_dir / PROPOSAL, text)
+    logger.info("No classes are given. This is what %s seems to be:\n\n%s", root, text)
+    logger.info("Correct the names in that file and move it where you like, then check the data:")
+    logger.info("  python -m segunet.check_data %s", setting("data", path))
+    return path
+
+
 @command("check_data")
 def main(cfg: DictConfig) -> None:
     """Run the command."""
-    check_data(cfg)
+    own = cfg.data.get("_target_") == f"{VOCDataModule.__module__}.{VOCDataModule.__name__}"
+    if own and OmegaConf.is_missing(cfg.data, "class_names") and not OmegaConf.is_missing(cfg.data, "root"):
+        propose_settings(cfg)
+    else:
+        check_data(cfg)
 
 
 if __name__ == "__main__":
