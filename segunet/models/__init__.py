@@ -4,10 +4,13 @@ from segunet.models.classic_unet import ClassicUNet
 from segunet.models.decoder import UNetDecoder
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.models.encoder import ResNetEncoder
+from segunet.models.timm_encoder import TimmEncoder
 from segunet.models.unet import UNet
 
 # The classes that a checkpoint may be rebuilt from, by their dotted names.
 NETWORKS: dict[str, type] = {
     f"{each.__module__}.{each.__qualname__}": each
-    for each in (UNet, ResNetEncoder, UNetDecoder, ClassicUNet, DiffusionUNet)
+    for each in (UNet, ResNetEncoder, TimmEncoder, UNetDecoder, ClassicUNet, DiffusionUNet)
 }
+
+__all__ = ["NETWORKS", "ClassicUNet", "DiffusionUNet", "ResNetEncoder", "TimmEncoder", "UNet", "UNetDecoder"]

@@ -14,6 +14,7 @@ from segunet.base.validation import shown
 from segunet.models import NETWORKS
 from segunet.models.decoder import UNetDecoder
 from segunet.models.encoder import ResNetEncoder
+from segunet.models.timm_encoder import TimmEncoder
 
 
 def build_network(config: Mapping[str, Any]) -> Any:
@@ -34,7 +35,7 @@ def build_network(config: Mapping[str, Any]) -> Any:
         )
     cls = NETWORKS.get(target) or get_class(target)
     arguments = {name: _built(value) for name, value in config.items() if name not in ("_target_", "_partial_")}
-    if cls in (ResNetEncoder, UNetDecoder):
+    if cls in (ResNetEncoder, TimmEncoder, UNetDecoder):
         arguments["weights"] = None  # a checkpoint has its own: nothing is downloaded or read
     if unknown := arguments.keys() - inspect.signature(cls).parameters.keys():
         raise UserError(f"{target} does not accept {', '.join(shown(name) for name in sorted(unknown)[:3])}.")

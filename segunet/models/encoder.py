@@ -39,6 +39,9 @@ class ResNetEncoder(nn.Module):
         stride_in_1x1: halve the size in a bottleneck's first convolution, as in He et al. 2016, and not in its 3x3
             convolution, as torchvision does; for weights trained that way, not torchvision's. From 50 layers on.
 
+    Attributes:
+        stages: stem, layer1, layer2 ...; all parameters are in one of them.
+
     Raises:
         UserError: an unknown depth or number of maps; weights that are unavailable or do not match.
     """
@@ -93,7 +96,8 @@ class ResNetEncoder(nn.Module):
         if stride_in_1x1:
             _stride_in_1x1(stages)
         self.num_maps, self.in_channels = num_maps, in_channels
-        self._frozen = [nn.ModuleList([self.conv1, self.bn1]), *stages][:frozen_stages]
+        self.stages = [nn.ModuleList([self.conv1, self.bn1]), *stages]
+        self._frozen = self.stages[:frozen_stages]
         expansion = resnet.fc.in_features // 512
         self.channels = [64, *(64 * expansion * 2**i for i in range(num_maps - 1))]
         self.stride = 2**num_maps

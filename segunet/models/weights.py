@@ -32,8 +32,8 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
     Raises:
         UserError: no file, not a state dict, a tensor of another shape, or no match.
     """
-    source = _imagenet_state_dict(depth, weights) if weights in IMAGENET else _read_state_dict(weights, "encoder")
-    _load(encoder, source, weights, f"ResNet-{depth} encoder", "encoder")
+    source = _imagenet_state_dict(depth, weights) if weights in IMAGENET else read_state_dict(weights, "encoder")
+    load_matching(encoder, source, weights, f"ResNet-{depth} encoder", "encoder")
 
 
 def load_decoder_weights(decoder: nn.Module, weights: str) -> None:
@@ -42,11 +42,22 @@ def load_decoder_weights(decoder: nn.Module, weights: str) -> None:
     Raises:
         UserError: no file, not a state dict, a tensor of another shape, or no match.
     """
-    _load(decoder, _read_state_dict(weights, "decoder"), weights, "decoder", "decoder")
+    load_matching(decoder, read_state_dict(weights, "decoder"), weights, "decoder", "decoder")
 
 
-def _load(module: nn.Module, source: dict[str, Tensor], weights: str, name: str, part: str) -> None:
-    """Load the tensors of ``source`` that ``module`` has; ``part`` is "encoder" or "decoder"."""
+def load_matching(module: nn.Module, source: dict[str, Tensor], weights: str, name: str, part: str) -> None:
+    """Load the tensors of ``source`` that ``module`` has, and log what matched.
+
+    Args:
+        module: the encoder or decoder.
+        source: a state dict.
+        weights: where it is from, for messages.
+        name: what the module is called in messages.
+        part: "encoder" or "decoder", as in the settings.
+
+    Raises:
+        UserError: no tensor has the name of one of the module's, or one has another shape or is not finite.
+    """
     wanted = module.state_dict()
     matched = {key: value for key, value in source.items() if key in wanted}
     if not matched:
@@ -94,8 +105,12 @@ def _imagenet_state_dict(depth: int, name: str) -> dict[str, Tensor]:
     return state_dict
 
 
-def _read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
-    """Return the state dict in a file: of a segunet checkpoint, that of its network's ``part``."""
+def read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
+    """Return the state dict in a file: of a segunet checkpoint, that of its network's ``part``.
+
+    Raises:
+        UserError: no file, or not a plain state dict.
+    """
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(

@@ -1,0 +1,170 @@
+"""A convolutional network of timm as the U-Net's encoder."""
+
+import logging
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from segunet.base.errors import UserError, abbreviated, did_you_mean
+from segunet.base.extras import import_extra
+from segunet.base.validation import Channels, checked, one_line
+from segunet.models.weights import load_matching, read_state_dict
+
+logger = logging.getLogger(__name__)
+_IMAGENET = "imagenet"
+_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, which UNet has by default
+_SIDE = 128  # of the image that a network is tried on, in pixels
+
+
+@checked("model.encoder")
+class TimmEncoder(nn.Module):
+    """A network of timm (``features_only``) without its classifier, returning its maps.
+
+    Networks whose finest map has a quarter of the image's size, such as ConvNeXt, get one of half of it by a
+    convolution of their own.
+
+    Args:
+        name: as in ``timm.list_models()``, such as convnext_tiny.
+        weights: ``imagenet`` (timm's own, downloaded once and cached), the path of a state dict of timm or of a segunet
+            checkpoint, or None for a random start.
+        frozen_stages: how many stages, one for each map, are frozen, with their batch-norm statistics; 0 for none.
+        stem_width: channels of the convolution that makes the finest map, where it is needed.
+
+    Attributes:
+        stages: the stages; all parameters are in one of them.
+
+    Raises:
+        UserError: timm is not installed; an unknown name; maps that are not each half of the one before; weights that
+            are unavailable or do not match.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = None,
+        frozen_stages: Annotated[int, Field(ge=0)] = 0,
+        stem_width: Channels = 32,
+    ) -> None:
+        super().__init__()
+        given = None if weights in (None, _IMAGENET) else read_state_dict(str(weights), "encoder")
+        own = given is not None and any(each.startswith("body.") for each in given)  # of a segunet checkpoint
+        self.body = _network(name, weights, None if own else given)
+        reductions, channels = self.body.feature_info.reduction(), self.body.feature_info.channels()
+        if reductions[0] not in (2, 4) or any(coarse != 2 * fine for fine, coarse in pairwise(reductions)):
+            raise UserError(
+                f"model.encoder.name={name}: its maps have 1/{', 1/'.join(map(str, reductions))} of the image's size; "
+                "wanted 1/2 or 1/4, and then each half of the one before. Choose another network."
+            )
+        self.stem = _stem(stem_width) if reductions[0] == 4 else None
+        self.channels: list[int] = [*([] if self.stem is None else [stem_width]), *channels]
+        self.stride = int(reductions[-1])
+        self.stages = self._stages()
+        if frozen_stages > len(self.stages):
+            raise UserError(f"model.encoder.frozen_stages={frozen_stages}: {name} has only {len(self.stages)} stages.")
+        self._frozen = self.stages[:frozen_stages]
+        self._check_maps(name)
+        if own and given is not None:
+            load_matching(self, given, str(weights), f"encoder {name}", "encoder")
+        for stage in self._frozen:
+            stage.requires_grad_(False).eval()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return the maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""
+        maps: list[Tensor] = self.body(x)
+        return maps if self.stem is None else [self.stem(x), *maps]
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for stage in self._frozen:
+            stage.eval()
+        return self
+
+    def _stages(self) -> list[nn.ModuleList]:
+        """Return the network's layers up to each map, those of the stem in the first stage."""
+        ends = {str(each).replace(".", "_") for each in self.body.feature_info.module_name()}
+        stages = [nn.ModuleList([] if self.stem is None else [self.stem])]
+        for name, layer in _layers(self.body, ends):
+            stages[-1].append(layer)
+            if name in ends:
+                stages.append(nn.ModuleList())
+        return [stage for stage in stages if len(stage)]
+
+    @torch.no_grad()
+    def _check_maps(self, name: str) -> None:
+        """Raise a UserError unless the network takes images of any size and its maps are as announced."""
+        training, side = self.training, _SIDE + self.stride
+        try:
+            maps = self.eval()(torch.zeros(1, 3, _SIDE, side))
+        except Exception as error:  # each network has its own errors
+            reason = one_line(str(error), 200)
+            raise UserError(f"model.encoder.name={name} does not take images of any size: {reason}.") from error
+        finally:
+            self.train(training)
+        for number, (each, channels) in enumerate(zip(maps, self.channels, strict=True), start=1):
+            if tuple(each.shape) != (1, channels, _SIDE >> number, side >> number):
+                raise UserError(
+                    f"model.encoder.name={name}: map {number} is {tuple(each.shape)}. Choose another network."
+                )
+
+
+def _layers(body: nn.Module, ends: set[str]) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the layers of a network of timm; instead of a block in which a stage ends, those of the block."""
+    for name, layer in body.named_children():
+        inner = {f"{name}_{each}": child for each, child in layer.named_children()}
+        yield from inner.items() if ends & inner.keys() else [(name, layer)]
+
+
+def _network(name: str, weights: str | None, state_dict: dict[str, Tensor] | None) -> Any:
+    """Return a network of timm with its own weights, those of a state dict of timm, or random ones."""
+    timm = import_extra("timm", "timm")
+    known = timm.list_models()
+    if name.partition(".")[0] not in known:  # other names could be addresses
+        raise UserError(f"model.encoder.name={name}: timm has no such network.{did_you_mean(name, known)}")
+    if state_dict is not None:
+        _check_names(timm, name, str(weights), state_dict)
+    overlay = None if state_dict is None else {"state_dict": state_dict}
+    pretrained = weights == _IMAGENET or overlay is not None
+    try:
+        network = timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+    except Exception as error:  # of the network itself, of a download, of weights that do not match
+        raise UserError(
+            f"model.encoder.name={name} with weights={weights} cannot be built: {one_line(str(error), 300)}. Give "
+            "imagenet (online), the path of timm's state dict of this network, or null for random weights."
+        ) from error
+    if weights is not None:
+        _warn_of_normalization(timm.get_pretrained_cfg(name), name)
+    return network
+
+
+def _check_names(timm: Any, name: str, weights: str, state_dict: dict[str, Tensor]) -> None:
+    """Raise a UserError unless the state dict has the names of timm's network, besides those of its classifier."""
+    with torch.device("meta"):
+        wanted = timm.create_model(name, num_classes=0).state_dict().keys()
+    classifier = timm.get_pretrained_cfg(name).classifier
+    ends = tuple(f"{each}." for each in ([classifier] if isinstance(classifier, str) else classifier or ()))
+    missing = sorted(wanted - state_dict.keys())
+    others = sorted(each for each in state_dict.keys() - wanted if not each.startswith(ends))
+    if missing or others:
+        raise UserError(
+            f"model.encoder.weights={weights} is not of {name}: it lacks {abbreviated(missing) or 'nothing'}, and has "
+            f"{abbreviated(others) or 'nothing'} besides. Give the state dict of timm's network, or null."
+        )
+
+
+def _warn_of_normalization(about: Any, name: str) -> None:
+    """Log which mean and standard deviation the weights were trained with, if these are not ImageNet's."""
+    mean, std = ([round(255 * value, 3) for value in values] for values in (about.mean, about.std))
+    if (tuple(mean), tuple(std)) != (_MEAN, _STD):
+        logger.warning("the weights of %s were trained with model.mean=%s model.std=%s: set them so", name, mean, std)
+
+
+def _stem(width: int) -> nn.Sequential:
+    """Return what makes the map (N, width, H/2, W/2) of images (N, 3, H, W)."""
+    convolution = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
+    nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+    return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))
