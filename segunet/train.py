@@ -36,19 +36,22 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
 from segunet.report.ending import BEST
+from segunet.report.model_card import CARD
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
 from segunet.training.board import drop_lost
+from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
+from segunet.training.fine_tuning import check_init
 from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log")  # written besides config and checkpoints
-WRITTEN = (CONFIG, "job.json", "checkpoints", f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", BEST)
+WRITTEN = (CONFIG, "job.json", "checkpoints", f"checkpoints/{LAST}", f"checkpoints/{PREVIOUS}", BEST, CARD)
 
 _LESS_MEMORY = (
     "Lower data.batch_size (trainer.accumulate_grad_batches compensates for it) or data.transform.crop_size, or set "
@@ -104,6 +107,7 @@ def train(cfg: DictConfig) -> Path:
 def new_run(cfg: DictConfig) -> Start:
     """Return the start of a new run."""
     build.check_settings(cfg)
+    check_init(cfg)
     run_dir = planned_run_dir(cfg, "train", (*RESULTS, "checkpoints"))
     return Start(with_precision(cfg, default_precision), run_dir)
 
@@ -150,7 +154,7 @@ def built(start: Start) -> Parts:
         if resumed:
             check_same_data(resumed.card, datamodule)
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
-        callbacks = build.callbacks_from_config(cfg, datamodule, run_dir)
+        callbacks = callbacks_from_config(cfg, datamodule, run_dir)
         trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
         if resumed:
             datamodule.first_batch = first_batch(resumed.progress, datamodule, trainer)

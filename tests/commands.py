@@ -36,7 +36,7 @@ TINY = [
     "trainer.accelerator=cpu",
 ]
 # What a training leaves in its folder of checkpoints.
-CHECKPOINTS = ["best.ckpt", "last.ckpt", "previous.ckpt"]
+CHECKPOINTS = ["best.ckpt", "last.ckpt", "model_card.md", "previous.ckpt"]
 # On top of TINY, the whole encoder and a decoder of four steps.
 WHOLE = [
     "model.encoder.num_maps=5",

@@ -11,6 +11,7 @@ from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
+from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.diffusion import DiffusionTask
 from tests.images.test_palette import VOC_NAMES
 
@@ -35,7 +36,7 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
     roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
-    roots |= {"benchmark", "report"}
+    roots |= {"benchmark", "report", "import_labels"}
     parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 
@@ -52,7 +53,7 @@ def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
     task = build.task_from_config(cfg, datamodule)
     channels = 3 if isinstance(task.net, DiffusionUNet) else len(datamodule.class_names)
     assert task.net.get_submodule("head").out_channels == channels
-    callbacks = build.callbacks_from_config(cfg, datamodule, tmp_path)
+    callbacks = callbacks_from_config(cfg, datamodule, tmp_path)
     assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
 
 

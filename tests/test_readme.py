@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import segunet
-from segunet.cli.overrides import check_command_line, with_recipe
+from segunet.cli.overrides import check_command_line, with_name, with_recipe
 from segunet.data.voc import list_pairs
 from segunet.formats.write import FORMATS
 from tests.commands import Command
@@ -51,6 +51,7 @@ def test_every_command_is_taken_as_it_is_written(monkeypatch: pytest.MonkeyPatch
         "predict",
         "generate",
         "check_data",
+        "import_labels",
         "report",
         "export",
         "summary",
@@ -58,7 +59,8 @@ def test_every_command_is_taken_as_it_is_written(monkeypatch: pytest.MonkeyPatch
     }
     assert len(found) > 20
     for name, *overrides in found:
-        monkeypatch.setattr(sys, "argv", with_recipe(name, [f"{name}.py", *overrides]))
+        words = ["data=custom" if word.endswith(".yaml") else word for word in overrides]  # a file of the user's
+        monkeypatch.setattr(sys, "argv", with_recipe(name, with_name(name, [f"{name}.py", *words])))
         check_command_line(name)
 
 

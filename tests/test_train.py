@@ -18,6 +18,7 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from PIL import Image
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from segunet import check_data, evaluate, train
 from segunet.base.errors import UserError
@@ -822,3 +823,35 @@ def test_a_moved_run_goes_on_and_keeps_its_best(run: Command, tiny: list[str], t
     scores = [value for _, value in scalars(tmp_path / "new", "val/miou")]
     metrics = json.loads((tmp_path / "new" / "metrics.json").read_text())
     assert metrics["miou"] == pytest.approx(max(scores))
+
+
+def test_further_callbacks_take_part_and_need_trust_on_resume(
+    run: Command, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = (
+        "callbacks.extra=[{_target_: pytorch_lightning.callbacks.LambdaCallback}, {_target_: tests.test_train.Counts}]"
+    )
+    options = [*tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}", extra]
+    Counts.epochs = 0
+    assert run(train, *options).status == 0
+    assert Counts.epochs == 1
+    refused = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert "callbacks.extra[0]._target_ is 'pytorch_lightning.callbacks.LambdaCallback', a class" in refused.error
+    monkeypatch.setenv("SEGUNET_TRUSTED_PACKAGES", "pytorch_lightning,tests")
+    assert run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2").status == 0
+    assert Counts.epochs == 2
+    for wrong, words in (
+        ("[3]", "callbacks.extra is a list of callbacks"),
+        ("EMA", "callbacks.extra is a list of callbacks"),
+        ("[{_target_: builtins.dict}]", "callbacks.extra: builtins.dict is no callback of Lightning, but dict"),
+    ):
+        assert words in run(train, *tiny, f"run_dir={tmp_path / 'other'}", f"callbacks.extra={wrong}").error
+
+
+class Counts(Callback):
+    """A callback of a user's own."""
+
+    epochs = 0
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        Counts.epochs += 1

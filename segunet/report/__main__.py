@@ -17,6 +17,7 @@ from segunet.inference.checkpoint import card_of
 from segunet.inference.tiling import Inference
 from segunet.report.denoising import conclude_denoiser
 from segunet.report.ending import BEST
+from segunet.report.model_card import CARD
 from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import conclude
@@ -39,7 +40,7 @@ def report(cfg: DictConfig) -> Path:
     run_dir = found_run(cfg.run, "run")
     if not (run_dir / BEST).is_file():
         raise UserError(f"run={run_dir}: it has no {BEST}, as no validation has ended yet. There is nothing to report.")
-    check_places(run_dir, (*FILES, PAGE))
+    check_places(run_dir, (*FILES, PAGE, CARD))
     with locked(run_dir):
         report_on(run_dir, cfg.accelerator)
     return run_dir

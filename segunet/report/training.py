@@ -18,6 +18,7 @@ from segunet.metrics.scores import Scores, scores_from_confusion
 from segunet.report.ending import BEST, best_checkpoint, log_next_steps, score_to_board
 from segunet.report.examples import examples
 from segunet.report.facts import facts
+from segunet.report.model_card import write_card
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import show_report, write_report
 from segunet.training.callbacks import time_trained
@@ -47,7 +48,9 @@ def conclude(trainer: pl.Trainer, run_dir: Path, datamodule: VOCDataModule, infe
     score_to_board(trainer, BEST_MIOU, scores.miou)
     logger.info("best epoch: %d; written to %s", epoch, run_dir)
     log_next_steps(trainer, run_dir, f"evaluate:  python -m segunet.evaluate {setting('checkpoint', best)}")
-    write_page(report_of(trainer, run_dir, datamodule, inference, scores, epoch), run_dir / PAGE)
+    report = report_of(trainer, run_dir, datamodule, inference, scores, epoch)
+    write_page(report, run_dir / PAGE)
+    write_card(report, run_dir)
     logger.info("report:    %s", run_dir / PAGE)
 
 

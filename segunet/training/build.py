@@ -1,4 +1,4 @@
-"""Build objects from a config: network, data, task, callbacks, trainer."""
+"""Build objects from a config: network, data, task, trainer."""
 
 import copy
 import logging
@@ -30,33 +30,16 @@ from segunet.models.build import check_can_be_rebuilt
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training.board import TensorBoardLogger
-from segunet.training.build_diffusion import (
-    check_fit,
-    check_samples,
-    denoiser_card,
-    diffusion_task,
-    is_denoising,
-    sample_grid,
-)
-from segunet.training.callbacks import (
-    EMA,
-    EarlyStopping,
-    FreezeEncoder,
-    ImageStrips,
-    MaxSteps,
-    MaxTime,
-    StepSeed,
-    max_steps_of,
-)
-from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint, WholeFileCheckpointIO
+from segunet.training.build_diffusion import check_fit, check_samples, denoiser_card, diffusion_task
+from segunet.training.callbacks import max_steps_of
+from segunet.training.checkpoints import WholeFileCheckpointIO
 from segunet.training.diffusion import DiffusionTask
-from segunet.training.history import History
-from segunet.training.monitor import LOSS, MIOU
-from segunet.training.progress import RunProgress
+from segunet.training.fine_tuning import Init
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
 Task = SegmentationTask | DiffusionTask
+_WEIGHTS_OF = ("encoder", "decoder")  # parts of a network that have a setting ``weights``
 
 # Settings that Lightning does not check, or checks only when training starts, or that prevent resuming.
 _TRAINER_TYPES = {
@@ -79,7 +62,7 @@ def check_settings(cfg: DictConfig) -> None:
     if not isinstance(cfg.checkpoint, DictConfig):
         raise UserError(
             f"checkpoint={cfg.checkpoint}: its settings are checkpoint.every_minutes and checkpoint.every_steps. To go "
-            "on with a run give resume=RUN; to start from a network's weights, model.encoder.weights=PATH."
+            "on with a run give resume=RUN; to start from a checkpoint's weights, init=PATH."
         )
     for name in ("channels_last", "compile"):
         check(name, cfg[name], bool)
@@ -129,12 +112,22 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     """
     check_num_classes(cfg.model, datamodule)
     check_fit(cfg.model, cfg.loss)
-    net = net_from_config(without_weights(cfg.model) if resumed else cfg.model)
+    init = None if resumed else Init.of(cfg)
+    given = [part for part in _WEIGHTS_OF if resumed or (init is not None and init.has(part))]
+    net = net_from_config(without_weights(cfg.model, given) if given else cfg.model)
+    if init is not None:
+        names = None if isinstance(net, DiffusionUNet) else datamodule.class_names
+        init.load_into(net, without_weights(cfg.model), names)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
-    if isinstance(net, DiffusionUNet):
-        return _diffusion_task(cfg, datamodule, net)
-    return _segmentation_task(cfg, datamodule, net)
+    if not isinstance(net, DiffusionUNet):
+        return _segmentation_task(cfg, datamodule, net)
+    task = _diffusion_task(cfg, datamodule, net)
+    if init is not None:
+        init.check_target(task.loss.noise_schedule)
+        if task.prompts is not None:
+            init.load_prompts(task.prompts)
+    return task
 
 
 def _segmentation_task(cfg: DictConfig, datamodule: VOCDataModule, net: nn.Module) -> SegmentationTask:
@@ -236,37 +229,6 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
             f"for each of {', '.join(datamodule.class_names[:3])}, ...; got {weights}."
         )
     return list(weights)
-
-
-def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
-    """Build the callbacks of ``cfg.callbacks`` and ``cfg.checkpoint``.
-
-    Raises:
-        UserError: an invalid setting.
-    """
-    options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
-    for name in ("images", "freeze_encoder_epochs"):
-        check(f"callbacks.{name}", options[name], Count)
-    denoising = is_denoising(cfg.loss)
-    monitor = LOSS if denoising else MIOU
-    images = sample_grid(cfg, datamodule) if denoising else ImageStrips(options.images, datamodule.colours, run_dir)
-    max_steps = max_steps_of(cfg.trainer)
-    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), History(), images]
-    callbacks.append(MaxTime(cfg.trainer.get("max_time")))
-    if max_steps is not None:
-        callbacks.append(MaxSteps(max_steps))
-    if options.freeze_encoder_epochs > 0:
-        callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
-    if options.ema_decay is not None:
-        check("callbacks.ema_decay", options.ema_decay, Annotated[float, Field(ge=0, lt=1)])
-        callbacks.append(EMA(options.ema_decay))
-    if options.early_stopping_patience is not None:
-        patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
-        callbacks.append(EarlyStopping(patience, monitor))
-    best = RunCheckpoint(checkpoints, "best", monitor=monitor.name, mode=monitor.mode, save_on_train_epoch_end=False)
-    every_minutes = check("checkpoint.every_minutes", cfg.checkpoint.every_minutes, Above0 | None)
-    every_steps = check("checkpoint.every_steps", cfg.checkpoint.every_steps, Positive | None)
-    return [*callbacks, best, LastCheckpoint(checkpoints, every_minutes, every_steps)]
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int = 0) -> Trainer:
@@ -377,10 +339,10 @@ def lists_of(datamodule: VOCDataModule) -> dict[str, Any]:
     return {name: ListCard.of([pair.name for pair in pairs]).model_dump() for name, pairs in lists.items()}
 
 
-def without_weights(model: DictConfig) -> DictConfig:
-    """Return a resolved ``model`` config without weights to start from, as a checkpoint has its own."""
+def without_weights(model: DictConfig, parts: Sequence[str] = _WEIGHTS_OF) -> DictConfig:
+    """Return a resolved ``model`` config without weights that its ``parts`` start from, as a checkpoint has its own."""
     resolved = OmegaConf.create(OmegaConf.to_container(model, resolve=True))
-    for part in ("encoder", "decoder"):
+    for part in parts:
         if OmegaConf.select(resolved, f"{part}.weights") is not None:
             OmegaConf.update(resolved, f"{part}.weights", None)
     assert isinstance(resolved, DictConfig)

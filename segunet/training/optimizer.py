@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
@@ -21,6 +22,7 @@ class OptimizerFactory:
         lr: peak learning rate.
         encoder_lr: peak learning rate of ``net.encoder``; None for ``lr``.
         weight_decay: decay of weights with two or more dimensions; norms and biases have none.
+        layer_decay: factor from the rate of an encoder's stage to that of the one before it; 1 for one rate.
 
     Raises:
         UserError: a rate that is not above 0, a decay below 0; when called, settings that ``optimizer`` rejects.
@@ -30,6 +32,7 @@ class OptimizerFactory:
     lr: Above0
     encoder_lr: Above0 | None = None
     weight_decay: AtLeast0 = 0.0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     def __call__(self, net: nn.Module, *others: nn.Module) -> Optimizer:
         """Return the optimizer of all parameters, frozen ones too, so that they can be unfrozen.
@@ -44,11 +47,31 @@ class OptimizerFactory:
             raise UserError(f"optimizer.optimizer.*: torch does not accept these settings: {error}") from error
 
     def _groups(self, net: nn.Module, others: Sequence[nn.Module]) -> Iterator[dict[str, Any]]:
-        for part, lr in (("encoder", self.encoder_lr or self.lr), ("decoder", self.lr)):
-            mine = [p for name, p in net.named_parameters() if name.startswith("encoder.") == (part == "encoder")]
-            mine += [p for other in others for p in other.parameters() if part == "decoder"]
+        inside = [p for name, p in net.named_parameters() if name.startswith("encoder.")]
+        outside = [p for name, p in net.named_parameters() if not name.startswith("encoder.")]
+        outside += [p for other in others for p in other.parameters()]
+        stages = [inside] if self.layer_decay == 1 else self._stages(net, inside)
+        rates = [(self.encoder_lr or self.lr) * self.layer_decay**depth for depth in range(len(stages))][::-1]
+        named = [("encoder", lr, params) for lr, params in zip(rates, stages, strict=True)]
+        for name, lr, mine in [*named, ("decoder", self.lr, outside)]:
             decayed = [p for p in mine if p.ndim > 1]
             plain = [p for p in mine if p.ndim <= 1]
             for params, decay in ((decayed, self.weight_decay), (plain, 0.0)):
                 if params:
-                    yield {"params": params, "lr": lr, "weight_decay": decay, "name": part}
+                    yield {"params": params, "lr": lr, "weight_decay": decay, "name": name}
+
+    def _stages(self, net: nn.Module, inside: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+        """Return the encoder's parameters by stage, that of the input first.
+
+        Raises:
+            UserError: the encoder does not list its stages, or a parameter is in none of them.
+        """
+        stages = getattr(getattr(net, "encoder", None), "stages", None)
+        listed = stages if isinstance(stages, list | nn.ModuleList) else []
+        stage_of = {p: number for number, stage in enumerate(listed) for p in stage.parameters()}
+        if not inside or any(p not in stage_of for p in inside):
+            raise UserError(
+                f"optimizer.layer_decay={self.layer_decay} needs a model whose encoder lists its stages, with all of "
+                "its parameters, as ResNetEncoder does. Set it to 1."
+            )
+        return [[p for p in inside if stage_of[p] == number] for number in range(len(listed))]

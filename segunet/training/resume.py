@@ -190,7 +190,7 @@ def check_finite(content: Mapping[str, Any], path: Path) -> None:
 def check_same_network(model: DictConfig, saved: Mapping[str, Any], path: Path) -> None:
     """Raise a UserError if the ``model`` config of ``path`` differs from the one ``saved`` in its checkpoint."""
     ours, theirs = leaves(OmegaConf.to_container(model)), leaves(saved)
-    for name in theirs.keys() & ours.keys() - {"encoder.weights"}:
+    for name in theirs.keys() & ours.keys() - {"encoder.weights", "decoder.weights"}:
         if ours[name] != theirs[name]:
             raise UserError(
                 f"{path}: model.{name} is {shown(ours[name])}, but the run's checkpoint has a network with "

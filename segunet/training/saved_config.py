@@ -56,7 +56,8 @@ _MOVED = {
 }
 _NEW_SETTINGS = ("checkpoint",)  # which it did not write
 _MISSING = object()
-_FIXED = ("model.", "optimizer.", "run_dir", "data.ignore_index", *_SAME_AS_DATA)  # cannot change in a resumed run
+# How the names of settings begin that cannot change in a resumed run.
+_FIXED = ("model.", "optimizer.", "init", "run_dir", "data.ignore_index", *_SAME_AS_DATA)
 
 # Errors for a file that is not YAML, or YAML that is not a config.
 _UNREADABLE = (OSError, ValueError, TypeError, RecursionError, YAMLError, OmegaConfBaseException)
@@ -209,7 +210,7 @@ def resumed_config(run_dir: Path) -> DictConfig:
         if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
-                "optimizer and ignore_index. Change another single value of its config (such as "
+                "start, optimizer and ignore_index. Change another single value of its config (such as "
                 f"trainer.max_epochs=60), or start a new run. See {path}."
             )
         OmegaConf.update(cfg, key, new)

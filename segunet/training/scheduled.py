@@ -122,7 +122,7 @@ class ScheduledTask(LightningModule):
         self.read_losses()
 
     def learning_rates(self) -> dict[str, float]:
-        """Return the current rates of the encoder and of everything else, for the log."""
+        """Return the current rates of the encoder (with a layer decay, of its last stage) and of everything else."""
         groups = self.trainer.optimizers[0].param_groups
         rates = {group["name"]: group["lr"] for group in groups}
         return {"lr": rates["decoder"], "lr_encoder": rates.get("encoder", rates["decoder"])}

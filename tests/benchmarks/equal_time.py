@@ -9,7 +9,8 @@ segmentation_models_pytorch's ends at layer3 as segunet's does (encoder_depth=4)
 
 Run: python -m tests.benchmarks.equal_time DATA_ROOT WEIGHTS OUTPUT_FOLDER [MINUTES]
 Writes OUTPUT_FOLDER/<network>/, a run folder each, and OUTPUT_FOLDER/curves.json. The number of steps follows from a
-short training of each network first, which is not part of its time. Nothing else may run on the machine meanwhile.
+short training of each network first, which is not part of its time. Nothing else may run on the machine meanwhile. A
+network that is in curves.json already is not trained again, so that a stopped call can go on.
 """
 
 import json
@@ -182,12 +183,13 @@ def compete(network: str, root: str, weights: str, folder: Path, minutes: float)
 def main(root: str, weights: str, output: str, minutes: float = 30) -> None:
     """Train the networks one after the other, each in a process of its own, and write and print how good they get."""
     folder = Path(output)
-    results = {}
-    for network in NETWORKS:
+    done = folder / "curves.json"
+    results = json.loads(done.read_text(encoding="utf-8"))["networks"] if done.exists() else {}
+    for network in [each for each in NETWORKS if each not in results]:
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
             results[network] = fresh.submit(compete, network, root, weights, folder, minutes).result()
         curves = {"hardware": hardware(), "minutes": minutes, "networks": results}
-        (folder / "curves.json").write_text(json.dumps(curves, indent=1), encoding="utf-8")
+        done.write_text(json.dumps(curves, indent=1), encoding="utf-8")
     print(f"mean IoU of {', '.join(CLASSES)} after {minutes:g} minutes ({hardware()})")
     for network, result in results.items():
         print(f"{network:30s}{result['best']:.4f}  {result['steps']} steps, {result['seconds'] / 60:.1f} min")

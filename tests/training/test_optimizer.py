@@ -95,3 +95,22 @@ def test_rates_and_decays_out_of_range_are_refused_by_name() -> None:
 def test_what_torch_refuses_is_told(net: UNet, setting: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"optimizer\.optimizer\.\*: .*(momentum|monemtum|str)"):
         OptimizerFactory(partial(torch.optim.SGD, **setting), lr=1e-3)(net)
+
+
+def test_rates_fall_from_stage_to_stage_towards_the_input(net: UNet) -> None:
+    factory = OptimizerFactory(torch.optim.AdamW, lr=1e-3, encoder_lr=1e-4, layer_decay=0.5)
+    for name, group in settings_by_name(net, factory(net)).items():
+        part = name.removeprefix("encoder.").partition(".")[0]
+        depth = {"conv1": 4, "bn1": 4, "layer1": 3, "layer2": 2, "layer3": 1, "layer4": 0}.get(part)
+        wanted = 1e-3 if depth is None else 1e-4 * 0.5**depth
+        assert group["lr"] == pytest.approx(wanted), name
+    last = [group["lr"] for group in factory(net).param_groups if group["name"] == "encoder"][-1]
+    assert last == 1e-4  # which is logged as lr_encoder
+
+
+def test_a_model_without_stages_has_no_layer_decay() -> None:
+    factory = OptimizerFactory(torch.optim.SGD, lr=1e-3, layer_decay=0.5)
+    with pytest.raises(UserError, match=r"layer_decay=0.5 needs a model whose encoder lists its stages"):
+        factory(nn.Sequential(nn.Conv2d(3, 3, 1)))
+    with pytest.raises(UserError, match="layer_decay"):
+        OptimizerFactory(torch.optim.SGD, lr=1e-3, layer_decay=0.0)

@@ -16,6 +16,7 @@ from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
 from segunet.inference.checkpoint import read_checkpoint
 from segunet.training import build
+from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.checkpoints import RunCheckpoint
 from segunet.training.resume import check_finite, check_same_network, progress_in
 from segunet.training.saved_config import ConfigParser, naming
@@ -67,7 +68,7 @@ def build_all(trained: Path, config: dict[str, Any], model: dict[str, Any], grou
     with naming(path):
         if group in ("loss", "optimizer", "lr_schedule"):
             build.task_from_config(cfg, datamodule, resumed=True)
-        callbacks = build.callbacks_from_config(cfg, datamodule, trained)
+        callbacks = callbacks_from_config(cfg, datamodule, trained)
         build.trainer_from_config(cfg, callbacks, trained)
 
 

@@ -1,0 +1,51 @@
+"""The model card beside the best checkpoint: what a model hub shows of it (Mitchell et al. 2019)."""
+
+import math
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from segunet.base.files import write_text
+from segunet.metrics.scores import HEADLINE
+from segunet.report.page import Report
+from segunet.report.scores import headline, per_class, per_class_headings
+
+CARD = "checkpoints/model_card.md"  # in a run's folder
+
+
+def write_card(report: Report, run_dir: Path) -> None:
+    """Write the card of the network that ``report`` is on into the run's folder.
+
+    Raises:
+        UserError: the disk is full or the folder cannot be written.
+    """
+    write_text(run_dir / CARD, card_text(report))
+
+
+def card_text(report: Report) -> str:
+    """Return the card as Markdown; the licence is left to whoever publishes the network."""
+    environment = Environment(
+        loader=PackageLoader("segunet.report"),
+        autoescape=True,  # Markdown shows HTML
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"cell": _cell, "number": _number}
+    return environment.get_template("model_card.md.j2").render(
+        report=report,
+        numbers={HEADLINE[name]: _number(value) for name, value in headline(report.scores).items()},
+        headings=per_class_headings(report.scores),
+        rows=per_class(report.scores, report.colours.names),
+    )
+
+
+def _cell(text: str) -> str:
+    """Return a text on one line that does not end a table's cell."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def _number(value: float | int) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "-" if math.isnan(value) else f"{value:.4f}"

@@ -1,0 +1,79 @@
+"""The callbacks of a training, from its config."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pydantic import Field
+from pytorch_lightning import Callback
+
+from segunet.base.errors import UserError
+from segunet.base.validation import Above0, Count, Positive, check
+from segunet.data.datamodule import VOCDataModule
+from segunet.training.build_diffusion import is_denoising, sample_grid
+from segunet.training.callbacks import (
+    EMA,
+    EarlyStopping,
+    FreezeEncoder,
+    ImageStrips,
+    MaxSteps,
+    MaxTime,
+    StepSeed,
+    max_steps_of,
+)
+from segunet.training.checkpoints import LastCheckpoint, RunCheckpoint
+from segunet.training.history import History
+from segunet.training.monitor import LOSS, MIOU
+from segunet.training.progress import RunProgress
+
+
+def callbacks_from_config(cfg: DictConfig, datamodule: VOCDataModule, run_dir: Path) -> list[Callback]:
+    """Build the callbacks of ``cfg.callbacks`` and ``cfg.checkpoint``.
+
+    Raises:
+        UserError: an invalid setting.
+    """
+    options, checkpoints = cfg.callbacks, run_dir / "checkpoints"
+    for name in ("images", "freeze_encoder_epochs"):
+        check(f"callbacks.{name}", options[name], Count)
+    denoising = is_denoising(cfg.loss)
+    monitor = LOSS if denoising else MIOU
+    images = sample_grid(cfg, datamodule) if denoising else ImageStrips(options.images, datamodule.colours, run_dir)
+    max_steps = max_steps_of(cfg.trainer)
+    callbacks: list[Callback] = [StepSeed(cfg.seed), RunProgress(max_steps), History(), images]
+    callbacks.append(MaxTime(cfg.trainer.get("max_time")))
+    if max_steps is not None:
+        callbacks.append(MaxSteps(max_steps))
+    if options.freeze_encoder_epochs > 0:
+        callbacks.append(FreezeEncoder(options.freeze_encoder_epochs))
+    if options.ema_decay is not None:
+        check("callbacks.ema_decay", options.ema_decay, Annotated[float, Field(ge=0, lt=1)])
+        callbacks.append(EMA(options.ema_decay))
+    if options.early_stopping_patience is not None:
+        patience = check("callbacks.early_stopping_patience", options.early_stopping_patience, Positive)
+        callbacks.append(EarlyStopping(patience, monitor))
+    callbacks += extra_callbacks(options.extra)
+    best = RunCheckpoint(checkpoints, "best", monitor=monitor.name, mode=monitor.mode, save_on_train_epoch_end=False)
+    every_minutes = check("checkpoint.every_minutes", cfg.checkpoint.every_minutes, Above0 | None)
+    every_steps = check("checkpoint.every_steps", cfg.checkpoint.every_steps, Positive | None)
+    return [*callbacks, best, LastCheckpoint(checkpoints, every_minutes, every_steps)]
+
+
+def extra_callbacks(extra: Any) -> list[Callback]:
+    """Build the callbacks that ``callbacks.extra`` lists, each by its ``_target_``.
+
+    Raises:
+        UserError: something else is listed, or a class that is no callback of Lightning.
+    """
+    given = OmegaConf.to_container(extra) if OmegaConf.is_config(extra) else extra
+    if not isinstance(given, list) or not all(isinstance(each, dict) and "_target_" in each for each in given):
+        raise UserError(
+            "callbacks.extra is a list of callbacks, such as [{_target_: "
+            f"pytorch_lightning.callbacks.DeviceStatsMonitor}}], got {str(given)[:80]}."
+        )
+    built = [(each["_target_"], instantiate(each, _convert_="all")) for each in given]
+    for target, callback in built:
+        if not isinstance(callback, Callback):
+            raise UserError(f"callbacks.extra: {target} is no callback of Lightning, but {type(callback).__name__}.")
+    return [callback for _, callback in built]

@@ -1,0 +1,194 @@
+"""Starting from a checkpoint's weights, through the command itself."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from segunet import train
+from segunet.cli.comparison import read_scores
+from segunet.data import sample
+from segunet.training import build
+from segunet.training.diffusion import DiffusionTask
+from tests.commands import TINY, TINY_DENOISER, Command
+from tests.test_conf import composed
+
+
+def weights_in(checkpoint: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return {name.removeprefix("net."): value for name, value in state.items() if name.startswith("net.")}
+
+
+def best_of(run_dir: Path) -> Path:
+    return run_dir / "checkpoints" / "best.ckpt"
+
+
+def started(*settings: str) -> dict[str, torch.Tensor]:
+    """Return the weights that a training starts with."""
+    cfg = composed("train", *settings)
+    datamodule = build.datamodule_from_config(cfg)
+    return dict(build.task_from_config(cfg, datamodule).net.state_dict())
+
+
+def equal_parts(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> dict[str, bool]:
+    """Return whether all tensors of each part of the networks are equal."""
+    parts: dict[str, bool] = {}
+    for name, value in one.items():
+        part = name.partition(".")[0]
+        same = name in other and value.shape == other[name].shape and torch.equal(value, other[name])
+        parts[part] = parts.get(part, True) and same
+    return parts
+
+
+@pytest.fixture
+def options(trained: Path) -> list[str]:
+    return [*TINY, f"data.root={trained / 'voc'}", f"init={best_of(trained)}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "from_checkpoint"),
+    [
+        ([], {"encoder", "decoder", "head"}),
+        (["init_parts=encoder"], {"encoder"}),
+        (["init_parts=[decoder,head]"], {"decoder", "head"}),
+        (["data.class_names=[background,disc,square,star]"], {"encoder", "decoder"}),
+        (["data.class_names=[background,square,disc]"], {"encoder", "decoder"}),  # as many, but others
+    ],
+)
+def test_the_parts_that_fit_start_from_the_checkpoint(
+    trained: Path, options: list[str], more: list[str], from_checkpoint: set[str]
+) -> None:
+    same = equal_parts(started(*options, *more), weights_in(best_of(trained)))
+    same = {part: equal for part, equal in same.items() if part in ("encoder", "decoder", "head")}
+    assert {part for part, equal in same.items() if equal} == from_checkpoint
+
+
+def test_what_matched_is_said_and_the_run_can_be_resumed_without_the_file(
+    run: Command, options: list[str], trained: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "start.ckpt"
+    copy.write_bytes(best_of(trained).read_bytes())
+    settings = [
+        *options[:-1],
+        f"init={copy}",
+        "data.class_names=[background,disc,other]",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+    result = run(train, *settings, "trainer.max_epochs=1")
+    assert result.status == 0, result.error
+    tensors = sum(name.startswith("encoder.") for name in weights_in(copy))
+    assert f"  encoder: {tensors} of {tensors} tensors loaded\n" in result.output
+    assert "  head: initialized at random, as the checkpoint's has other outputs" in result.output
+    copy.unlink()
+    refused = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2", "init=null")
+    assert "'init=null' cannot be changed in a resumed run" in refused.error
+    assert run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2").status == 0
+
+
+def test_what_the_file_lacks_and_other_settings_are_said(run: Command, options: list[str], tmp_path: Path) -> None:
+    settings = ["data.class_names=[background,disc,other]", "model.decoder.full_resolution_width=16"]
+    settings += ["model.mean=[0,0,0]", f"run_dir={tmp_path / 'run'}"]
+    result = run(train, *options, *settings, "trainer.max_epochs=1")
+    assert result.status == 0, result.error
+    assert "; initialized at random: decoder.to_full_resolution." in result.output
+    assert "was trained with other settings: model.mean=[123.675" in result.output
+    assert "model.decoder.full_resolution_width=None" in result.output
+
+
+def test_a_denoiser_s_parts_are_a_start_for_segmentation(denoiser: Path) -> None:
+    model = [each for each in TINY_DENOISER if each.startswith(("model.encoder", "model.decoder"))]
+    settings = ["data=custom", "data.root=.", "data.class_names=[a,b]", *model, "model.encoder.depth=18"]
+    settings += ["+model.encoder.norm=group", "model.decoder.norm=group", "model.decoder.widths=[16,16]"]
+    cfg = composed(
+        "train", *settings, "model.decoder.reduced_channels=null", f"init={best_of(denoiser)}", "init_parts=encoder"
+    )
+    net = build.task_from_config(cfg, build.datamodule_from_config(cfg)).net
+    assert equal_parts(dict(net.state_dict()), weights_in(best_of(denoiser)))["encoder"]
+
+
+def test_a_denoiser_starts_from_another_one_s_network_and_prompts(
+    denoiser: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("segunet"), "propagate", True)
+    options = [*TINY_DENOISER, "data.root=.", f"init={best_of(denoiser)}"]
+    saved = torch.load(best_of(denoiser), weights_only=True)["state_dict"]
+
+    def task_of(*more: str) -> DiffusionTask:
+        cfg = composed("train", *options, *more)
+        task = build.task_from_config(cfg, build.datamodule_from_config(cfg))
+        assert isinstance(task, DiffusionTask)
+        return task
+
+    task = task_of()
+    assert all(equal_parts(dict(task.net.state_dict()), weights_in(best_of(denoiser))).values())
+    assert task.prompts is not None
+    assert torch.equal(task.prompts.named, saved["prompts.named"])
+    assert torch.equal(task.prompts.empty, saved["prompts.empty"])
+    with caplog.at_level(logging.INFO):
+        task = task_of("data.class_names=[background,square,star]", "loss=flow_matching")
+    assert task.prompts is not None
+    assert torch.equal(task.prompts.named[0], saved["prompts.named"][1])
+    assert "prompts: 1 of 2 loaded" in caplog.text
+    assert "prompts initialized at random: star" in caplog.text
+    assert "its head predicts something else" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["init_parts=head"], "Give init, too"),
+        (["init=nowhere.ckpt"], "init: there is no checkpoint"),
+        (["init=PATH", "init_parts=neck"], "init_parts=neck: the network's parts are encoder, decoder, head."),
+        (["init=PATH", "init_parts=3"], "init_parts"),
+        (["init=PATH", "init_parts=[]"], "init_parts"),
+        (
+            ["init=PATH", "init_parts=head", "data.class_names=[background,disc,star]"],
+            "has other outputs",
+        ),
+        (
+            ["init=PATH", "model.encoder.weights=other.pth"],
+            "both give the encoder's weights",
+        ),
+        (
+            ["init=PATH", "model.decoder.widths=[8,8]"],
+            "the decoder does not fit: decoder.steps.0.conv1.0",
+        ),
+        (["init=PATH", "model.decoder.widths=[8,8]"], "It was trained with model.decoder.widths=[16, 16]"),
+        (
+            ["init=PATH", "model.encoder.depth=50"],
+            "the encoder does not fit: encoder.layer1.0.conv1.w",
+        ),
+    ],
+)
+def test_what_cannot_be_a_start_is_refused(
+    run: Command, trained: Path, options: list[str], settings: list[str], words: str, tmp_path: Path
+) -> None:
+    given = [each.replace("PATH", str(best_of(trained))) for each in settings]
+    result = run(train, *options[:-1], *given, "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")
+    assert result.status == 1
+    assert words.replace("PATH", str(best_of(trained))) in result.error, result.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_fine_tuning_beats_a_start_at_random(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that has learnt discs, squares and triangles learns the sample's other shapes in fewer steps."""
+    monkeypatch.setattr(sample, "RECIPE", {**sample.RECIPE, "train": 320, "val": 64})
+    first, others = "[background,disc,square,triangle]", "[background,star,ring,cross]"
+    common = ["data=sample", f"data.root={tmp_path / 'sample'}", "data.num_workers=0", "callbacks.images=0"]
+    common += [each for each in TINY if each.startswith(("model.", "trainer."))]
+    common += ["optimizer.encoder_lr=null"]
+
+    def trained_on(names: str, values: dict[int, int], epochs: int, folder: str, *settings: str) -> dict[str, Any]:
+        table = "{" + ",".join(f"{stored}:{index}" for stored, index in values.items()) + "}"
+        data = [f"data.class_names={names}", f"data.mask_values={table}", f"run_dir={tmp_path / folder}"]
+        result = run(train, *common, *data, f"trainer.max_epochs={epochs}", *settings)
+        assert result.status == 0, result.error
+        return dict(read_scores(tmp_path / folder))
+
+    trained_on(first, {0: 0, 1: 1, 2: 2, 3: 3, 4: 0, 5: 0, 6: 0}, 8, "first", "optimizer.lr=3e-3")
+    values = {0: 0, 1: 0, 2: 0, 3: 0, 4: 1, 5: 2, 6: 3}
+    tuned = trained_on(others, values, 1, "tuned", f"init={best_of(tmp_path / 'first')}")
+    random = trained_on(others, values, 1, "random")
+    assert tuned["miou"] > random["miou"] + 0.05  # after 20 steps
