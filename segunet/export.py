@@ -25,7 +25,7 @@ from segunet.data.dataset import EvalDataset
 from segunet.data.voc import find_voc_folder, list_pairs
 from segunet.formats.quantize import Calibration
 from segunet.formats.read import READERS, ExportedNet, read_exported
-from segunet.formats.write import FORMATS, Format, Traced, traced, traced_denoiser
+from segunet.formats.write import FORMATS, Format, Traced, least_side, traced, traced_denoiser
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
 from segunet.inference.denoiser_fidelity import DenoiserComparison, check_same_denoiser, compare_denoisers
@@ -125,7 +125,8 @@ class Segmentation:
     def about(self) -> dict[str, Any]:
         """Return what its card has besides :func:`about`."""
         return {
-            "input": "images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W, without normalization",
+            "input": f"images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W from {least_side(self.net)} on, without "
+            "normalization",
             "border": border_of(self.net),
             "stride": getattr(self.net, "stride", 1),
             "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax "

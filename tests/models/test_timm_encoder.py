@@ -18,7 +18,7 @@ from segunet.training.optimizer import OptimizerFactory
 from tests.commands import TINY, Command
 
 NAMES = ["resnet18", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050", "regnetx_002", "densenet121"]
-SMALL = ["model=unet_timm", "model.encoder.name=mobilenetv3_small_050", "model.encoder.weights=null"]
+SMALL = ["model=unet_timm", "model.encoder.name=convnext_atto", "model.encoder.weights=null"]
 SMALL += ["model.decoder.widths=[16,16,16,16]", "model.decoder.reduced_channels=[8,8,8,8,8]"]
 
 
@@ -111,7 +111,7 @@ def test_a_network_with_such_an_encoder_is_trained_scored_and_exported(
     result = run(train, *options, "trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}")
     assert result.status == 0, result.error
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    assert load_checkpoint(best).net.get_submodule("encoder.body.blocks") is not None
+    assert load_checkpoint(best).net.get_submodule("encoder.stem") is not None
     assert run(evaluate, f"checkpoint={best}", f"run_dir={tmp_path / 'scores'}").status == 0
     result = run(export, f"checkpoint={best}", "format=onnx", "images=2")
     assert result.status == 0, result.error
