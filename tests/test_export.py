@@ -24,8 +24,8 @@ from segunet.inference.fidelity import Comparison, check_same, check_scores
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
+from tests.commands import CHECKPOINTS, TINY, Command, for_any_size
 from tests.commands import SEGMENTATION_MODELS as MODELS
-from tests.commands import TINY, Command, for_any_size
 from tests.exports import Exports, export_to_every_format
 
 
@@ -141,11 +141,7 @@ def test_an_unpadded_network_is_exported_and_predicts_in_tiles_what_the_whole_im
 def test_the_command_compares_and_writes_beside_the_checkpoint(exports: Exports) -> None:
     folder = exports.files["onnx"].parent
     suffixes = (".ckpt", ".onnx", ".pt2", ".xml", ".bin")
-    assert {path.name for path in folder.iterdir()} == {
-        "last.ckpt",
-        "previous.ckpt",
-        *(f"best{suffix}" for suffix in suffixes),
-    }
+    assert {path.name for path in folder.iterdir()} == {*CHECKPOINTS, *(f"best{suffix}" for suffix in suffixes)}
     for name, path in exports.files.items():
         for wanted in ("mIoU", "pixels of the same class", "100.000 %", "images/s", "(3 images", f"written to {path}"):
             assert wanted in exports.printed[name], (name, wanted)
