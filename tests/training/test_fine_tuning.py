@@ -191,7 +191,9 @@ def test_fine_tuning_beats_a_start_at_random(run: Command, tmp_path: Path, monke
         data += [f"data.mask_values={values}", f"run_dir={tmp_path / folder}", f"trainer.max_epochs={epochs}"]
         result = run(train, *common, *data, *settings)
         assert result.status == 0, result.error
-        return float(read_scores(tmp_path / folder)["miou"])
+        miou = read_scores(tmp_path / folder)["miou"]
+        assert miou is not None
+        return miou
 
     trained_on("first", "[background,disc,square,triangle]", "{0:0,1:1,2:2,3:3}", 10, "first")
     others = ("others", "[background,star,ring,cross]", "{0:0,4:1,5:2,6:3}", 4)
