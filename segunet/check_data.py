@@ -106,6 +106,8 @@ def conclude(survey: Survey, run_dir: Path) -> None:
         UserError: there are errors.
     """
     logger.info("written to %s", run_dir)
+    if (sheet := run_dir / "overlays.png").exists():
+        logger.info("overlays:  %s", shlex.quote(str(sheet)))
     if survey.of_severity("error"):
         kinds = [(KINDS[kind], len(found)) for kind, found in survey.by_kind().items()]
         found = ", ".join(f"{kind.title} ({count})" for kind, count in kinds if kind.severity == "error")
@@ -113,8 +115,6 @@ def conclude(survey: Survey, run_dir: Path) -> None:
             f"{survey.folder} has errors: {found}. The first of each are listed above, all of them in "
             f"{run_dir / 'check.json'}. Fix them, then check again: " + command_on_same_data("check_data")
         )
-    if (sheet := run_dir / "overlays.png").exists():
-        logger.info("overlays:  %s", shlex.quote(str(sheet)))
     logger.info("train:     %s", command_on_same_data("train"))
 
 

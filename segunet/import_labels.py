@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from omegaconf import DictConfig
 from pydantic import Field
 
-from segunet.base.errors import UserError, abbreviated, counted
+from segunet.base.errors import UserError, abbreviated, counted, did_you_mean
 from segunet.base.extras import import_extra
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import setting
@@ -68,6 +68,9 @@ def import_labels(cfg: DictConfig) -> Path:
                 f"Give {example}; from is one of {', '.join(READERS)}. python -m segunet.import_labels --help shows "
                 "examples."
             )
+    if cfg.format not in READERS:
+        meant = did_you_mean(str(cfg.format), list(READERS))
+        raise UserError(f"from={cfg.format} is none of {', '.join(READERS)}.{meant}")
     given = ImportSettings.of(cfg)
     output = as_path(given.output).resolve()
     check_output(output)

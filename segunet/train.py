@@ -176,7 +176,7 @@ def fit(start: Start, parts: Parts) -> None:
         remove_abandoned(start.run_dir.rglob(DRAFTS))
         log_to_file(start.run_dir / "train.log")
     prepare_board(start, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
-    introduce(datamodule, trainer, start.run_dir)
+    introduce(start, datamodule, trainer)
     checkpoint = start.resumed.checkpoint if start.resumed else None
     last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
     with enough_memory("in the training", _LESS_MEMORY), restoring(checkpoint, last):
@@ -247,11 +247,13 @@ def prepare_board(start: Start, trainer: pl.Trainer, best: str) -> None:
         drop_lost(Path(trainer.logger.log_dir), progress.steps, progress.validated)
 
 
-def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> None:
-    """Log the recipe, the data and the device of the training."""
+def introduce(start: Start, datamodule: VOCDataModule, trainer: pl.Trainer) -> None:
+    """Log the recipe, the start, the data and the device of the training."""
     if (recipe := chosen("experiment")) is not None:
         unless = " (the default if neither data nor experiment is given)" if recipe == "sample" else ""
         logger.info("recipe: experiment=%s%s", recipe, unless)
+    if start.cfg.init is not None and start.resumed is None:
+        logger.info("starts from %s: %s", start.cfg.init, start.cfg.init_parts or "all parts that fit the classes")
     logger.info(
         "training on %s of %s (%d classes), validating on %d; %s, %s; run folder %s",
         counted(len(datamodule.train_pairs), "image"),
@@ -260,7 +262,7 @@ def introduce(datamodule: VOCDataModule, trainer: pl.Trainer, run_dir: Path) -> 
         len(datamodule.val_pairs),
         trainer.strategy.root_device,
         trainer.precision,
-        run_dir,
+        start.run_dir,
     )
     names = {pair.name for pair in datamodule.train_pairs}
     if both := [pair.name for pair in datamodule.val_pairs if pair.name in names]:

@@ -131,7 +131,7 @@ def test_what_is_written_is_checked_and_trained_on(run: Command, tmp_path: Path)
     output = tmp_path / "my data"
     assert run(import_labels, "from=coco", f"source={coco_file(tmp_path)}", f'output="{output}"').status == 0
     data = f'data="{output / "data.yaml"}"'
-    result = run(check_data, data, "data.batch_size=2", f"run_dir={tmp_path / 'check'}")
+    result = run(check_data, data, f"run_dir={tmp_path / 'check'}")
     assert result.status == 0, result.error
     own = [each for each in TINY if not each.startswith(("data=", "data.class_names"))]
     options = ["data.objects=true", "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]
@@ -585,7 +585,7 @@ def test_wrong_settings_are_refused(run: Command, tmp_path: Path) -> None:
         ([], "Give from=coco"),
         (["from=binary"], "Give source=PATH"),
         (binary, "Give output=DIR"),
-        (["from=voc", f"source={source}", f"output={output}"], "format must be 'coco', 'yolo'"),
+        (["from=voc", f"source={source}", f"output={output}"], "from=voc is none of coco, yolo, labelme"),
         ([*binary, f"output={source}"], "exists. Give another folder"),
         (["from=binary", f"source={output}", f"output={output}"], "holds no images"),
         ([*binary, f"output={output}", "class_names=[a]"], "class_names must be two names"),

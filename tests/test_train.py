@@ -843,6 +843,7 @@ def test_further_callbacks_take_part_and_need_trust_on_resume(
     for wrong, words in (
         ("[3]", "callbacks.extra is a list of callbacks"),
         ("EMA", "callbacks.extra is a list of callbacks"),
+        ("[{_target_: pytorch_lightning.callbacks.Nope}]", "callbacks.extra: pytorch_lightning.callbacks.Nope cannot"),
         ("[{_target_: builtins.dict}]", "callbacks.extra: builtins.dict is no callback of Lightning, but dict"),
     ):
         assert words in run(train, *tiny, f"run_dir={tmp_path / 'other'}", f"callbacks.extra={wrong}").error

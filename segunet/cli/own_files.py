@@ -27,8 +27,8 @@ _CLASS_NAMES = "data.class_names"
 
 
 def own_files(argv: list[str]) -> list[Path]:
-    """Return the files in ``argv``."""
-    return [path for word in argv[1:] if (path := _file_in(word)) is not None]
+    """Return the config files in ``argv``."""
+    return [path for word in argv[1:] if (path := _file_in(word)) is not None and path.suffix in _SUFFIXES]
 
 
 def with_own_files(argv: list[str]) -> list[str]:

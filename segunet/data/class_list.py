@@ -31,7 +31,9 @@ def read_class_list(path: Path) -> dict[str, Any]:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path} cannot be read as a class list, a text file with a name a line: {reason}.") from error
+        raise UserError(
+            f"{path.absolute()} cannot be read as a class list, a text file with a name a line: {reason}."
+        ) from error
     entries = [line for line in lines if line and not line.startswith(_HEADER)]
     if not entries:
         raise UserError(f"{path} is empty. Write the class names into it, one a line, that of class 0 first.")

@@ -102,7 +102,7 @@ def full_palette(
     if len(colours) != num_classes:
         raise UserError(
             f"data.palette needs one [red, green, blue] for each of the {num_classes} classes, got {len(colours)}. "
-            "Leave it null for VOC's colours."
+            "Add or remove some, or set it to null for VOC's colours."
         )
     palette[:num_classes] = [list(colour) for colour in colours]
     return palette

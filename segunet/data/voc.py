@@ -53,6 +53,11 @@ def find_voc_folder(root: Path) -> Path:
     """
     if folder := voc_folder_in(root):
         return folder
+    if (root / IMAGE_FOLDER).is_dir():
+        raise UserError(
+            f"data.root is {root.absolute()}, which has {IMAGE_FOLDER}, but no lists. Write the images' names, without "
+            "suffix, one a line, into ImageSets/Segmentation/train.txt and val.txt in it."
+        )
     state = "which has no" if root.is_dir() else "which does not exist; wanted a folder with"
     raise UserError(
         f"data.root is {root.absolute()}, {state} ImageSets/Segmentation in it, in VOC2012 or in "

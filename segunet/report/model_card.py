@@ -1,5 +1,6 @@
 """The model card beside the best checkpoint: what a model hub shows of it (Mitchell et al. 2019)."""
 
+import html
 import math
 from pathlib import Path
 
@@ -26,14 +27,17 @@ def card_text(report: Report) -> str:
     """Return the card as Markdown; the licence is left to whoever publishes the network."""
     environment = Environment(
         loader=PackageLoader("segunet.report"),
-        autoescape=True,  # Markdown shows HTML
+        autoescape=False,  # it is Markdown: names are escaped by the filter "cell"
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"cell": _cell, "number": _number}
+    facts = {name: value for group in report.facts.values() for name, value in group.items()}
     return environment.get_template("model_card.md.j2").render(
         report=report,
+        facts=facts | {"data": Path(facts["data"]).name} if "data" in facts else facts,  # not where it lies
         numbers={HEADLINE[name]: _number(value) for name, value in headline(report.scores).items()},
         headings=per_class_headings(report.scores),
         rows=per_class(report.scores, report.colours.names),
@@ -41,8 +45,8 @@ def card_text(report: Report) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return a text on one line that does not end a table's cell."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """Return a text on one line, which Markdown shows as it is, in a table's cell too."""
+    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
 
 
 def _number(value: float | int) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field
@@ -72,8 +73,19 @@ def extra_callbacks(extra: Any) -> list[Callback]:
             "callbacks.extra is a list of callbacks, such as [{_target_: "
             f"pytorch_lightning.callbacks.DeviceStatsMonitor}}], got {str(given)[:80]}."
         )
-    built = [(each["_target_"], instantiate(each, _convert_="all")) for each in given]
+    built = [(each["_target_"], _built(each)) for each in given]
     for target, callback in built:
         if not isinstance(callback, Callback):
             raise UserError(f"callbacks.extra: {target} is no callback of Lightning, but {type(callback).__name__}.")
     return [callback for _, callback in built]
+
+
+def _built(config: dict[str, Any]) -> Any:
+    try:
+        return instantiate(config, _convert_="all")
+    except (InstantiationException, ImportError, AttributeError) as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"callbacks.extra: {config['_target_']} cannot be built: {cause}. Lightning's are called "
+            "pytorch_lightning.callbacks.NAME."
+        ) from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import is_file
 from segunet.base.nested import leaves
+from segunet.base.terminal import setting
 from segunet.base.validation import Text, check, shown
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import card_of, read_checkpoint, weights_of
@@ -24,7 +25,6 @@ from segunet.models.weights import IMAGENET
 logger = logging.getLogger(__name__)
 _HEAD = "head"  # the part whose tensors depend on the classes
 _OWN = ("mean", "std")  # buffers that the config sets
-_COUNTER = "num_batches_tracked"  # of a batch norm; fits any network
 _FREE = ("num_classes", "weights", "frozen_stages", "zero_init_residual", "dropout")  # settings that fit any weights
 Parts = Annotated[list[str], Field(min_length=1)] | None
 
@@ -36,8 +36,11 @@ def check_init(cfg: DictConfig) -> None:
         if parts is not None:
             raise UserError("init_parts names the parts to load of the checkpoint init=PATH. Give init, too.")
         return
-    if not is_file(path := Path(str(cfg.init)).expanduser()):
-        raise UserError(f"init: there is no checkpoint {path.absolute()}. Give the path of a .ckpt file.")
+    path = Path(str(cfg.init)).expanduser()
+    if not is_file(path):
+        best = path / "checkpoints" / "best.ckpt"
+        advice = f"Give {setting('init', best)}" if is_file(best) else "Give the path of a .ckpt file."
+        raise UserError(f"init: there is no checkpoint {path.absolute()}. {advice}")
     for part in ("encoder", "decoder"):
         weights = OmegaConf.select(cfg.model, f"{part}.weights")
         if weights not in (None, *IMAGENET) and (parts is None or part in parts):
@@ -92,33 +95,30 @@ class Init:
         return self.parts is None or part in self.parts
 
     def load_into(self, net: nn.Module, model: DictConfig, class_names: Sequence[str] | None) -> None:
-        """Load the tensors that have the names of the network's, and log what starts at random.
+        """Load the parts of the network that start from the checkpoint, and log which.
 
         Args:
             net: the network.
             model: its config, resolved.
-            class_names: names of the logits' classes; None for a denoiser. A head of other outputs is not loaded.
+            class_names: names of the logits' classes; None for a denoiser. A head for others is not loaded.
 
         Raises:
-            UserError: the network has no such part; a part of which no tensor is there, or one has another shape.
+            UserError: the network has no such part, or a tensor of a part is not there or has another shape.
         """
         weights, wanted = weights_of(self.state_dict, self.path), self._wanted(net)
         lines, matched = [f"weights of {self.path}:"], dict[str, Tensor]()
         for part, tensors in wanted.items():
             if part == _HEAD and not self._has_head_for(class_names):
-                lines.append(f"  {part}: initialized at random, as the checkpoint's has other outputs")
+                names = abbreviated(self.card.class_names)
+                lines.append(f"  {part}: initialized at random, as the checkpoint's is for other classes ({names})")
                 continue
-            found = {name: weights[name] for name in tensors if name in weights}
-            if all(name.endswith(_COUNTER) for name in found):
-                raise UserError(self._does_not_fit(part, "is not in it", model))
-            for name, value in found.items():
-                if (value.shape, value.dtype) != (tensors[name].shape, tensors[name].dtype):
-                    differs = f"does not fit: {name} is {tuple(value.shape)}, wanted {tuple(tensors[name].shape)}"
-                    raise UserError(self._does_not_fit(part, differs, model))
-            missing = [name for name in tensors if name not in found]
-            random = f"; initialized at random: {abbreviated(missing)}" if missing else ""
-            lines.append(f"  {part}: {len(found)} of {len(tensors)} tensors loaded{random}")
-            matched |= found
+            for name, value in tensors.items():
+                found = weights.get(name)
+                if found is None or (found.shape, found.dtype) != (value.shape, value.dtype):
+                    got = "not in it" if found is None else f"{tuple(found.shape)}, wanted {tuple(value.shape)}"
+                    raise UserError(self._does_not_fit(part, f"{name} is {got}", model))
+                matched[name] = found
+            lines.append(f"  {part}: {len(tensors)} tensors loaded")
         net.load_state_dict(matched, strict=False)
         logger.info("\n".join(lines))
         if others := self._other_settings(model, {name.partition(".")[0] for name in matched}):
@@ -174,15 +174,15 @@ class Init:
         else:
             same = self.card.denoiser is None and list(class_names) == list(self.card.class_names)
         if not same and self.parts is not None:
-            raise UserError(f"init_parts={_HEAD}: the head of {self.path} has other outputs. Leave {_HEAD} out.")
+            raise UserError(f"init_parts={_HEAD}: the head of {self.path} is for other classes. Leave {_HEAD} out.")
         return same
 
     def _does_not_fit(self, part: str, why: str, model: DictConfig) -> str:
         others = self._other_settings(model, {part})
         settings = f" It was trained with {', '.join(others)}." if others else ""
         return (
-            f"init={self.path}: the {part} {why}.{settings} Set the model's settings as they were, or name the parts "
-            "that fit, as in init_parts=encoder."
+            f"init={self.path}: the {part} does not fit: {why}.{settings} Set the model's settings as they were, or "
+            "name the parts that fit, as in init_parts=encoder."
         )
 
     def _other_settings(self, model: DictConfig, parts: set[str]) -> list[str]:

@@ -25,6 +25,7 @@ def test_a_training_writes_it_with_its_scores(trained: Path) -> None:
     tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", body, re.MULTILINE)]
     assert [len({line.count("|") for line in lines}) for lines in tables] == [1, 1]  # whole tables, one below another
     assert [len(lines) for lines in tables] == [3, 5]
+    assert "\n- data: voc\n" in body
 
 
 def test_names_cannot_break_the_page() -> None:
@@ -33,4 +34,6 @@ def test_names_cannot_break_the_page() -> None:
     assert "| a\\|b |" in text
     assert "&lt;script&gt;" in text
     assert "| c d |" in text
+    assert "&#" not in text
+    assert text.endswith("\n")
     assert "# a # b" in text

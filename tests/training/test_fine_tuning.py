@@ -83,22 +83,21 @@ def test_what_matched_is_said_and_the_run_can_be_resumed_without_the_file(
     result = run(train, *settings, "trainer.max_epochs=1")
     assert result.status == 0, result.error
     tensors = sum(name.startswith("encoder.") for name in weights_in(copy))
-    assert f"  encoder: {tensors} of {tensors} tensors loaded\n" in result.output
-    assert "  head: initialized at random, as the checkpoint's has other outputs" in result.output
+    assert f"  encoder: {tensors} tensors loaded\n" in result.output
+    assert "as the checkpoint's is for other classes (background, disc, square)" in result.output
+    assert f"starts from {copy}: all parts" in (tmp_path / "run" / "train.log").read_text()
     copy.unlink()
     refused = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2", "init=null")
     assert "'init=null' cannot be changed in a resumed run" in refused.error
     assert run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2").status == 0
 
 
-def test_what_the_file_lacks_and_other_settings_are_said(run: Command, options: list[str], tmp_path: Path) -> None:
-    settings = ["data.class_names=[background,disc,other]", "model.decoder.full_resolution_width=16"]
-    settings += ["model.mean=[0,0,0]", f"run_dir={tmp_path / 'run'}"]
+def test_other_settings_are_said(run: Command, options: list[str], tmp_path: Path) -> None:
+    settings = ["init_parts=encoder", "model.decoder.widths=[8,8]", "model.mean=[0,0,0]", f"run_dir={tmp_path / 'run'}"]
     result = run(train, *options, *settings, "trainer.max_epochs=1")
     assert result.status == 0, result.error
-    assert "; initialized at random: decoder.to_full_resolution." in result.output
-    assert "was trained with other settings: model.mean=[123.675" in result.output
-    assert "model.decoder.full_resolution_width=None" in result.output
+    assert "was trained with other settings: model.mean=[123.675, 116.28, 103.53]\n" in result.output
+    assert "decoder" not in result.output.partition("training on")[0]
 
 
 def test_a_denoiser_s_parts_are_a_start_for_segmentation(denoiser: Path) -> None:
@@ -149,7 +148,7 @@ def test_a_denoiser_starts_from_another_one_s_network_and_prompts(
         (["init=PATH", "init_parts=[]"], "init_parts"),
         (
             ["init=PATH", "init_parts=head", "data.class_names=[background,disc,star]"],
-            "has other outputs",
+            "is for other classes",
         ),
         (
             ["init=PATH", "model.encoder.weights=other.pth"],
@@ -159,6 +158,9 @@ def test_a_denoiser_starts_from_another_one_s_network_and_prompts(
             ["init=PATH", "model.decoder.widths=[8,8]"],
             "the decoder does not fit: decoder.steps.0.conv1.0",
         ),
+        (["init=PATH", "model.decoder.full_resolution_width=16"], "to_full_resolution.conv1.0.weight is not in it"),
+        (["init=PATH", "model.encoder.depth=34"], "It was trained with model.encoder.depth=18"),
+        (["init=RUN"], "Give init=RUN/checkpoints/best.ckpt"),
         (["init=PATH", "model.decoder.widths=[8,8]"], "It was trained with model.decoder.widths=[16, 16]"),
         (
             ["init=PATH", "model.encoder.depth=50"],
@@ -169,10 +171,10 @@ def test_a_denoiser_starts_from_another_one_s_network_and_prompts(
 def test_what_cannot_be_a_start_is_refused(
     run: Command, trained: Path, options: list[str], settings: list[str], words: str, tmp_path: Path
 ) -> None:
-    given = [each.replace("PATH", str(best_of(trained))) for each in settings]
+    given = [each.replace("PATH", str(best_of(trained))).replace("RUN", str(trained)) for each in settings]
     result = run(train, *options[:-1], *given, "trainer.max_steps=1", f"run_dir={tmp_path / 'run'}")
     assert result.status == 1
-    assert words.replace("PATH", str(best_of(trained))) in result.error, result.error
+    assert words.replace("RUN", str(trained)) in result.error, result.error
     assert not (tmp_path / "run").exists()
 
 

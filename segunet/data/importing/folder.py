@@ -24,6 +24,7 @@ from segunet.images.reading import read_size
 
 DATA_FILE = "data.yaml"
 _WAITING = 16  # examples to write ahead
+_BATCH = 8  # images in a batch, unless it is said: as in conf/data/custom.yaml
 _MOST_IN_8_BITS = 254  # objects; 255 is VOC's outline
 
 Lists = Mapping[str, Sequence[str]]
@@ -102,15 +103,17 @@ def write_folder(source: LabelSource, lists: Lists, output: Path) -> None:
                 pass
         for split, names in lists.items():
             write_text(list_path(folder, split), "\n".join(names) + "\n")
-        write_text(folder / DATA_FILE, described(source))
+        write_text(folder / DATA_FILE, described(source, len(lists[TRAIN])))
         folder.replace(output)
 
 
-def described(source: LabelSource) -> str:
-    """Return the text of the file that describes the data set."""
+def described(source: LabelSource, images: int) -> str:
+    """Return the text of the file that describes the data set, of so many training ``images``."""
     settings: dict[str, Any] = {"root": ".", "class_names": list(source.class_names)}
     if source.palette is not None:
         settings["palette"] = [list(colour) for colour in source.palette]
+    if images < _BATCH:
+        settings["batch_size"] = max(images // 2, 1)
     head = "# A data set in VOC's layout, written by segunet.import_labels. Use it as data=PATH of this file.\n"
     text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
     return head + text
