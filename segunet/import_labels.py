@@ -50,7 +50,7 @@ class ImportSettings(Settings):
     images: Text | None
     val_images: Text | None
     output: Text
-    class_names: list[Text] | None
+    class_names: Annotated[list[Text], Field(min_length=1)] | None
     val_share: Annotated[float, Field(gt=0, lt=1)]
     seed: Count
     lists: Text | None

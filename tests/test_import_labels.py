@@ -593,6 +593,7 @@ def test_wrong_settings_are_refused(run: Command, tmp_path: Path) -> None:
         ([*binary, f"output={output}", f"lists={tmp_path}"], "has no train.txt"),
         ([*binary, f"output={output}", "val_images=x"], "Give val_source, too"),
         ([*coco, f"output={output}", "class_names=[a,bird]"], "There are no labels of bird. Those there are: car, dog"),
+        ([*coco, f"output={output}", "class_names=[]"], "class_names must have at least 1 item"),
         ([*coco, f"output={output}", "class_names=[car,dog]"], "the first, car, is that of pixels without a label"),
     ):
         result = run(import_labels, *given)
