@@ -57,9 +57,9 @@ def test_a_failed_run_leaves_the_others_and_is_named(
 ) -> None:
     introduce = train.introduce
 
-    def stumble(*arguments: Any) -> None:
-        introduce(*arguments)
-        if arguments[-1].name == "1":
+    def stumble(start: train.Start, *others: Any) -> None:
+        introduce(start, *others)
+        if start.run_dir.name == "1":
             raise RuntimeError("out of luck")
 
     monkeypatch.setattr(train, "introduce", stumble)
