@@ -19,16 +19,16 @@ from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, command_on_same_data, open_run_dir, planned_run_dir
 from segunet.data.check.contact_sheet import contact_sheet
 from segunet.data.check.findings import KINDS, Finding
-from segunet.data.check.proposal import as_text, propose
+from segunet.data.check.proposal import propose
 from segunet.data.check.survey import Survey, examine, read_split
 from segunet.data.check.tables import show_balance, show_findings, show_images, write_findings
+from segunet.data.data_file import DATA_FILE, as_text
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.voc import find_voc_folder
 from segunet.training import build
 
 logger = logging.getLogger("segunet.check_data")  # __name__ is "__main__" when run as a program
 RESULTS = ("check.json", "overlays.png")  # written to a run's folder
-PROPOSAL = "data.yaml"  # written instead, if no classes are given
 _WAITING = 64  # examples to read ahead
 
 
@@ -131,12 +131,12 @@ def propose_settings(cfg: DictConfig) -> Path:
             f"No classes are given, so the settings of {root} are proposed. Leave out {', '.join(given)}, or give "
             "data.class_names, too."
         )
-    if is_file(described := root / PROPOSAL):
-        raise UserError(f"{root} has a {PROPOSAL}: python -m segunet.check_data {setting('data', described)}")
-    run_dir = planned_run_dir(cfg, "check_data", [PROPOSAL])
-    text = as_text(propose(root, cores()))
+    if is_file(described := root / DATA_FILE):
+        raise UserError(f"{root} has a {DATA_FILE}: python -m segunet.check_data {setting('data', described)}")
+    run_dir = planned_run_dir(cfg, "check_data", [DATA_FILE])
+    text = as_text(propose(root, cores()), "Proposed by segunet.check_data: correct the class names.")
     open_run_dir(cfg, run_dir)
-    write_text(path := run_dir / PROPOSAL, text)
+    write_text(path := run_dir / DATA_FILE, text)
     logger.info("No classes are given. This is what %s seems to be:\n\n%s", root, text)
     logger.info("Correct the names in that file and move it where you like, then check the data:")
     logger.info("  python -m segunet.check_data %s", setting("data", path))

@@ -17,9 +17,10 @@ from segunet.base.validation import Count, Settings, Text, one_line
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, check_writable
 from segunet.data.classes import check_class_names
+from segunet.data.data_file import DATA_FILE
 from segunet.data.importing.coco import read_coco
 from segunet.data.importing.cvat import read_cvat
-from segunet.data.importing.folder import DATA_FILE, Lists, split_lists, write_folder
+from segunet.data.importing.folder import Lists, split_lists, write_folder
 from segunet.data.importing.id_masks import read_binary, read_cityscapes
 from segunet.data.importing.labelme import read_labelme
 from segunet.data.importing.regions import EXTRA

@@ -148,22 +148,22 @@ def _indices_of_values(
 
 def _indices_of_colours(path: Path, colours: NDArray[np.uint8], form: MaskFormat) -> NDArray[np.uint8]:
     """Convert an RGB mask (H, W, 3) to indices (H, W) by the palette."""
-    packed = _packed(colours)  # (H, W)
+    pixels = packed(colours)  # (H, W)
     known = list(dict.fromkeys([*range(form.num_classes), form.ignore_index]))
     _check_palette(path, form, known)
-    index_of = dict(zip(_packed(form.palette[known]).tolist(), known, strict=True))
-    values, inverse = np.unique(packed, return_inverse=True)
+    index_of = dict(zip(packed(form.palette[known]).tolist(), known, strict=True))
+    values, inverse = np.unique(pixels, return_inverse=True)
     if strange := [value for value in values.tolist() if value not in index_of]:
         red, green, blue = strange[0] >> 16, strange[0] >> 8 & 255, strange[0] & 255
         raise UserError(
             f"{path} is an RGB mask with {len(strange)} colours that are not in the data set's palette, such as "
-            f"({red}, {green}, {blue}) in {np.count_nonzero(packed == strange[0])} pixels; ignored pixels are "
+            f"({red}, {green}, {blue}) in {np.count_nonzero(pixels == strange[0])} pixels; ignored pixels are "
             f"{tuple(form.palette[form.ignore_index].tolist())}",
             "Save masks as index PNGs (class index per pixel), or give the colours as data.palette and "
             "data.ignore_color; JPEG and resizing blur colours.",
         )
     indices = np.array([index_of[value] for value in values.tolist()], dtype=np.uint8)
-    return indices[inverse.reshape(packed.shape)]
+    return indices[inverse.reshape(pixels.shape)]
 
 
 def _check_palette(path: Path, form: MaskFormat, known: Sequence[int]) -> None:
@@ -180,7 +180,7 @@ def _check_palette(path: Path, form: MaskFormat, known: Sequence[int]) -> None:
             )
 
 
-def _packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
+def packed(colours: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Pack (..., 3) RGB into one integer each."""
     red, green, blue = np.moveaxis(colours.astype(np.int64), -1, 0)
     return np.asarray(red << 16 | green << 8 | blue)

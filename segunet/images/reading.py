@@ -105,7 +105,7 @@ def as_rgb(image: Image.Image, name: str, image_range: Range = None) -> NDArray[
 
 def as_eight_bit_rgb(values: NDArray[Any], image_range: Range = None) -> NDArray[np.uint8]:
     """Convert :class:`Stored` values to uint8 (H, W, 3)."""
-    colours = _colours(values)
+    colours = without_alpha(values)
     if colours.dtype == np.uint16:
         colours = _eight_bits(*(image_range or (0, 65535)))[colours]
     return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else np.ascontiguousarray(colours)
@@ -120,7 +120,7 @@ def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
     """Return whether 16-bit :class:`Stored` values keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
     if values.dtype != np.uint16:
         return False
-    before = np.flatnonzero(np.bincount(_colours(values).ravel(), minlength=65536))
+    before = np.flatnonzero(np.bincount(without_alpha(values).ravel(), minlength=65536))
     after = np.unique(_eight_bits(*(image_range or (0, 65535)))[before])
     return len(after) < FEW_LEVELS <= len(before)
 
@@ -254,7 +254,7 @@ def _upright(values: NDArray[Any], image: Image.Image) -> NDArray[Any]:
     return values if turn is None else turn(values)
 
 
-def _colours(values: NDArray[Any]) -> NDArray[Any]:
+def without_alpha(values: NDArray[Any]) -> NDArray[Any]:
     """Return the grey or RGB of :class:`Stored` values, (H, W, 1 or 3)."""
     return values[..., : 1 if values.shape[2] < 3 else 3]
 

@@ -130,17 +130,22 @@ def denoiser_page(report: DenoiserReport) -> str:
 
 def _rendered(template: str, report: Run, title: str, numbers: Mapping[str, str], **values: Any) -> str:
     """Return a ``template`` of ``report``, with the ``numbers`` at the top, as HTML."""
-    environment = Environment(
-        loader=PackageLoader("segunet.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates(autoescape=True)
     environment.tests["tiny"] = _is_tiny
     environment.filters |= {"score": _score, "percent": _percent, "data_uri": _data_uri}
     return environment.get_template(template).render(
         report=report, title=title, numbers=numbers, charts=charts(report.history, report.best_epoch), **values
+    )
+
+
+def templates(**options: bool) -> Environment:
+    """Return Jinja's environment of the templates, with further ``options``."""
+    return Environment(
+        loader=PackageLoader("segunet.report"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        **options,  # type: ignore[arg-type]  # flags
     )
 
 

@@ -46,11 +46,11 @@ def show_report(scores: Scores, class_names: Sequence[str]) -> None:
     for heading in per_class_headings(scores).values():
         table.add_column(heading, justify="right")
     for name, row in per_class(scores, class_names).items():
-        table.add_row(escape(name), *(_cell(value) for value in row.values()))
+        table.add_row(escape(name), *(as_text(value) for value in row.values()))
     show_table(table)
     if note := absent_note(scores, class_names):
         console.print(f"classes {note}", highlight=False, markup=False, soft_wrap=True)
-    numbers = "  ".join(f"{HEADLINE[name]} {_cell(value)}" for name, value in headline(scores).items())
+    numbers = "  ".join(f"{HEADLINE[name]} {as_text(value)}" for name, value in headline(scores).items())
     console.print(f"{numbers}  ({counted(scores.images, 'image')})", highlight=False, soft_wrap=True)
 
 
@@ -88,7 +88,8 @@ def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _cell(value: float | int) -> str:
+def as_text(value: float | int) -> str:
+    """Return a score with four decimals, "-" if it is undefined, or a count."""
     if isinstance(value, int):
         return f"{value:,}"
     return "-" if math.isnan(value) else f"{value:.4f}"

@@ -16,6 +16,7 @@ from segunet.base.files import is_file
 from segunet.base.nested import leaves
 from segunet.base.terminal import setting
 from segunet.base.validation import Text, check, shown
+from segunet.cli.run_dir import as_path
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import card_of, read_checkpoint, weights_of
 from segunet.losses.noise_schedule import NoiseSchedule
@@ -36,7 +37,7 @@ def check_init(cfg: DictConfig) -> None:
         if parts is not None:
             raise UserError("init_parts names the parts to load of the checkpoint init=PATH. Give init, too.")
         return
-    path = Path(str(cfg.init)).expanduser()
+    path = as_path(cfg.init)
     if not is_file(path):
         best = path / "checkpoints" / "best.ckpt"
         advice = f"Give {setting('init', best)}" if is_file(best) else "Give the path of a .ckpt file."
@@ -86,7 +87,7 @@ class Init:
         """
         if cfg.init is None:
             return None
-        path = Path(str(cfg.init)).expanduser()
+        path = as_path(cfg.init)
         content = read_checkpoint(path)
         return cls(path, card_of(content, path), content["state_dict"], init_parts(cfg))
 

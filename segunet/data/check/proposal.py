@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from segunet.base.ahead import map_ahead
 from segunet.base.errors import UserError, counted
 from segunet.base.files import is_file
 from segunet.base.terminal import progress_bar
 from segunet.data.class_list import read_class_list
-from segunet.data.masks import COLOUR_MODES, MAX_STORED, index_values
+from segunet.data.masks import COLOUR_MODES, MAX_STORED, index_values, packed
 from segunet.data.voc import Pair, find_voc_folder, list_path, named_pairs, read_names
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.images.reading import PEEK, opened, read_stored
@@ -25,7 +24,6 @@ _VALIDATION = ("val", "valid", "validation", "test")
 _WAITING = 64  # masks to read ahead
 _BLACK, _VOC_BORDER = (0, 0, 0), tuple(voc_palette()[IGNORE_INDEX].tolist())
 _MOST = 256  # classes
-_PLACES = np.array([1 << 16, 1 << 8, 1])  # of red, green and blue in one number
 logger = logging.getLogger(__name__)
 
 
@@ -74,13 +72,6 @@ def _named(files: Sequence[Path], settings: dict[str, Any]) -> dict[str, Any]:
             " in colours" if "palette" in settings else "",
         )
     return {}
-
-
-def as_text(settings: dict[str, Any]) -> str:
-    """Return the settings as the text of a file for data=PATH."""
-    head = "# Proposed by segunet.check_data: correct the class names.\n"
-    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return head + text
 
 
 def _lists(folder: Path) -> tuple[str, str | None]:
@@ -132,8 +123,7 @@ def _seen(pair: Pair) -> Seen:
         if image.mode not in COLOUR_MODES:
             values, counts = np.unique(index_values(pair.mask, image), return_counts=True)
             return Seen(Counter(dict(zip(values.tolist(), counts.tolist(), strict=True))), Counter())
-        rgb = np.asarray(image.convert("RGB")).reshape(-1, 3)
-        colours, counts = np.unique(rgb @ _PLACES, return_counts=True)  # one number for each colour
+        colours, counts = np.unique(packed(np.asarray(image.convert("RGB"))), return_counts=True)
         if len(colours) > _MOST:  # then they are not classes, whatever the others are
             colours, counts = colours[: _MOST + 1], counts[: _MOST + 1]
         found = zip(colours.tolist(), counts.tolist(), strict=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -16,13 +15,14 @@ from segunet.base.environment import cores
 from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.files import DRAFTS, draft_folder_beside, is_file, remove_abandoned, write_text
 from segunet.base.terminal import progress_bar
+from segunet.data.classes import full_palette
+from segunet.data.data_file import DATA_FILE, as_text
 from segunet.data.importing.source import TRAIN, VAL, LabelledImage, LabelSource
 from segunet.data.voc import IMAGE_FOLDER, OBJECT_FOLDER, list_path, mask_folder, read_names
 from segunet.images.drawing import palette_image
 from segunet.images.palette import voc_palette
 from segunet.images.reading import read_size
 
-DATA_FILE = "data.yaml"
 _WAITING = 16  # examples to write ahead
 _BATCH = 8  # images in a batch, unless it is said: as in conf/data/custom.yaml
 _MOST_IN_8_BITS = 254  # objects; 255 is VOC's outline
@@ -90,9 +90,7 @@ def write_folder(source: LabelSource, lists: Lists, output: Path) -> None:
     """
     listed = {name for names in lists.values() for name in names}
     images = [each for each in source.images if each.name in listed]
-    palette = voc_palette()
-    if source.palette is not None:
-        palette[: len(source.palette)] = source.palette
+    palette = full_palette(source.palette, len(source.class_names))
     remove_abandoned(output.parent.glob(DRAFTS))
     with draft_folder_beside(output) as draft:
         folder = draft / output.name
@@ -114,9 +112,9 @@ def described(source: LabelSource, images: int) -> str:
         settings["palette"] = [list(colour) for colour in source.palette]
     if images < _BATCH:
         settings["batch_size"] = max(images // 2, 1)
-    head = "# A data set in VOC's layout, written by segunet.import_labels. Use it as data=PATH of this file.\n"
-    text: str = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
-    return head + text
+    return as_text(
+        settings, "A data set in VOC's layout, written by segunet.import_labels. Use it as data=PATH of this file."
+    )
 
 
 def _write_example(each: LabelledImage, folder: Path, palette: NDArray[np.uint8]) -> None:

@@ -13,7 +13,7 @@ from segunet.data.importing.source import TRAIN, VAL, LabelledImage, LabelSource
 from segunet.data.masks import check_size, index_values
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.palette import IGNORE_INDEX
-from segunet.images.reading import opened, read_stored
+from segunet.images.reading import opened, read_stored, without_alpha
 
 _BINARY = ["background", "object"]
 _OF_MASK = ("_mask", "_masks", "_segmentation", "_gt", "_label")  # after the image's name, in that of its mask
@@ -89,8 +89,7 @@ def _mask_of(name: str, image: Path, masks: Path) -> Path:
 
 
 def _binary_labels(mask: Path, height: int, width: int) -> Labels:
-    stored = read_stored(mask).values
-    values = stored[..., : 1 if stored.shape[2] < 3 else 3].max(axis=2)  # (H, W), without alpha
+    values = without_alpha(read_stored(mask).values).max(axis=2)  # (H, W)
     check_size(mask, values, (height, width))
     levels = np.unique(values)
     if len(levels) <= 2:

@@ -1,0 +1,14 @@
+"""The file that describes a data set, for ``data=PATH``."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+DATA_FILE = "data.yaml"
+
+
+def as_text(settings: Mapping[str, Any], head: str) -> str:
+    """Return settings of ``data`` as the file's text; ``head`` is a comment above them."""
+    text: str = yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return f"# {head}\n{text}"
