@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import logging as absl_logging
 from numpy.random import default_rng
 from PIL import Image
 
@@ -35,6 +36,15 @@ def _interruptible() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _captured_output_stays_open() -> None:
+    """Keep absl's log handler (TensorBoard and OpenVINO import it) from closing what pytest captures stderr with.
+
+    It closes its stream whenever a library configures logging, as submitit does, unless that is the real stderr.
+    """
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True, scope="session")
