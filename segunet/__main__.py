@@ -1,12 +1,14 @@
 """The program ``segunet``: ``segunet train ...`` is ``python -m segunet.train ...``."""
 
 import ast
+import os
 import runpy
 import sys
 from pathlib import Path
 
 from segunet.base.errors import did_you_mean
 from segunet.base.version import __version__
+from segunet.cli.completion import completions
 
 _FOLDER = Path(__file__).parent
 _COMMANDS = [
@@ -20,6 +22,9 @@ def main() -> None:
     name, *words = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help"):
         print(help_text())
+    elif name == "--complete":  # called by the shell
+        line = os.environ.get("COMP_LINE", "")
+        print("\n".join(completions(line[: int(os.environ.get("COMP_POINT", len(line)))], _COMMANDS)))
     elif name == "--version":
         print(f"segunet {__version__}")
     elif name in _COMMANDS:
@@ -38,8 +43,11 @@ def help_text() -> str:
     width = max(map(len, _COMMANDS))
     lines = [f"  {name:{width}}  {first_line(name)}" for name in _COMMANDS]
     head = "segunet COMMAND [name=value] ...    (or python -m segunet.COMMAND)"
-    foot = "segunet COMMAND --help shows all of its settings; segunet --version shows the version."
-    return "\n".join([head, "", *lines, "", foot])
+    feet = [
+        "segunet COMMAND --help shows all of its settings; segunet --version shows the version.",
+        "Completion in bash and zsh: complete -o nospace -o default -C 'segunet --complete' segunet",
+    ]
+    return "\n".join([head, "", *lines, "", *feet])
 
 
 def first_line(name: str) -> str:

@@ -1,16 +1,20 @@
 """Export a network: ``python -m segunet.export checkpoint=PATH format=onnx|torch_export|openvino [key=value] ...``."""
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from hydra.core.hydra_config import HydraConfig
+from numpy.typing import NDArray
 from omegaconf import DictConfig
+from pydantic import Field
 from rich.table import Table
+from torch import Tensor
 
 from segunet.base.errors import UserError, counted
 from segunet.base.extras import import_extra
@@ -21,8 +25,10 @@ from segunet.base.validation import Count, Positive, Settings, Share, Text
 from segunet.base.version import __version__
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
+from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
 from segunet.data.voc import find_voc_folder, list_pairs
+from segunet.formats.interface import Interface, resized
 from segunet.formats.quantize import Calibration
 from segunet.formats.read import READERS, ExportedNet, read_exported
 from segunet.formats.write import FORMATS, Format, Traced, least_side, traced, traced_denoiser
@@ -37,7 +43,9 @@ from segunet.models.prompts import PromptEncoder
 from segunet.training.build_scoring import scoring_data
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
-_OF_IMAGES = ("data", "split", "images", "inference_size", "tolerance.logits", "tolerance.agreement")  # settings
+# Settings of segmentation networks.
+_OF_IMAGES = ("data", "split", "images", "inference_size", "tolerance.logits", "tolerance.agreement")
+_OF_INTERFACE = tuple(Interface.model_fields)
 
 
 class Tolerance(Settings):
@@ -56,6 +64,7 @@ class ExportSettings(Settings):
     quantize: Literal["int8"] | None
     calibration_images: Positive
     calibration_split: Text | None
+    opset: Annotated[int, Field(ge=18, le=30)] | None
     seed: Count
     tolerance: Tolerance
 
@@ -78,8 +87,9 @@ def export(cfg: DictConfig) -> None:
     else:
         subject = Denoiser(cfg, denoiser_of(content, source), card)
     calibration = subject.calibration()
+    options = {} if cfg.opset is None else {"opset": cfg.opset}
     with saying_when_stopped(lambda: f"{output} was not written"), whole_files(output) as draft:
-        write(subject.traced, about(card) | subject.about(), chosen, draft, calibration)
+        write(subject.traced, about(card) | subject.about(), chosen, draft, calibration, **options)
         exported, _ = read_exported(draft)
         subject.compare(exported)
     log_files(output)
@@ -98,14 +108,13 @@ class Segmentation:
     """
 
     def __init__(self, cfg: DictConfig, checkpoint: Checkpoint) -> None:
-        self.net = checkpoint.net
-        self.cfg, self.datamodule = scoring_data(cfg, checkpoint, prepare=True)
-        self.datamodule.val_pairs = self.datamodule.val_pairs[: cfg.images]
-        self.datamodule.num_workers = 0  # nothing else may run during the timing
+        self.cfg, self.net, self.interface = cfg, checkpoint.net, Interface.of(cfg)
+        self.num_classes = len(checkpoint.class_names)
+        self.datamodule = images_to_compare(cfg, checkpoint)
 
     def traced(self) -> Traced:
         """Return its graph."""
-        return traced(self.net)
+        return traced(self.net, self.interface)
 
     def calibration(self) -> Calibration | None:
         """Return the images that the scales of 8 bits are taken from, spread over the training list; None for float32.
@@ -116,29 +125,41 @@ class Segmentation:
         if self.cfg.quantize is None:
             return None
         data = self.datamodule
+        if data is None:
+            raise UserError(
+                f"quantize={self.cfg.quantize} needs images: the checkpoint's data set is not here. Give it as "
+                "data.root=PATH."
+            )
         pairs = list_pairs(find_voc_folder(data.root), self.cfg.calibration_split or data.train_split)
         count = min(self.cfg.calibration_images, len(pairs))
         spread = [pairs[number * len(pairs) // count] for number in range(count)]
         images = EvalDataset(spread, data.form, data.inference_size)
-        return [images[index].images.numpy()[None] for index in range(count)]
+        return [self._input(images[index].images[None]) for index in range(count)]
+
+    def _input(self, image: Tensor) -> NDArray[Any]:
+        """Return an image (1, 3, H, W) uint8 as the exported network takes it."""
+        fitting = resized(image, self.interface.size or image.shape[-2:]).repeat(self.interface.batch or 1, 1, 1, 1)
+        return (fitting.float() if self.interface.float_input else fitting).numpy()
 
     def about(self) -> dict[str, Any]:
         """Return what its card has besides :func:`about`."""
         return {
-            "input": f"images: uint8 (N, 3, H, W), RGB, 0..255, any N, H and W from {least_side(self.net)} on, without "
-            "normalization",
+            "input": self.interface.takes(least_side(self.net)),
             "border": border_of(self.net),
             "stride": getattr(self.net, "stride", 1),
-            "output": "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax "
-            "over K",
+            "output": self.interface.returns(),
+            "interface": self.interface.model_dump(),
         }
 
     def compare(self, exported: ExportedNet) -> None:
         """Print how ``exported`` compares with it; raise a UserError if they differ."""
-        comparison = compare(self.net, exported, self.datamodule, self.cfg.seed)
-        show(comparison, self.cfg.format)
+        exported.border, exported.float_input = border_of(self.net), self.interface.float_input
+        nets = [self.interface.adapted(net, self.num_classes) for net in (self.interface(self.net), exported)]
+        comparison = compare(*nets, self.datamodule, self.cfg.seed)
+        show(comparison, self.cfg.format, logits=not self.interface.argmax)
         if self.cfg.quantize is None:
-            check_same(comparison, self.cfg.tolerance.logits, self.cfg.tolerance.agreement)
+            logits = math.inf if self.interface.argmax else self.cfg.tolerance.logits
+            check_same(comparison, logits, self.cfg.tolerance.agreement)
         else:
             check_scores(comparison, self.cfg.tolerance.miou)
 
@@ -147,6 +168,28 @@ class Segmentation:
         checkpoint = setting("checkpoint", output)
         logger.info("evaluate:  python -m segunet.evaluate %s", checkpoint)
         logger.info("predict:   python -m segunet.predict %s input=PATH", checkpoint)
+
+
+def images_to_compare(cfg: DictConfig, checkpoint: Checkpoint) -> VOCDataModule | None:
+    """Return the data set whose first ``cfg.images`` the networks are compared on.
+
+    None if the checkpoint's own is not on this machine and ``cfg`` names no other: noise has to do.
+
+    Raises:
+        UserError: it is named and not there, or it is invalid.
+    """
+    named = "_target_" in cfg.data or any(_names(each, ("data", "split")) for each in HydraConfig.get().overrides.task)
+    if not named and not Path(checkpoint.data.root).is_dir():
+        logger.warning(
+            "the checkpoint's data set %s is not here: the networks are compared on noise alone; with data.root=PATH "
+            "on images too",
+            checkpoint.data.root,
+        )
+        return None
+    _, datamodule = scoring_data(cfg, checkpoint, prepare=True)
+    datamodule.val_pairs = datamodule.val_pairs[: cfg.images]
+    datamodule.num_workers = 0  # nothing else may run during the timing
+    return datamodule
 
 
 class Denoiser:
@@ -168,6 +211,8 @@ class Denoiser:
                 f"{', '.join(given)}: a denoiser is not compared on images, but on noise (seed, tolerance.prediction). "
                 "Leave it out."
             )
+        if given := [each for each in HydraConfig.get().overrides.task if _names(each, _OF_INTERFACE)]:
+            raise UserError(f"{', '.join(given)}: only for segmentation networks. Leave it out.")
         if cfg.quantize is not None:
             raise UserError(f"quantize={cfg.quantize} is for segmentation networks; a denoiser stays in float32.")
 
@@ -247,6 +292,8 @@ def chosen_format(cfg: DictConfig) -> Format:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {cfg.format!r}.")
     if cfg.quantize is not None and cfg.format == "torch_export":
         raise UserError(f"quantize={cfg.quantize} is for format=onnx and format=openvino.")
+    if cfg.opset is not None and cfg.format != "onnx":
+        raise UserError(f"opset={cfg.opset} is for format=onnx.")
     FORMATS[cfg.format].packages()
     if cfg.quantize is not None and cfg.format == "openvino":
         import_extra("nncf", "int8")
@@ -330,7 +377,12 @@ def about(card: CheckpointCard) -> dict[str, Any]:
 
 
 def write(
-    trace: Callable[[], Traced], card: dict[str, Any], chosen: Format, path: Path, calibration: Calibration | None
+    trace: Callable[[], Traced],
+    card: dict[str, Any],
+    chosen: Format,
+    path: Path,
+    calibration: Calibration | None,
+    **options: Any,
 ) -> None:
     """Write the network that ``trace`` returns and its card, in 8 bits if there are ``calibration`` images.
 
@@ -338,33 +390,34 @@ def write(
         UserError: the format cannot express the network.
     """
     try:
-        chosen.write(trace(), card, path, calibration)
+        chosen.write(trace(), card, path, calibration, **options)
     except (UserError, OSError):
         raise
     except Exception as error:  # each exporter has its own errors
         reason = " ".join(str(error).split())[:500].rstrip(".")
         raise UserError(
-            f"The network could not be written as {path.suffix} for inputs of any size: {type(error).__name__}: "
-            f"{reason}. Free some space if the disk is full, else try another format ({', '.join(FORMATS)})."
+            f"The network could not be written as {path.suffix}: {type(error).__name__}: {reason}. Free some space if "
+            f"the disk is full, else try another format ({', '.join(FORMATS)})."
         ) from error
 
 
-def show(comparison: Comparison, name: str) -> None:
-    """Print the comparison."""
+def show(comparison: Comparison, name: str, logits: bool) -> None:
+    """Print the comparison, with its ``logits`` or of masks alone."""
     table = Table()
     for heading in ("", "PyTorch", name, "difference"):
         table.add_column(heading, justify="right" if heading else "left")
-    miou = [scores.miou for scores in comparison.scores]
-    speeds = comparison.speeds
-    table.add_row("mIoU", f"{miou[0]:.4f}", f"{miou[1]:.4f}", f"{miou[1] - miou[0]:+.4f}")
-    table.add_row("largest logit", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
+    if comparison.scores:
+        before, after = (scores.miou for scores in comparison.scores)
+        table.add_row("mIoU", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    if logits:
+        table.add_row("largest logit", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
     table.add_row("pixels of the same class", "", "", f"{100 * comparison.agreement:.3f} %")
-    table.add_row("images/s", f"{speeds[0]:.2f}", f"{speeds[1]:.2f}", f"{speeds[1] / speeds[0]:.2f} times")
+    if comparison.speeds:
+        first, second = comparison.speeds
+        table.add_row("images/s", f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f} times")
     show_table(table)
-    console.print(
-        f"({counted(comparison.scores[0].images, 'image')}, {counted(torch.get_num_threads(), 'thread')})",
-        highlight=False,
-    )
+    compared = counted(comparison.scores[0].images, "image") if comparison.scores else "noise of several sizes"
+    console.print(f"({compared}, {counted(torch.get_num_threads(), 'thread')})", highlight=False)
 
 
 def show_denoisers(comparison: DenoiserComparison, name: str) -> None:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
 from segunet.base.errors import UserError, abbreviated, counted
@@ -41,7 +40,7 @@ from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
-from segunet.training.board import drop_lost
+from segunet.training.board import board_of, drop_lost, ending_runs
 from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
@@ -175,8 +174,14 @@ def fit(start: Start, parts: Parts) -> None:
     if is_main_process():
         remove_abandoned(start.run_dir.rglob(DRAFTS))
         log_to_file(start.run_dir / "train.log")
-    prepare_board(start, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
     introduce(start, datamodule, trainer)
+    with ending_runs(trainer):
+        prepare_loggers(start, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
+        _fit(start, parts)
+
+
+def _fit(start: Start, parts: Parts) -> None:
+    datamodule, task, trainer = parts
     checkpoint = start.resumed.checkpoint if start.resumed else None
     last = next(each for each in trainer.callbacks if isinstance(each, LastCheckpoint))  # type: ignore[attr-defined]
     with enough_memory("in the training", _LESS_MEMORY), restoring(checkpoint, last):
@@ -228,23 +233,27 @@ def set_up(datamodule: VOCDataModule, resumed: bool = False) -> None:
         ) from error
 
 
-def prepare_board(start: Start, trainer: pl.Trainer, best: str) -> None:
-    """Log a new run's config to TensorBoard's HPARAMS page, beside the ``best`` score, which is logged at the end.
+def prepare_loggers(start: Start, trainer: pl.Trainer, best: str) -> None:
+    """Log a new run's config: to TensorBoard's HPARAMS page beside the ``best`` score, which is logged at the end.
 
-    Of a resumed run, remove what it logs again.
+    Of a resumed run, remove what it logs to TensorBoard again.
     """
-    if not isinstance(trainer.logger, TensorBoardLogger) or not is_main_process():
+    if not is_main_process():
         return
+    board, values = board_of(trainer), OmegaConf.to_container(start.cfg, resolve=True)
     if start.resumed is None:
-        values = OmegaConf.to_container(start.cfg, resolve=True)
+        for each in trainer.loggers:
+            if each is not board:
+                each.log_hyperparams(values)  # type: ignore[arg-type]
+    if board is not None and start.resumed is None:
         plain = {
             key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves(values).items()
         }
         for summary in hparams(plain, {best: 0.0}):  # type: ignore[no-untyped-call]  # only names the score
-            trainer.logger.experiment.file_writer.add_summary(summary)
-    else:
+            board.experiment.file_writer.add_summary(summary)
+    elif board is not None and start.resumed is not None:
         progress = start.resumed.progress
-        drop_lost(Path(trainer.logger.log_dir), progress.steps, progress.validated)
+        drop_lost(Path(board.log_dir), progress.steps, progress.validated)
 
 
 def introduce(start: Start, datamodule: VOCDataModule, trainer: pl.Trainer) -> None:

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -18,8 +19,9 @@ import torch
 from segunet import evaluate, export, generate, load, train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
-from segunet.formats.read import openvino_core
+from segunet.formats.read import openvino_core, read_exported
 from segunet.formats.write import FORMATS, least_side, traced
+from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.fidelity import Comparison, check_same, check_scores
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
@@ -204,7 +206,7 @@ def test_a_network_that_cannot_be_traced_is_a_paragraph(tmp_path: Path) -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return images.float() if images.shape[2] > 70 else images.float() + 1
 
-    with pytest.raises(UserError, match="inputs of any size"):
+    with pytest.raises(UserError, match="could not be written as"):
         export.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2", None)
 
 
@@ -270,6 +272,10 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         "tolerance.miou=2": "tolerance.miou must be",
         "seed=abc": "seed must be a valid integer, got 'abc'",
         "data.root=/nowhere": "data.root",
+        "size=512": "size must be a valid list, got 512",
+        "size=[0,64]": "size[0] must be greater than or equal to 1, got 0",
+        "batch=0": "batch must be greater than or equal to 1, got 0",
+        "argmax=1": "argmax must be a valid boolean, got 1",
         "split=nowhere": "nowhere.txt",
     }.items():
         result = run(export, f"checkpoint={checkpoint}", override)
@@ -278,6 +284,63 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         assert message in result.error
         assert "Traceback" not in result.error
     assert [path.name for path in checkpoint.parent.iterdir()] == ["net.ckpt"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_masks_of_float_images_of_one_size_and_number(
+    run: Command, exports: Exports, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / f"masks{FORMATS[name].suffix}"
+    options = [f"checkpoint={exports.checkpoint}", f"format={name}", f"output={path}", "images=3"]
+    result = run(export, *options, "argmax=true", "float_input=true", "size=[48,80]", "batch=2")
+    assert result.status == 0, result.error
+    assert "pixels of the same class" in result.output
+    assert "largest logit" not in result.output
+    exported, card = read_exported(path)
+    assert card["input"] == "images: float32 (2, 3, 48, 80), RGB, 0..255, without normalization"
+    assert card["output"].startswith("masks: uint8")
+    original, loaded = (load_checkpoint(each).net for each in (exports.checkpoint, path))
+    images = torch.randint(256, (3, 3, 48, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted, masks = original(images).argmax(dim=1), exported.run(images[:2].float())
+        assert masks.dtype == torch.uint8
+        assert (masks == wanted[:2]).float().mean() > 0.999
+        assert (loaded(images).argmax(dim=1) == wanted).float().mean() > 0.999  # three of two at a time
+        assert loaded(images[..., :33, :70]).shape == (3, 3, 33, 70)
+    miou, of_checkpoint = (metrics_of(run, each, tmp_path / each.suffix)["miou"] for each in (path, exports.checkpoint))
+    assert miou == pytest.approx(of_checkpoint, abs=0.1)
+
+
+def test_opencv_takes_what_is_exported_for_it(run: Command, exports: Exports, tmp_path: Path) -> None:
+    path = tmp_path / "opencv.onnx"
+    given = ["argmax=true", "float_input=true", "size=[64,96]", "batch=1", "images=1"]
+    assert run(export, f"checkpoint={exports.checkpoint}", "format=onnx", f"output={path}", *given).status == 0
+    net = cv2.dnn.readNetFromONNX(str(path))
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    net.setInput(cv2.dnn.blobFromImage(image))
+    wanted = load(exports.checkpoint).predict(image)
+    assert (net.forward()[0] == wanted).mean() > 0.999
+
+
+def test_the_version_of_onnx_s_operators(run: Command, checkpoint: Path) -> None:
+    options = [f"checkpoint={checkpoint}", "images=1"]
+    assert run(export, *options, "format=onnx", "opset=18").status == 0
+    assert {each.domain: each.version for each in onnx.load(checkpoint.with_suffix(".onnx")).opset_import} == {"": 18}
+    assert "opset must be greater than or equal to 18, got 5" in run(export, *options, "opset=5").error
+    assert "opset=18 is for format=onnx" in run(export, *options, "format=openvino", "opset=18").error
+
+
+def test_without_the_data_set_noise_has_to_do(run: Command, checkpoint: Path, tmp_path: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["segunet"]["data"]["root"] = str(tmp_path / "elsewhere")
+    torch.save(content, checkpoint)
+    result = run(export, f"checkpoint={checkpoint}", "format=torch_export")
+    assert result.status == 0, result.error
+    assert f"{tmp_path / 'elsewhere'} is not here: the networks are compared on noise alone" in result.output
+    assert "mIoU" not in result.output
+    assert "noise of several sizes" in result.output
+    result = run(export, f"checkpoint={checkpoint}", "format=onnx", "quantize=int8")
+    assert (result.status, "needs images" in result.error) == (1, True)
 
 
 def test_generate_says_what_an_exported_segmentation_network_is(run: Command, exports: Exports, tmp_path: Path) -> None:
@@ -292,6 +355,8 @@ def test_8_bits_are_not_for_every_format_and_network(run: Command, checkpoint: P
     assert (result.status, "is for format=onnx and format=openvino" in result.error) == (1, True)
     result = run(export, f"checkpoint={denoiser / 'checkpoints' / 'best.ckpt'}", "quantize=int8")
     assert (result.status, "a denoiser stays in float32" in result.error) == (1, True)
+    result = run(export, f"checkpoint={denoiser / 'checkpoints' / 'best.ckpt'}", "size=[64,64]")
+    assert (result.status, "only for segmentation networks" in result.error) == (1, True)
 
 
 def test_a_missing_package_is_named(run: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

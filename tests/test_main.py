@@ -18,7 +18,7 @@ def test_its_help_has_a_line_for_each_command() -> None:
     shown = segunet("--help").stdout
     assert shown == segunet().stdout == program.help_text() + "\n"
     commands = {path.stem for path in CONF_DIR.glob("*.yaml")} - {"command"}
-    lines = dict(line.split(maxsplit=1) for line in shown.splitlines()[2:-2])
+    lines = dict(line.split(maxsplit=1) for line in shown.splitlines()[2:-3])
     assert lines.keys() == commands
     assert lines["evaluate"] == "Score a checkpoint."
     assert all(text.endswith(".") and len(text) > 10 for text in lines.values())

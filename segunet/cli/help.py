@@ -28,8 +28,10 @@ def settings_help(_root_: DictConfig) -> str:
     """
     settings = OmegaConf.masked_copy(_root_, [str(key) for key in _root_ if key != "hydra"])
     comments = dict(_documented(settings))
-    for group, name in {"": str(_root_.hydra.job.config_name), **_groups(_root_)}.items():
-        comments |= comments_of(group, name)
+    comments |= comments_of("", str(_root_.hydra.job.config_name))
+    for group, names in _groups(_root_).items():
+        for name in names:
+            comments |= comments_of(group, name)
     return "\n".join(_commented(OmegaConf.to_yaml(settings), comments)).replace("$", "$$")  # escaped for the template
 
 
@@ -38,15 +40,15 @@ def choices_help(_root_: DictConfig) -> str:
     lines = []
     for group, chosen in _groups(_root_).items():
         names = sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml"))
-        lines.append(f"  {group}={'|'.join(f'{name}*' if name == chosen else name for name in names)}")
+        lines.append(f"  {group}={'|'.join(f'{name}*' if name in chosen else name for name in names)}")
     return "\n".join(["Groups and their choices (* is selected):\n", *lines]) if lines else "There are no groups."
 
 
 def comments_of(group: str, name: str) -> dict[str, list[str]]:
     """Return the comment lines above each setting of ``conf/<group>/<name>.yaml`` and of its base files.
 
-    The comment at the top of the file describes the whole: its first paragraph is the comment of ``group``. A file
-    outside conf/ has no comments.
+    The comment at the top of the file describes the whole: its first paragraph is the comment of ``group``, or of the
+    package that its first line names. A file outside conf/ has no comments.
     """
     path = CONF_DIR / group / f"{name}.yaml"
     if not path.is_file():
@@ -58,12 +60,13 @@ def comments_of(group: str, name: str) -> dict[str, list[str]]:
             comments |= comments_of(group, base)
     lines = text.splitlines()
     head = list(takewhile(_is_comment, lines))
-    package = group.replace("/", ".")
+    package, own = group.replace("/", "."), re.match(rf"# @package ({group}\.\w+)\n", text)
+    package = own[1] if own else package
     for setting, row in _settings_of(text, package):
         above = list(takewhile(_is_comment, reversed(lines[len(head) : row])))
         if above:
             comments[setting] = [line.strip() for line in reversed(above)]
-    return comments | {package: list(takewhile(lambda line: line != "#", head))}
+    return comments | {package: list(takewhile(lambda line: line != "#", head[1:] if own else head))}
 
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
@@ -104,7 +107,13 @@ def _is_comment(line: str) -> bool:
     return line.lstrip().startswith("#")
 
 
-def _groups(cfg: DictConfig) -> dict[str, str]:
-    """Return the choice of each group of the command, those within a group last."""
-    choices = sorted(cfg.hydra.runtime.choices.items(), key=lambda each: "/" in each[0])
-    return {group: choice for group, choice in choices if not group.startswith("hydra/")}
+def _groups(cfg: DictConfig) -> dict[str, list[str]]:
+    """Return the choices of each group of the command, mostly one, those within a group last.
+
+    Where several are selected, as of loggers, Hydra does not say which; each has a node of its name.
+    """
+    chosen = {str(group): [str(choice)] for group, choice in cfg.hydra.runtime.choices.items()}
+    several = [str(key) for key in cfg if (CONF_DIR / str(key)).is_dir() and key not in (*chosen, "hydra")]
+    chosen |= {group: [*map(str, cfg[group])] for group in several}
+    groups = sorted(chosen, key=lambda group: "/" in group)
+    return {group: chosen[group] for group in groups if not group.startswith("hydra/")}

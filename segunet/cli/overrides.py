@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+from uuid import uuid4
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -31,6 +32,7 @@ _REPLACES_RECIPE = ("data", "experiment", "resume")
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
+OmegaConf.register_new_resolver("random_id", lambda: uuid4().hex[:12], replace=True, use_cache=True)
 
 
 def with_recipe(command: str, argv: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Read exported files: the network as a module, and its card.
 
-Segmentation networks take ``images`` (N, 3, H, W), RGB, of any size, and return float32 ``logits`` (N, K, H, W);
+Segmentation networks take ``images`` (N, 3, H, W), RGB, and return what their ``formats.interface.Interface`` says;
 denoisers are called by their method ``run`` with the inputs of :func:`segunet.formats.write.traced_denoiser`. All use
 as many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS) and are deterministic.
 """
@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -45,13 +44,15 @@ class ExportedNet(nn.Module):
 
     Attributes:
         border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network.
+        float_input: whether it takes images as float32, not uint8.
     """
 
     border = 0
     stride = 1
+    float_input = False
 
     def run(self, *inputs: Tensor) -> Tensor:
-        """Return the output, float32, of all inputs in the file's order, each in its dtype.
+        """Return the output of all inputs in the file's order, each in its dtype.
 
         Raises:
             RuntimeError: the runtime failed, for example out of memory, or an input does not fit.
@@ -63,20 +64,22 @@ class ArrayNet(ExportedNet):
     """A network of another runtime as a module. It always runs on the CPU.
 
     Args:
-        compute: the inputs, in the file's order -> the output, float32.
+        compute: the inputs, in the file's order -> the output.
     """
 
-    def __init__(self, compute: Callable[[list[NDArray[Any]]], NDArray[np.float32]]) -> None:
+    def __init__(self, compute: Callable[[list[NDArray[Any]]], NDArray[Any]]) -> None:
         super().__init__()
         self.compute = compute
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W) uint8, or float 0..255, which is rounded.
+        """Return the output for ``images`` (N, 3, H, W) uint8, or float 0..255, which a uint8 input rounds.
 
         Raises:
             RuntimeError: as :meth:`run`.
         """
         check_can_mirror(images, self.border)
+        if self.float_input:
+            return self.run(images.float())
         if images.is_floating_point():
             images = images.round().clamp(0, 255)
         return self.run(images.to(torch.uint8))
@@ -104,9 +107,9 @@ class ProgramNet(ExportedNet):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float32 logits (N, K, H, W) of ``images`` (N, 3, H, W), uint8 or float 0..255."""
+        """Return the output for ``images`` (N, 3, H, W), uint8 or float 0..255."""
         check_can_mirror(images, self.border)
-        return self.run(images)
+        return self.run(images.float() if self.float_input else images)
 
     def run(self, *inputs: Tensor) -> Tensor:
         """Return the output; raises as :meth:`ExportedNet.run`."""

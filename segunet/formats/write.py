@@ -1,4 +1,4 @@
-"""Write a network as ONNX, torch.export program or OpenVINO model, for any batch, height and width.
+"""Write a network as ONNX, torch.export program or OpenVINO model, for any batch, height and width or given ones.
 
 Shapes: N batch, K classes, C channels, H and W height and width, L hidden states of D numbers each.
 """
@@ -16,7 +16,9 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
+from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
+from segunet.formats.interface import Interface
 from segunet.formats.pt2 import EXTRA_FILE
 from segunet.formats.quantize import Calibration, quantize_onnx, quantize_openvino
 from segunet.formats.read import METADATA, import_openvino
@@ -24,9 +26,8 @@ from segunet.formats.seal import UNSEALED, seal
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
 
-_EXAMPLE = (2, 3, 71, 103)  # padded in both directions, like any other size
-# The inputs, and their axes that can have any size.
-_SEGMENTATION = {"images": {0: "batch", 2: "height", 3: "width"}}
+_EXAMPLE = (2, 71, 103)  # number, height and width of images; padded in both directions, like any other size
+# A denoiser's inputs, and their axes that can have any size.
 _DENOISER = {
     "sample": {0: "batch", 2: "height", 3: "width"},
     "timestep": {0: "batch"},
@@ -57,31 +58,39 @@ class Format:
         suffix: suffix of its file, a key of ``formats.read.READERS``.
         packages: imports the packages to write and run it; raises a UserError if one is missing.
         write: writes a network and its card (plain containers) to a path, with a weights file if the format has one;
-            in float32, or in 8 bits if there are calibration images.
+            in float32, or in 8 bits if there are calibration images; the format's own options by name.
     """
 
     suffix: str
     packages: Callable[[], Any]
-    write: Callable[[Traced, dict[str, Any], Path, Calibration | None], None]
+    write: Callable[..., None]
 
 
-def traced(net: nn.Module) -> Traced:
-    """Trace a segmentation network: ``images`` uint8 (N, 3, H, W) of any N, H and W -> ``logits`` (N, K, H, W).
+def traced(net: nn.Module, interface: Interface | None = None) -> Traced:
+    """Trace a segmentation network: ``images`` -> ``logits`` or ``masks``, as its ``interface`` says.
 
     Args:
         net: in evaluation mode, on the CPU.
+        interface: what it takes and returns; None for uint8 images of any number and size, and logits.
 
     Raises:
+        UserError: the interface's size is too small for the network.
         RuntimeError: torch.export cannot trace the network, or not for every size.
     """
-    least = least_side(net)
-    count, channels, height, width = _EXAMPLE
-    images = torch.zeros(count, channels, height + least, width + least, dtype=torch.uint8)
+    interface, least = interface or Interface(), least_side(net)
+    if interface.size and min(interface.size) < least:
+        raise UserError(f"size={interface.size} is too small: this network takes images from {least} pixels on.")
+    count, *sides = _EXAMPLE
+    height, width = interface.size or [side + least for side in sides]
+    dtype = torch.float32 if interface.float_input else torch.uint8
+    images = torch.zeros(interface.batch or count, 3, height, width, dtype=dtype)
+    free = {0: "batch"} if interface.batch is None else {}
+    free |= {2: "height", 3: "width"} if interface.size is None else {}
     sizes = {name: Dim(name, min=least) for name in ("height", "width")}
-    graph = _graph(net, (images,), _SEGMENTATION, sizes)
+    graph = _graph(interface(net), (images,), {"images": free}, sizes)
     if least > border_of(net) + 1:
         graph._guards_code.clear()  # Python: some of timm's networks would be refused for one image, which they take
-    return Traced(graph, _SEGMENTATION, "logits")
+    return Traced(graph, {"images": free}, "masks" if interface.argmax else "logits")
 
 
 def least_side(net: nn.Module) -> int:
@@ -145,19 +154,36 @@ def _onnx_packages() -> list[Any]:
     return [import_extra(module, "onnx") for module in ("onnx", "onnxscript", "onnxruntime")]
 
 
-def write_onnx(network: Traced, card: dict[str, Any], path: Path, calibration: Calibration | None = None) -> None:
-    """Write one .onnx file, including weights (up to protobuf's 2 GB), and check it with onnx."""
+def write_onnx(
+    network: Traced,
+    card: dict[str, Any],
+    path: Path,
+    calibration: Calibration | None = None,
+    opset: int | None = None,
+) -> None:
+    """Write one .onnx file, including weights (up to protobuf's 2 GB), and check it with onnx.
+
+    Args:
+        network: the network.
+        card: its card.
+        path: the file.
+        calibration: images for 8 bits; None for float32.
+        opset: version of ONNX's operators; None for the one that torch writes.
+    """
     onnx, script, runtime = _onnx_packages()
     names: Any = {"input_names": list(network.inputs), "output_names": [network.output]}
     axes: Any = tuple(network.inputs.values())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*axis name: batch will not be used")  # inputs share it, on purpose
-        result = torch.onnx.export(network.program, (), dynamo=True, verbose=False, dynamic_shapes=axes, **names)
+        result = torch.onnx.export(
+            network.program, (), dynamo=True, verbose=False, dynamic_shapes=axes, opset_version=opset, **names
+        )
     assert result is not None
     first, output = result.model.graph.inputs[0].shape, result.model.graph.outputs[0].shape
     assert first is not None
     assert output is not None
-    output[2], output[3] = first[2], first[3]  # torch says min(height, height rounded up to the stride)
+    for axis in (1, 2):  # torch says min(height, height rounded up to the stride)
+        output[len(output) - axis] = first[len(first) - axis]
     result.save(path, external_data=False)
     exporter = f"torch.onnx, onnx {onnx.__version__}, onnxscript {script.__version__}"
     if calibration is not None:

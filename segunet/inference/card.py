@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
+from segunet.formats.interface import Interface
 from segunet.images.palette import ClassColours, background_of
 from segunet.images.reading import Range
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
@@ -245,6 +246,7 @@ class ExportedCard(Card):
     Attributes:
         border, stride: as in ``models.classic_unet.ClassicUNet``, for an unpadded network; of a denoiser, the number
             that height and width must be multiples of.
+        interface: what a segmentation network takes and returns.
         denoiser: of a denoiser; None for a segmentation network.
     """
 
@@ -255,6 +257,7 @@ class ExportedCard(Card):
     output: Text
     border: Border = 0
     stride: Annotated[int, Field(ge=1, le=4096)] = 1
+    interface: Interface = Interface()
     denoiser: ExportedDenoiserCard | None = None
     checksum: Text = ""
 

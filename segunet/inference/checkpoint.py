@@ -81,7 +81,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 "that it was made from; evaluate and predict need a segmentation network."
             )
         exported.border, exported.stride = about.border, about.stride
-        return _checkpoint(exported, about, path)
+        exported.float_input = about.interface.float_input
+        return _checkpoint(about.interface.adapted(exported, len(about.class_names)), about, path)
     return checkpoint_of(read_checkpoint(path), path)
 
 

@@ -26,18 +26,18 @@ class Comparison:
     """An exported network compared with the original on the same images.
 
     Attributes:
-        difference: largest absolute difference between their logits.
+        difference: largest absolute difference between their logits, on noise and images.
         largest: largest absolute logit of the original.
         agreement: share of the pixels with the same predicted class, 0..1.
-        scores: scores of the original and the exported network.
-        speeds: images/s of both; the median over the batches.
+        scores: scores of the original and the exported network; None without images of a data set.
+        speeds: images/s of both, the median over the batches; None likewise.
     """
 
     difference: float
     largest: float
     agreement: float
-    scores: tuple[Scores, Scores]
-    speeds: tuple[float, float]
+    scores: tuple[Scores, Scores] | None
+    speeds: tuple[float, float] | None
 
 
 class Contender:
@@ -48,53 +48,76 @@ class Contender:
         self.counter = Counter(num_classes, ignore_index)
         self.seconds: list[float] = []  # per image, for each batch
 
-    def run(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K, H', W') and predictions (N, H', W') at the masks' size, and count them."""
+    def run(self, batch: Batch) -> Tensor:
+        """Return logits (N, K, H', W') at the masks' size, and count their predictions."""
         height, width = batch.masks.shape[-2:]
         start = time.perf_counter()
         with naming(batch.names):
             logits = logits_at(self.net, batch.images, (height, width))
         self.seconds.append((time.perf_counter() - start) / len(batch.images))
-        predictions = logits.argmax(dim=1)
-        self.counter.update(predictions, batch.masks, batch.names)
-        return logits, predictions
+        self.counter.update(logits.argmax(dim=1), batch.masks, batch.names)
+        return logits
+
+
+class Agreement:
+    """What both networks gave for the same images."""
+
+    def __init__(self) -> None:
+        self.differences: list[Tensor] = []
+        self.largest: list[Tensor] = []
+        self.same = self.pixels = 0
+
+    def update(self, wanted: Tensor, got: Tensor) -> None:
+        """Compare logits (N, K, H, W) of the original and the exported network."""
+        self.differences.append((got - wanted).abs().max())
+        self.largest.append(wanted.abs().max())
+        classes = got.argmax(dim=1)
+        self.same += int((classes == wanted.argmax(dim=1)).sum())
+        self.pixels += classes.numel()
 
 
 @torch.inference_mode()
-def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, seed: int) -> Comparison:
+def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule | None, seed: int) -> Comparison:
     """Run both on noise of several sizes, then on the validation images, where they are timed and scored.
 
     Args:
         original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
         exported: likewise.
-        datamodule: set up.
+        datamodule: set up; None to compare them on noise alone.
         seed: seed of the noise.
     """
-    form = datamodule.form
-    both = [Contender(net, form.num_classes, form.ignore_index) for net in (original, exported)]
-    generator = torch.Generator().manual_seed(seed)
-    more = least_side(original) - 1
+    on_noise, on_images = Agreement(), Agreement()
+    for images in noise(least_side(original), seed):
+        on_noise.update(original(images), exported(images))
+    scored = None if datamodule is None else _compare_on_images(original, exported, datamodule, on_images)
+    told = on_noise if datamodule is None else on_images
+    return Comparison(
+        difference=torch.stack(on_noise.differences + on_images.differences).max().item(),  # NaN if one is
+        largest=torch.stack(told.largest).max().item(),
+        agreement=told.same / told.pixels,
+        scores=scored and (scored[0].counter.scores(), scored[1].counter.scores()),
+        speeds=scored and (1 / median(scored[0].seconds), 1 / median(scored[1].seconds)),
+    )
+
+
+def noise(least: int, seed: int) -> list[Tensor]:
+    """Return uint8 noise (N, 3, H, W) of several N, H and W, from ``least`` pixels on."""
+    generator, more = torch.Generator().manual_seed(seed), least - 1
     shapes = [(count, channels, height + more, width + more) for count, channels, height, width in _TEST_SHAPES]
-    noise = [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
-    differences = [(exported(images) - original(images)).abs().max() for images in noise]
-    largest, agreeing, pixels = [], 0, 0
+    return [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
+
+
+def _compare_on_images(
+    original: nn.Module, exported: nn.Module, datamodule: VOCDataModule, agreement: Agreement
+) -> tuple[Contender, Contender]:
+    form = datamodule.form
+    first, second = (Contender(net, form.num_classes, form.ignore_index) for net in (original, exported))
     with progress_bar() as bar:
         task = bar.add_task("comparing", total=len(datamodule.val_pairs))
         for batch in datamodule.val_dataloader():
-            (wanted, wanted_classes), (got, got_classes) = (contender.run(batch) for contender in both)
-            differences.append((got - wanted).abs().max())
-            largest.append(wanted.abs().max())
-            agreeing += int((got_classes == wanted_classes).sum())
-            pixels += got_classes.numel()
+            agreement.update(first.run(batch), second.run(batch))
             bar.advance(task, len(batch.names))
-    scores = [contender.counter.scores() for contender in both]
-    return Comparison(
-        difference=torch.stack(differences).max().item(),  # NaN if one is
-        largest=torch.stack(largest).max().item(),
-        agreement=agreeing / pixels,
-        scores=(scores[0], scores[1]),
-        speeds=(1 / median(both[0].seconds), 1 / median(both[1].seconds)),
-    )
+    return first, second
 
 
 def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
@@ -117,6 +140,7 @@ def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
 
 def check_scores(comparison: Comparison, miou: float) -> None:
     """Raise a UserError if the exported network's mIoU is more than ``miou`` below the original's, or NaN."""
+    assert comparison.scores is not None
     before, after = (scores.miou for scores in comparison.scores)
     if not (after >= before - miou and math.isfinite(comparison.difference)):
         raise UserError(

@@ -1,12 +1,16 @@
-"""TensorBoard's files of a run."""
+"""What a run logs to TensorBoard and Weights & Biases, and TensorBoard's files."""
 
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from pytorch_lightning.loggers import WandbLogger
 from tensorboard.compat.proto.event_pb2 import Event
+
+from segunet.images.drawing import ImageArray
 
 
 class TensorBoardLogger(pl.loggers.TensorBoardLogger):
@@ -19,6 +23,40 @@ class TensorBoardLogger(pl.loggers.TensorBoardLogger):
     def save(self) -> None:
         """Write what was logged."""
         super(pl.loggers.TensorBoardLogger, self).save()
+
+
+def board_of(trainer: pl.Trainer) -> pl.loggers.TensorBoardLogger | None:
+    """Return the trainer's TensorBoard logger, if it has one."""
+    return next((each for each in trainer.loggers if isinstance(each, pl.loggers.TensorBoardLogger)), None)
+
+
+def shows_images(trainer: pl.Trainer) -> bool:
+    """Return whether the trainer has a logger that shows images."""
+    return any(isinstance(each, pl.loggers.TensorBoardLogger | WandbLogger) for each in trainer.loggers)
+
+
+def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
+    """Send images uint8 (H, W, 3), by name, to all loggers that show them."""
+    step = trainer.global_step - 1  # Lightning's count, which a resume keeps
+    for board in trainer.loggers:
+        for name, image in images.items():
+            if isinstance(board, pl.loggers.TensorBoardLogger):
+                board.experiment.add_image(name, image, step, dataformats="HWC")
+            elif isinstance(board, WandbLogger):
+                board.log_image(name, [image], step)
+
+
+@contextmanager
+def ending_runs(trainer: pl.Trainer) -> Iterator[None]:
+    """End what was begun at Weights & Biases with the block, as failed on an error; a sweep's next run begins anew."""
+    status = 1
+    try:
+        yield
+        status = 0
+    finally:
+        for board in trainer.loggers:
+            if isinstance(board, WandbLogger) and board._experiment is not None:
+                board.experiment.finish(exit_code=status)
 
 
 def drop_lost(folder: Path, steps: int, validated: bool) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pydantic import Field, ValidationError
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from segunet.base.errors import UserError
@@ -232,7 +234,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int = 0) -> Trainer:
-    """Build Lightning's trainer of ``cfg.trainer``, with ``cfg.logger`` writing below ``run_dir``.
+    """Build Lightning's trainer of ``cfg.trainer``, with the loggers of ``cfg.logger`` writing below ``run_dir``.
 
     Args:
         cfg: config of segunet.train.
@@ -243,17 +245,27 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
     Raises:
         UserError: an invalid setting, or one that would write outside the run's folder.
     """
-    again = {"purge_step": steps_done} if _is_tensorboard(cfg.logger) else {}
-    board = instantiate(cfg.logger, save_dir=str(run_dir), **again)
+    boards = [_logger(str(name), each, run_dir, steps_done) for name, each in (cfg.get("logger") or {}).items()]
+    return _trainer(cfg, callbacks, run_dir, logger=boards, plugins=[WholeFileCheckpointIO()])
+
+
+def _logger(name: str, config: DictConfig, run_dir: Path, steps_done: int) -> Logger:
+    """Build the logger ``cfg.logger.<name>``."""
+    is_tensorboard = config.get("_target_") == f"{TensorBoardLogger.__module__}.{TensorBoardLogger.__name__}"
+    again = {"purge_step": steps_done} if is_tensorboard else {}
     try:
-        check_within(run_dir, [str(board.log_dir)])
+        board: Logger = instantiate(config, save_dir=str(run_dir), **again)
+        if board.log_dir is not None:
+            check_within(run_dir, [str(board.log_dir)])
     except TypeError as error:
-        raise UserError(f"logger.*: name and version must be folder names: {error}") from error
-    return _trainer(cfg, callbacks, run_dir, logger=board, plugins=[WholeFileCheckpointIO()])
-
-
-def _is_tensorboard(config: DictConfig) -> bool:
-    return bool(config.get("_target_") == f"{TensorBoardLogger.__module__}.{TensorBoardLogger.__name__}")
+        raise UserError(f"logger.{name}: name and version must be folder names: {error}") from error
+    except InstantiationException as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        raise UserError(
+            f"logger={name} needs a package that is not installed: {error.__cause__} Install it, or segunet[{name}]."
+        ) from error
+    return board
 
 
 def scorer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path) -> Trainer:

@@ -12,7 +12,6 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer, WeightAveraging
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, counted
@@ -20,6 +19,7 @@ from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
 from segunet.images.palette import ClassColours
+from segunet.training.board import log_images, shows_images
 from segunet.training.checkpoints import is_single_number
 from segunet.training.monitor import Monitor
 from segunet.training.scoring import ScoringTask
@@ -81,17 +81,15 @@ class ImageStrips(Callback):
             self.strips.append(strip(image.cpu().numpy().transpose(1, 2, 0), truth, predicted, self.colours))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Send the strips and the confusion matrix to TensorBoard."""
+        """Log the strips and the confusion matrix."""
         strips, self.strips = self.strips, []
-        if trainer.sanity_checking or not isinstance(trainer.logger, TensorBoardLogger):
+        if trainer.sanity_checking or not shows_images(trainer):
             return
         assert isinstance(pl_module, ScoringTask)
         assert pl_module.scores is not None
-        board, step = trainer.logger.experiment, trainer.global_step - 1  # Lightning's count, which a resume keeps
-        for number, each in enumerate(strips):
-            board.add_image(f"val/image_truth_prediction/{number}", each, step, dataformats="HWC")
+        images = {f"val/image_truth_prediction/{number}": each for number, each in enumerate(strips)}
         matrix = confusion_image(pl_module.scores.confusion, self.colours.names)
-        board.add_image("val/confusion_matrix", matrix, step, dataformats="HWC")
+        log_images(trainer, images | {"val/confusion_matrix": matrix})
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the strips as one PNG."""

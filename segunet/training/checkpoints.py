@@ -12,7 +12,6 @@ import torch
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -21,6 +20,7 @@ from segunet.base.files import link_whole, save_torch
 from segunet.base.stopping import StopRequest, stop_for
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
+from segunet.training.board import board_of
 from segunet.training.processes import end_children
 
 logger = logging.getLogger(__name__)
@@ -195,8 +195,8 @@ class LastCheckpoint(RunCheckpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Write what was logged, and say in the checkpoint how a resumed run continues."""
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.flush()
+        if (board := board_of(trainer)) is not None:
+            board.experiment.flush()
         loops = checkpoint["loops"]["fit_loop"]
         if self.point == "before validation":
             validate_again(loops)

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from segunet.images.drawing import ImageArray
 from segunet.inference.sampling import denoised, guided, noise_of
 from segunet.losses.denoising import as_images
 from segunet.models.prompts import hidden_states
+from segunet.training.board import log_images, shows_images
 from segunet.training.diffusion import DiffusionTask
 
 TAG = "val/samples"
@@ -16,7 +16,7 @@ _STEPS, _GUIDANCE = 10, 2.0  # few steps, as this is only a look at the training
 
 
 class SampleGrid(Callback):
-    """Send a grid of samples to TensorBoard after each validation: one column per prompt, always of the same noise.
+    """Log a grid of samples after each validation: one column per prompt, always of the same noise.
 
     With averaged weights, if there are any: it must come before the callback that averages them.
 
@@ -32,13 +32,11 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the grid, in the first process."""
-        board = trainer.logger
-        if trainer.sanity_checking or not self.count or not isinstance(board, TensorBoardLogger):
+        if trainer.sanity_checking or not self.count or not shows_images(trainer):
             return
         assert isinstance(pl_module, DiffusionTask)
         if trainer.is_global_zero:
-            step = trainer.global_step - 1  # Lightning's count, which a resume keeps
-            board.experiment.add_image(TAG, self.grid(pl_module), step, dataformats="HWC")
+            log_images(trainer, {TAG: self.grid(pl_module)})
 
     def grid(self, task: DiffusionTask) -> ImageArray:
         """Return the grid uint8 (H, W, 3): a row per noise, a column per prompt."""

@@ -44,6 +44,7 @@ _MAX_TEXT = 2**12
 _ANY_TYPE = ("trainer.devices", "trainer.deterministic")
 _AUGMENTATIONS = "data.transform.more["  # entries are transforms of albumentations
 _TEXTS = ("trainer.max_time",)
+_LOGGERS = "logger"  # the group of which several can be chosen
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
 # Former names of settings, modules and classes in configs that segunet 0.1.0 wrote.
@@ -112,7 +113,10 @@ class ConfigParser:
             raise UserError(f"{self.path} cannot be read as the config of a run: {reason}. {ADVICE}") from error
         if not isinstance(saved, dict):
             raise UserError(f"{self.path} holds no settings. {ADVICE}")
-        return {name: _with_current_names(value) for name, value in saved.items()}
+        current = {name: _with_current_names(value) for name, value in saved.items()}
+        if isinstance(board := current.get(_LOGGERS), dict) and "_target_" in board:  # of a version that had one alone
+            current[_LOGGERS] = {_nearest(_groups()[_LOGGERS], board): board}
+        return current
 
     def _value(self, value: Any, known: Any, name: str) -> Any:
         if name in TABLES and isinstance(value, dict):
@@ -143,6 +147,8 @@ class ConfigParser:
     def _check_keys(self, value: Mapping[Any, Any], known: Mapping[str, Any], name: str) -> None:
         """Raise a UserError for a key that is neither in ``conf/`` nor in the class's signature."""
         allowed = known.keys() | _parameters(Trainer if name == "trainer" else _class(known))
+        if name == _LOGGERS:
+            allowed |= {key for key, each in value.items() if isinstance(each, dict) and str(key).isidentifier()}
         for key in value:
             if key not in allowed or (key == "_partial_" and value[key] is not known[key]):
                 raise self._error(f"{name}.{key}".lstrip("."), "is not a setting of segunet.train")
@@ -152,7 +158,7 @@ class ConfigParser:
 
         A mapping of settings is such a key if its class has a default for it.
         """
-        missing = {key: each for key, each in known.items() if key not in given}
+        missing = {key: each for key, each in known.items() if key not in given and name != _LOGGERS}
         optional = _optional(_class(known)) if name else {*_NEW_SETTINGS}
         for key, each in missing.items():
             if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
@@ -269,8 +275,11 @@ def _is_unresolved(known: str) -> bool:
 
 def _known(saved: Mapping[Any, Any]) -> dict[str, Any]:
     """Return the config of a new run with the group choices most similar to ``saved``."""
-    choices = [f"{group}={_nearest(files, saved.get(group))}" for group, files in _groups().items()]
-    return _new_run_config(tuple(choices))
+    choices = {group: _nearest(files, saved.get(group)) for group, files in _groups().items()}
+    boards = saved.get(_LOGGERS)
+    named = [name for name in _groups()[_LOGGERS] if isinstance(boards, dict) and name in boards]
+    choices[_LOGGERS] = f"[{','.join(named)}]" if named else choices[_LOGGERS]
+    return _new_run_config(tuple(f"{group}={choice}" for group, choice in choices.items()))
 
 
 @cache

@@ -1,12 +1,16 @@
-"""TensorBoard's files: what a resumed run does again is cut off."""
+"""Loggers: several at once; TensorBoard's files, of which what a resumed run does again is cut off."""
 
+import csv
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from segunet import train
 from segunet.training.board import drop_lost
+from tests.commands import TINY, Command
 from tests.runs import board_of, scalars
 
 
@@ -51,3 +55,49 @@ def test_links_are_left_alone(tmp_path: Path) -> None:
     size = path.stat().st_size
     drop_lost(tmp_path / "run", 3, validated=True)
     assert path.stat().st_size == size
+
+
+@pytest.fixture
+def one_epoch(voc_folder: Path, tmp_path: Path) -> list[str]:
+    return [*TINY, f"data.root={voc_folder}", "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}"]
+
+
+def test_several_loggers_log_the_same(run: Command, one_epoch: list[str], tmp_path: Path) -> None:
+    result = run(train, *one_epoch, "logger=[tensorboard,csv]", "logger.csv.name=tables", "trainer.log_every_n_steps=1")
+    assert result.status == 0, result.error
+    tables = tmp_path / "run" / "tables" / "version_0"
+    with (tables / "metrics.csv").open(newline="") as file:
+        losses = [(int(row["step"]), float(row["train/loss"])) for row in csv.DictReader(file) if row["train/loss"]]
+    assert losses == [pytest.approx(each) for each in scalars(tmp_path / "run", "train/loss")]
+    assert "batch_size: 2" in (tables / "hparams.yaml").read_text()
+    result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    assert len(scalars(tmp_path / "run", "train/loss")) == 2 * len(losses)
+
+
+def test_weights_and_biases_has_curves_images_and_settings(
+    run: Command, one_epoch: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = run(train, *one_epoch, "logger=wandb", "logger.wandb.offline=true", "logger.wandb.id=one")
+    assert result.status == 0, result.error
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*-one")
+    drawn = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images" / "val").rglob("*.png")}
+    assert {"confusion", "0"} <= drawn
+    names = {b"val/miou", b"train/loss", b"best/miou", b"batch_size"}
+    deadline = time.monotonic() + 60  # its own process writes the file
+    while not all(name in (offline / "run-one.wandb").read_bytes() for name in names):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert wandb.run is None  # a sweep's next run begins its own
+
+
+def test_a_logger_that_is_not_installed_is_named(
+    run: Command, one_epoch: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
+    result = run(train, *one_epoch, "logger=wandb")
+    assert result.status == 1
+    assert "logger=wandb needs a package that is not installed" in result.error
+    assert "segunet[wandb]" in result.error

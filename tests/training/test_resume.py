@@ -21,6 +21,7 @@ from segunet.training.checkpoints import RunCheckpoint
 from segunet.training.resume import check_finite, check_same_network, progress_in
 from segunet.training.saved_config import ConfigParser, naming
 from tests.commands import CHECKPOINTS, Command
+from tests.runs import scalars
 
 Place = tuple[str, ...]
 
@@ -307,11 +308,20 @@ def test_nothing_is_written_through_a_link_out_of_the_run_s_folder(
 
 def test_tensorboard_s_files_stay_in_the_run_s_folder(run: Command, run_dir: Path) -> None:
     config = OmegaConf.load(run_dir / "config.yaml")
-    config.logger.version = "../../elsewhere"
+    config.logger.tensorboard.version = "../../elsewhere"
     OmegaConf.save(config, run_dir / "config.yaml")
     result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
     assert "leads out of its folder" in result.error
     assert not (run_dir.parent / "elsewhere").exists()
+
+
+def test_a_run_of_the_version_with_one_logger_goes_on(run: Command, run_dir: Path) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.logger = config.logger.tensorboard
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert result.status == 0, result.error
+    assert len(scalars(run_dir, "val/miou")) == 3
 
 
 def cut(path: Path) -> None:

@@ -1,0 +1,106 @@
+"""What an exported segmentation network takes and returns, as other runtimes may need it."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from segunet.base.validation import Pixels, Settings
+from segunet.models.classic_unet import border_of
+
+_MARGIN = 20.0  # by which the logit of a mask's class is above the others
+
+
+class Interface(Settings):
+    """What goes in and comes out; by default uint8 images of any number and size, and logits.
+
+    Attributes:
+        argmax: it returns masks uint8 (N, H, W), each pixel's class, instead of logits float32 (N, K, H, W).
+        float_input: it takes images as float32, 0..255, instead of uint8.
+        size: the only height and width of its images; None for any.
+        batch: the only number of images at a time; None for any.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+    argmax: bool = False
+    float_input: bool = False
+    size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
+    batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+
+    def __call__(self, net: nn.Module) -> nn.Module:
+        """Return the network that is exported."""
+        return Masks(net) if self.argmax else net
+
+    def adapted(self, net: nn.Module, num_classes: int) -> nn.Module:
+        """Return ``net``, which has this interface, as a module from images of any number and size to logits."""
+        return net if self == Interface(float_input=self.float_input) else AnyImages(net, self, num_classes)
+
+    def takes(self, least: int) -> str:
+        """Describe the images, whose sides are ``least`` pixels or more."""
+        kind, count = "float32" if self.float_input else "uint8", "N" if self.batch is None else self.batch
+        height, width = self.size or "HW"
+        free = [*(["N"] if self.batch is None else []), *([] if self.size else [f"H and W from {least} on"])]
+        any_size = f"any {', '.join(free)}, " if free else ""
+        return f"images: {kind} ({count}, 3, {height}, {width}), RGB, 0..255, {any_size}without normalization"
+
+    def returns(self) -> str:
+        """Describe what it returns."""
+        if self.argmax:
+            return "masks: uint8 (N, H, W), the class of each pixel"
+        return "logits: float32 (N, K, H, W), K the number of classes; the class of a pixel is the argmax over K"
+
+
+class Masks(nn.Module):
+    """A network with the choice of the class inside: images (N, 3, H, W) -> masks uint8 (N, H, W)."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return each pixel's class."""
+        masks: Tensor = self.net(images).argmax(dim=1)
+        return masks.to(torch.uint8)
+
+
+class AnyImages(nn.Module):
+    """A network of one interface, called with uint8 images of any number and size; returns logits.
+
+    Images are resized bilinearly to its size, and their logits back. A mask becomes logits, higher for its class.
+
+    Args:
+        net: the network.
+        interface: what it takes and returns.
+        num_classes: K.
+    """
+
+    def __init__(self, net: nn.Module, interface: Interface, num_classes: int) -> None:
+        super().__init__()
+        self.net, self.interface, self.num_classes = net, interface, num_classes
+        self.border, self.stride = border_of(net), int(getattr(net, "stride", 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits float32 (N, K, H, W) of ``images`` (N, 3, H, W)."""
+        size = images.shape[-2:]
+        fitting = resized(images, self.interface.size or size)
+        batches = fitting.split(self.interface.batch or len(images))
+        return resized(torch.cat([self._logits(each) for each in batches]), size)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        missing = max((self.interface.batch or 0) - len(images), 0)
+        full = torch.cat([images, images[-1:].expand(missing, -1, -1, -1)]) if missing else images
+        output: Tensor = self.net(full)[: len(images)]
+        if not self.interface.argmax:
+            return output
+        return _MARGIN * F.one_hot(output.long(), self.num_classes).movedim(-1, 1).float()
+
+
+def resized(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Return images uint8 or logits float32 (N, C, H, W) at another size (height, width)."""
+    if tuple(values.shape[-2:]) == tuple(size):
+        return values
+    changed = F.interpolate(values.float(), size=list(size), mode="bilinear", align_corners=False, antialias=True)
+    return changed.round().clamp(0, 255).to(torch.uint8) if values.dtype == torch.uint8 else changed
