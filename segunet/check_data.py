@@ -14,6 +14,7 @@ from segunet.base.environment import cores
 from segunet.base.errors import UserError
 from segunet.base.files import is_file, save_png, write_text
 from segunet.base.terminal import progress_bar, setting
+from segunet.base.trust import target_of
 from segunet.base.validation import Count, Settings
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, command_on_same_data, open_run_dir, planned_run_dir
@@ -146,7 +147,7 @@ def propose_settings(cfg: DictConfig) -> Path:
 @command("check_data")
 def main(cfg: DictConfig) -> None:
     """Run the command."""
-    own = cfg.data.get("_target_") == f"{VOCDataModule.__module__}.{VOCDataModule.__name__}"
+    own = cfg.data.get("_target_") == target_of(VOCDataModule)
     if own and OmegaConf.is_missing(cfg.data, "class_names") and not OmegaConf.is_missing(cfg.data, "root"):
         propose_settings(cfg)
     else:

@@ -60,9 +60,10 @@ def evaluate(cfg: DictConfig) -> Scores:
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou, datamodule.objects)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
+    colours = colours_of(checkpoint, datamodule)
     callbacks: list[pl.Callback] = [
         ScoringProgress(),
-        ImageStrips(cfg.images, colours_of(checkpoint, datamodule), run_dir),
+        ImageStrips(cfg.images, colours, run_dir),
     ]
     if cfg.save_predictions:
         callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours.palette))
@@ -79,7 +80,7 @@ def evaluate(cfg: DictConfig) -> Scores:
             show_report(task.scores, checkpoint.class_names)
             write_report(task.scores, checkpoint.class_names, run_dir)
             logger.info("written to %s", run_dir)
-            report = report_of(cfg, trainer, run_dir, datamodule, checkpoint, task, time.monotonic() - started)
+            report = report_of(cfg, trainer, run_dir, datamodule, colours, task, time.monotonic() - started)
             write_page(report, run_dir / PAGE)
             logger.info("report: %s", run_dir / PAGE)
     return task.scores
@@ -105,12 +106,12 @@ def report_of(
     trainer: pl.Trainer,
     run_dir: Path,
     datamodule: VOCDataModule,
-    checkpoint: Checkpoint,
+    colours: ClassColours,
     task: ScoringTask,
     seconds: float,
 ) -> Report:
     """Return the report of an evaluation."""
-    scores, colours = task.scores, colours_of(checkpoint, datamodule)
+    scores = task.scores
     assert scores is not None
     augmentation = "" if cfg.tta == "none" else f", with test-time augmentation ({cfg.tta})"
     return Report(
@@ -119,7 +120,7 @@ def report_of(
         subject=f"{cfg.checkpoint}, on the {counted(scores.images, 'image')} of {datamodule.val_name}{augmentation}",
         scores=scores,
         colours=colours,
-        examples=examples(scores.image_miou, checkpoint.net, trainer, datamodule, colours, task.inference),
+        examples=examples(scores.image_miou, task.net, trainer, datamodule, colours, task.inference),
         facts=facts(trainer, datamodule, seconds),
         command=command_line(),
         config=(run_dir / "config.yaml").read_text(encoding="utf-8"),

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from segunet.base.errors import UserError, abbreviated, counted, did_you_mean
 from segunet.base.extras import import_extra
+from segunet.base.files import is_file
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import setting
 from segunet.base.validation import Count, Settings, Text, one_line
@@ -55,6 +56,7 @@ class ImportSettings(Settings):
     val_share: Annotated[float, Field(gt=0, lt=1)]
     seed: Count
     lists: Text | None
+    skip_missing: bool
 
 
 def import_labels(cfg: DictConfig) -> Path:
@@ -77,7 +79,7 @@ def import_labels(cfg: DictConfig) -> Path:
     check_output(output)
     if given.format in _WITH_POLYGONS:
         import_extra("pycocotools.mask", EXTRA)
-    source = read(given)
+    source = with_images_that_are_there(read(given), given)
     check_source(source, given)
     lists = split_lists(source.images, given.val_share, given.seed, _path(given.lists))
     with saying_when_stopped(lambda: f"{output} was not written; start again"):
@@ -122,6 +124,23 @@ def read_one(given: ImportSettings, class_names: Sequence[str] | None) -> LabelS
 
 def _path(given: str | None) -> Path | None:
     return None if given is None else as_path(given)
+
+
+def with_images_that_are_there(source: LabelSource, given: ImportSettings) -> LabelSource:
+    """Return the source without the images that are not there, which are counted.
+
+    Raises:
+        UserError: one is not there, and ``given.skip_missing`` is not set.
+    """
+    there = [each for each in source.images if is_file(each.image)]
+    if missing := [each.image for each in source.images if not is_file(each.image)]:
+        if not given.skip_missing:
+            raise UserError(
+                f"{len(missing)} of the {len(source.images)} images that {given.source} names are not there, such as "
+                f"{missing[0]}. Give their folder as images=PATH, or leave them out: skip_missing=true."
+            )
+        source.left_out["images that are not there"] += len(missing)
+    return replace(source, images=there)
 
 
 def check_source(source: LabelSource, given: ImportSettings) -> None:

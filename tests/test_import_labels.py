@@ -363,14 +363,30 @@ def in_json(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], obje
     return damage
 
 
+def test_images_that_are_not_there_can_be_left_out(run: Command, tmp_path: Path) -> None:
+    source = coco_file(tmp_path)
+    (tmp_path / "images" / "a.jpg").unlink()
+    options = ["from=coco", f"source={source}", f"output={tmp_path / 'out'}"]
+    result = run(import_labels, *options)
+    assert (result.status, "1 of the 4 images that" in result.error) == (1, True)
+    assert "skip_missing=true" in result.error
+    result = run(import_labels, *options, "skip_missing=true")
+    assert result.status == 0, result.error
+    assert "images that are not there (1)" in result.output
+    assert sorted(names_on(tmp_path / "out", "train") + names_on(tmp_path / "out", "val")) == ["c", "d", "day 1/b"]
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (Path.unlink, "cannot be read: No such file"),
-        (lambda path: path.write_text("{"), "is no JSON file of COCO's instances"),
-        (lambda path: path.write_text('{"images": []}'), "is no JSON file of COCO's instances: categories: Field"),
+        (Path.unlink, "cannot be read as COCO's JSON file of instances: No such file"),
+        (lambda path: path.write_text("{"), "cannot be read as COCO's JSON file of instances: Invalid JSON"),
+        (
+            lambda path: path.write_text('{"images": []}'),
+            "cannot be read as COCO's JSON file of instances: categories: Field",
+        ),
         (lambda path: damaged(path, '"a.jpg"', '"../a.jpg"'), "names the image '../a.jpg', which does not stay within"),
-        (lambda path: damaged(path, '"a.jpg"', '"gone.jpg"'), "names the image 'gone.jpg', which is not in"),
+        (lambda path: damaged(path, '"a.jpg"', '"gone.jpg"'), "1 of the 4 images that"),
         (lambda path: damaged(path, '"a.jpg"', '"c.jpg"'), "are both named c. Each image needs a name of its own"),
         (
             in_json(lambda content: content.update(annotations=content["annotations"][6:])),
@@ -424,9 +440,14 @@ def test_damaged_coco_files_are_refused_and_nothing_is_written(
         ("yolo", yolo_folder, ("data.yaml", "train: images/train", "train: nowhere"), "neither a folder nor a list"),
         ("yolo", yolo_folder, ("labels/train/a.txt", "1 ", "2 "), "a.txt, line 1: wanted a class, 0..1, and numbers"),
         ("yolo", yolo_folder, ("labels/train/a.txt", "1 ", "-1 "), "a.txt, line 1: wanted a class"),
-        ("labelme", labelme_folder, ("a.json", "a.jpg", "gone.jpg"), "gone.jpg, which is not there"),
+        ("labelme", labelme_folder, ("a.json", "a.jpg", "gone.jpg"), "gone.jpg. Give their folder as images=PATH"),
         ("labelme", labelme_folder, ("b.json", '"mask": "', '"mask": "!'), "b.jpg: a mask cannot be read"),
-        ("labelme", labelme_folder, ("a.json", '"shapes"', '"forms"'), "is no file of labelme: shapes: Field required"),
+        (
+            "labelme",
+            labelme_folder,
+            ("a.json", '"shapes"', '"forms"'),
+            "cannot be read as a file of labelme: shapes: Field required",
+        ),
         ("cvat", cvat_folder, ("annotations.xml", "<annotations>", "<!DOCTYPE a><annotations>"), "declares a document"),
         ("cvat", cvat_folder, ("annotations.xml", "</annotations>", ""), "is no XML file"),
         ("cvat", cvat_folder, ("annotations.xml", 'left="20"', 'left="inf"'), "a number that is not finite"),

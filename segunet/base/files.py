@@ -158,6 +158,20 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def read_whole(path: Path, most: int) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more than ``most`` bytes, none of which are read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size  # 0 of a pipe or device, of which nothing is read
+        if size > most:
+            raise ValueError(f"it has {size:,} bytes, wanted at most {most:,}")
+        return file.read(size)
+
+
 def check_within(folder: Path, names: Iterable[str]) -> None:
     """Raise a UserError if one of ``names`` below ``folder`` leads out of it, by a link or a ".." in the name."""
     home = os.path.realpath(folder)

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from segunet.base.errors import UserError
 from segunet.base.terminal import close_log_files, setup_logging
+from segunet.base.trust import target_of
 from segunet.cli.command import full_errors
 from segunet.cli.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
 from segunet.cli.run_dir import check_writable, is_main_process
@@ -119,7 +120,7 @@ def check_sweep(config: DictConfig) -> None:
     if folder.exists() and not (folder.is_dir() and {path.name for path in folder.iterdir()} <= {"multirun.yaml"}):
         raise UserError(f"hydra.sweep.dir={folder} exists and is not an empty folder. Give another one.")
     check_writable(folder)
-    if sweeper._target_ == f"{Search.__module__}.{Search.__name__}":
+    if sweeper._target_ == target_of(Search):
         check_search(sweeper.n_trials, sweeper.seed, overrides)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from segunet.base.errors import UserError
+from segunet.base.files import read_whole
 
 SUFFIX = ".txt"
 _MAX_BYTES = 100_000
@@ -24,16 +25,13 @@ def read_class_list(path: Path) -> dict[str, Any]:
         UserError: no such file, not UTF-8 text, or a line that is none of these.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
-        if len(content) > _MAX_BYTES:
-            raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines()]
+        text = read_whole(path, _MAX_BYTES).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"{path.absolute()} cannot be read as a class list, a text file with a name a line: {reason}."
         ) from error
+    lines = [line.strip() for line in text.splitlines()]
     entries = [line for line in lines if line and not line.startswith(_HEADER)]
     if not entries:
         raise UserError(f"{path} is empty. Write the class names into it, one a line, that of class 0 first.")

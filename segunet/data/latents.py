@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from segunet.base.errors import UserError
-from segunet.base.files import is_file
+from segunet.base.files import is_file, read_whole
 from segunet.base.terminal import progress_bar
 from segunet.base.validation import Above0, Count, Positive, Text, checked
 from segunet.data.datamodule import VOCDataModule
@@ -241,13 +241,9 @@ def read_prompt(path: Path, vocabulary: dict[int, str]) -> Tensor:
         UserError: no text, or one that has other names than those of the ``vocabulary``.
     """
     try:
-        with path.open("rb") as file:
-            content = file.read(_LONGEST_PROMPT + 1)
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    if len(content) > _LONGEST_PROMPT:
-        raise UserError(f"{path} is longer than {_LONGEST_PROMPT} bytes, which is no prompt of class names.")
+        text = read_whole(path, _LONGEST_PROMPT).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text, a prompt of class names: {error}.") from error
     try:
         present = parsed_prompt(text.strip(), list(vocabulary.values()))
     except UserError as error:

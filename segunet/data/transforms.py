@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from segunet.base.errors import UserError, did_you_mean
+from segunet.base.trust import check_targets
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
 from segunet.images.resizing import resize, resize_mask, shrinks
 
@@ -170,12 +171,7 @@ def is_augmentation(target: str) -> bool:
 
 def check_named(more: Any) -> None:
     """Raise a UserError unless ``more``, of a config, is a list of transforms, each with its ``_target_``."""
-    for each in more if isinstance(more, list) else [more]:
-        if not isinstance(more, list) or not isinstance(each, dict) or "_target_" not in each:
-            raise UserError(
-                f"data.transform.more is a list of transforms, such as [{{_target_: albumentations.ToGray, p: 0.1}}], "
-                f"got {str(each)[:80]}."
-            )
+    for each in check_targets("data.transform.more", more, "transforms", "albumentations.ToGray, p: 0.1"):
         package, _, name = str(each["_target_"]).rpartition(".")
         if package == "albumentations" and not is_augmentation(each["_target_"]):
             known = [each for each in dir(A) if is_augmentation(f"{package}.{each}")]

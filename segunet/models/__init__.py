@@ -1,5 +1,6 @@
 """Networks: plain PyTorch modules, independent of Lightning."""
 
+from segunet.base.trust import target_of
 from segunet.models.classic_unet import ClassicUNet
 from segunet.models.decoder import UNetDecoder
 from segunet.models.diffusion_unet import DiffusionUNet
@@ -9,8 +10,7 @@ from segunet.models.unet import UNet
 
 # The classes that a checkpoint may be rebuilt from, by their dotted names.
 NETWORKS: dict[str, type] = {
-    f"{each.__module__}.{each.__qualname__}": each
-    for each in (UNet, ResNetEncoder, TimmEncoder, UNetDecoder, ClassicUNet, DiffusionUNet)
+    target_of(each): each for each in (UNet, ResNetEncoder, TimmEncoder, UNetDecoder, ClassicUNet, DiffusionUNet)
 }
 
 __all__ = ["NETWORKS", "ClassicUNet", "DiffusionUNet", "ResNetEncoder", "TimmEncoder", "UNet", "UNetDecoder"]

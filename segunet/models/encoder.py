@@ -4,7 +4,7 @@ Parameters have torchvision's names (``conv1``, ``bn1``, ``layer1`` ...), so its
 """
 
 from collections.abc import Iterable
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 import torchvision
 from pydantic import Field
@@ -14,6 +14,7 @@ from torchvision.models.resnet import Bottleneck
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
 from segunet.models.blocks import group_norm
+from segunet.models.stages import Staged
 from segunet.models.weights import IMAGENET, load_encoder_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -21,7 +22,7 @@ Maps = Annotated[int, Field(ge=2, le=5)]
 
 
 @checked("model.encoder")
-class ResNetEncoder(nn.Module):
+class ResNetEncoder(Staged):
     """ResNet (He et al. 2016) without its classifier, returning up to five maps.
 
     Args:
@@ -97,21 +98,12 @@ class ResNetEncoder(nn.Module):
             _stride_in_1x1(stages)
         self.num_maps, self.in_channels = num_maps, in_channels
         self.stages = [nn.ModuleList([self.conv1, self.bn1]), *stages]
-        self._frozen = self.stages[:frozen_stages]
         expansion = resnet.fc.in_features // 512
         self.channels = [64, *(64 * expansion * 2**i for i in range(num_maps - 1))]
         self.stride = 2**num_maps
         if weights is not None:
             load_encoder_weights(self, weights, depth)
-        for stage in self._frozen:
-            stage.requires_grad_(False).eval()
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for stage in self._frozen:
-            stage.eval()
-        return self
+        self.freeze_first(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""

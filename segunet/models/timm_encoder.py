@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError, abbreviated, did_you_mean
 from segunet.base.extras import import_extra
 from segunet.base.validation import Channels, checked, one_line
+from segunet.models.stages import Staged
 from segunet.models.weights import load_matching, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ _SIDE = 128  # of the image that a network is tried on, in pixels
 
 
 @checked("model.encoder")
-class TimmEncoder(nn.Module):
+class TimmEncoder(Staged):
     """A network of timm (``features_only``) without its classifier, returning its maps.
 
     Networks whose finest map has a quarter of the image's size, such as ConvNeXt, get one of half of it by a
@@ -35,7 +36,6 @@ class TimmEncoder(nn.Module):
         stem_width: channels of the convolution that makes the finest map, where it is needed.
 
     Attributes:
-        stages: the stages; all parameters are in one of them.
         least_side: side of the images in pixels from which the coarsest map has more than one.
 
     Raises:
@@ -67,24 +67,15 @@ class TimmEncoder(nn.Module):
         self.stages = self._stages()
         if frozen_stages > len(self.stages):
             raise UserError(f"model.encoder.frozen_stages={frozen_stages}: {name} has only {len(self.stages)} stages.")
-        self._frozen = self.stages[:frozen_stages]
         self._check_maps(name)
         if own and given is not None:
             load_matching(self, given, str(weights), f"encoder {name}", "encoder")
-        for stage in self._frozen:
-            stage.requires_grad_(False).eval()
+        self.freeze_first(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""
         maps: list[Tensor] = self.body(x)
         return maps if self.stem is None else [self.stem(x), *maps]
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen stages stay in evaluation mode."""
-        super().train(mode)
-        for stage in self._frozen:
-            stage.eval()
-        return self
 
     def _stages(self) -> list[nn.ModuleList]:
         """Return the network's layers up to each map, those of the stem in the first stage."""

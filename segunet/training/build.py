@@ -19,6 +19,7 @@ from torch import nn
 
 from segunet.base.errors import UserError
 from segunet.base.files import check_within
+from segunet.base.trust import target_of
 from segunet.base.validation import Above0, AtLeast0, Count, Positive, Text, check, explained
 from segunet.base.version import __version__
 from segunet.data.datamodule import VOCDataModule
@@ -251,7 +252,7 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
 
 def _logger(name: str, config: DictConfig, run_dir: Path, steps_done: int) -> Logger:
     """Build the logger ``cfg.logger.<name>``."""
-    is_tensorboard = config.get("_target_") == f"{TensorBoardLogger.__module__}.{TensorBoardLogger.__name__}"
+    is_tensorboard = config.get("_target_") == target_of(TensorBoardLogger)
     again = {"purge_step": steps_done} if is_tensorboard else {}
     try:
         board: Logger = instantiate(config, save_dir=str(run_dir), **again)

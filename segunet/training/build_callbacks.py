@@ -10,6 +10,7 @@ from pydantic import Field
 from pytorch_lightning import Callback
 
 from segunet.base.errors import UserError
+from segunet.base.trust import check_targets
 from segunet.base.validation import Above0, Count, Positive, check
 from segunet.data.datamodule import VOCDataModule
 from segunet.training.build_diffusion import is_denoising, sample_grid
@@ -68,12 +69,8 @@ def extra_callbacks(extra: Any) -> list[Callback]:
         UserError: something else is listed, or a class that is no callback of Lightning.
     """
     given = OmegaConf.to_container(extra) if OmegaConf.is_config(extra) else extra
-    if not isinstance(given, list) or not all(isinstance(each, dict) and "_target_" in each for each in given):
-        raise UserError(
-            "callbacks.extra is a list of callbacks, such as [{_target_: "
-            f"pytorch_lightning.callbacks.DeviceStatsMonitor}}], got {str(given)[:80]}."
-        )
-    built = [(each["_target_"], _built(each)) for each in given]
+    example = "pytorch_lightning.callbacks.DeviceStatsMonitor"
+    built = [(each["_target_"], _built(each)) for each in check_targets("callbacks.extra", given, "callbacks", example)]
     for target, callback in built:
         if not isinstance(callback, Callback):
             raise UserError(f"callbacks.extra: {target} is no callback of Lightning, but {type(callback).__name__}.")

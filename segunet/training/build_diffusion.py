@@ -6,6 +6,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from segunet.base.errors import UserError
+from segunet.base.trust import target_of
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.transforms import TrainTransform
 from segunet.images.reading import read_size
@@ -18,12 +19,10 @@ from segunet.training.lr_schedule import WarmupCosine
 from segunet.training.optimizer import OptimizerFactory
 from segunet.training.samples import SampleGrid
 
-_LOSS = f"{DenoisingLoss.__module__}.{DenoisingLoss.__qualname__}"
-
 
 def is_denoising(loss: DictConfig) -> bool:
     """Return whether a ``loss`` config is a denoiser's objective; it decides what is trained."""
-    return bool(loss.get("_target_") == _LOSS)
+    return bool(loss.get("_target_") == target_of(DenoisingLoss))
 
 
 def check_fit(model: DictConfig, loss: DictConfig) -> None:

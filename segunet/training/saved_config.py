@@ -24,6 +24,7 @@ from pytorch_lightning import Trainer
 from yaml import YAMLError
 
 from segunet.base.errors import UserError
+from segunet.base.files import read_whole
 from segunet.base.nested import leaves
 from segunet.base.paths import CONF_DIR
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
@@ -102,10 +103,7 @@ class ConfigParser:
 
     def _read(self) -> dict[Any, Any]:
         try:
-            content = self.path.read_bytes()
-            if len(content) > _MAX_FILE_BYTES:
-                raise ValueError(f"it has {len(content)} bytes")
-            text = content.decode()
+            text = read_whole(self.path, _MAX_FILE_BYTES).decode()
             _check_nesting(text)
             saved = OmegaConf.to_container(OmegaConf.create(text))
         except _UNREADABLE as error:
@@ -163,7 +161,9 @@ class ConfigParser:
         for key, each in missing.items():
             if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")
-            logger.warning("%s has no %s, so %s is used, as in a new run", self.path, f"{name}.{key}".lstrip("."), each)
+        if missing:
+            lacking = ", ".join(f"{name}.{key}={each}".lstrip(".") for key, each in missing.items())
+            logger.warning("%s lacks settings, which are as in a new run: %s", self.path, lacking)
         return missing
 
     def _check_trusted(self, target: Any, name: str) -> None:

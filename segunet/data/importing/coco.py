@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from segunet.base.errors import UserError
-from segunet.base.validation import Pixels, explained
+from segunet.base.validation import Pixels
 from segunet.data.importing.regions import Bits, Draw, Region, is_polygon, polygons, runs
 from segunet.data.importing.source import (
     AnnotatedImage,
@@ -16,6 +16,7 @@ from segunet.data.importing.source import (
     find_image,
     first_folder,
     image_name,
+    read_json,
     source_of_regions,
 )
 
@@ -93,14 +94,7 @@ def read_coco(source: Path, images: Path | None, wanted: Sequence[str] | None) -
 
 
 def _read(source: Path) -> _File:
-    try:
-        if source.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{source} is larger than {_MAX_BYTES >> 30} GB. Split it.")
-        return _File.model_validate_json(source.read_bytes())
-    except OSError as error:
-        raise UserError(f"{source} cannot be read: {error.strerror}. Give COCO's JSON file as source=PATH.") from error
-    except ValidationError as error:
-        raise UserError(f"{source} is no JSON file of COCO's instances: {explained(error)}") from error
+    return read_json(source, _File, _MAX_BYTES, "COCO's JSON file of instances")
 
 
 def _drawing(shape: Sequence[Sequence[float]] | _Runs | None, left_out: Counter[str]) -> Draw | None:

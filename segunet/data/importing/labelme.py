@@ -12,13 +12,19 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from segunet.base.errors import UserError
-from segunet.base.files import is_file
-from segunet.base.validation import Pixels, explained, one_line
+from segunet.base.validation import Pixels, one_line
 from segunet.data.importing.regions import Bits, Draw, Region, ellipse, patch, polygons, rectangle
-from segunet.data.importing.source import AnnotatedImage, LabelSource, files_below, image_name, source_of_regions
+from segunet.data.importing.source import (
+    AnnotatedImage,
+    LabelSource,
+    files_below,
+    image_name,
+    read_json,
+    source_of_regions,
+)
 
 _MAX_BYTES = 2**29
 
@@ -65,8 +71,6 @@ def _annotated(file: Path, source: Path, images: Path | None, left_out: Counter[
     content = _read(file)
     path = Path(content.image_path.replace("\\", "/"))  # written on Windows, perhaps
     image = Path(os.path.normpath((file.parent / path if images is None else images / path.name).absolute()))
-    if not is_file(image):
-        raise UserError(f"{file} names the image {image}, which is not there. Give its folder as images=PATH.")
     regions = []
     for shape in content.shapes:
         draw = _drawing(shape)
@@ -80,14 +84,7 @@ def _annotated(file: Path, source: Path, images: Path | None, left_out: Counter[
 
 
 def _read(file: Path) -> _File:
-    try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{file} is larger than {_MAX_BYTES >> 20} MB: it is not labelme's.")
-        return _File.model_validate_json(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file} cannot be read: {error.strerror}. Give labelme's files as source=PATH.") from error
-    except ValidationError as error:
-        raise UserError(f"{file} is no file of labelme: {explained(error)}") from error
+    return read_json(file, _File, _MAX_BYTES, "a file of labelme")
 
 
 def _drawing(shape: _Shape) -> Draw | None:

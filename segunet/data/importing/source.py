@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from segunet.base.errors import UserError
-from segunet.base.files import folders_below, is_file, stays_below
-from segunet.base.validation import one_line
+from segunet.base.files import folders_below, is_file, read_whole, stays_below
+from segunet.base.validation import explained, one_line
 from segunet.data.class_list import IGNORED
 from segunet.data.importing.regions import Labels, Region, draw_labels
 from segunet.images.integrity import IMAGE_SUFFIXES
@@ -16,6 +18,7 @@ from segunet.images.palette import IGNORE_INDEX, background_of
 
 TRAIN, VAL = "train", "val"
 _BACKGROUND = "background"
+File = TypeVar("File", bound=BaseModel)
 _IGNORED = (*IGNORED, "__ignore__")  # labelme calls it so
 
 
@@ -145,21 +148,18 @@ def _is_utf8(name: str) -> bool:
 
 
 def find_image(folders: Sequence[Path], name: str, source: Path) -> Path:
-    """Return the image that ``source``, a file of labels, names, in the first of the ``folders`` that has it.
+    """Return the image that ``source``, a file of labels, names: in the first of the ``folders`` that has it.
+
+    It may be in none.
 
     Raises:
-        UserError: a name that leads out of the folders, or no such image.
+        UserError: a name that leads out of the folders.
     """
     below = PurePosixPath(name.replace("\\", "/")).as_posix()  # written on Windows, perhaps
     if not stays_below(below):
         raise UserError(f"{source} names the image {name!r}, which does not stay within {folders[-1]}.")
     candidates = [folder / below for folder in folders] + [folder / Path(below).name for folder in folders]
-    for path in candidates:
-        if is_file(path):
-            return path
-    raise UserError(
-        f"{source} names the image {name!r}, which is not in {folders[-1]}. Give its folder as images=PATH."
-    )
+    return next((path for path in candidates if is_file(path)), candidates[0])
 
 
 def images_below(folder: Path) -> list[Path]:
@@ -172,6 +172,19 @@ def files_below(folder: Path) -> Iterable[Path]:
     for each in folders_below(folder):
         if not any(part.startswith(".") for part in each.relative_to(folder).parts):
             yield from (path for path in sorted(each.iterdir()) if not path.name.startswith(".") and is_file(path))
+
+
+def read_json(path: Path, kind: type[File], most: int, what: str) -> File:
+    """Return a JSON file of at most ``most`` bytes, parsed.
+
+    Raises:
+        UserError: it cannot be read, or is not ``what`` it should be.
+    """
+    try:
+        return kind.model_validate_json(read_whole(path, most))
+    except (OSError, ValidationError, ValueError) as error:
+        reason = explained(error) if isinstance(error, ValidationError) else getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be read as {what}: {str(reason).rstrip('.')}.") from error
 
 
 def first_folder(*folders: Path) -> Path:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel, Field, ValidationError
 
 from segunet.base.errors import UserError
-from segunet.base.files import is_file
+from segunet.base.files import is_file, read_whole
 from segunet.base.validation import Text, explained
 from segunet.data.importing.regions import Bits, Draw, Region, is_polygon, polygons
 from segunet.data.importing.source import (
@@ -78,10 +78,8 @@ def _read(file: Path) -> _Data:
 
 def _text(file: Path) -> str:
     try:
-        if file.stat().st_size > _MAX_BYTES:
-            raise UserError(f"{file} has more than {_MAX_BYTES:,} bytes: it is not YOLO's.")
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_whole(file, _MAX_BYTES).decode("utf-8-sig")
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 

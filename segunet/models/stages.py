@@ -1,0 +1,26 @@
+"""An encoder of stages, the first of which can be frozen."""
+
+from collections.abc import Sequence
+from typing import Self
+
+from torch import nn
+
+
+class Staged(nn.Module):
+    """An encoder whose parameters are all in ``stages``, one for each map, finest first; its subclass sets them."""
+
+    stages: Sequence[nn.Module] = ()
+    _frozen: Sequence[nn.Module] = ()
+
+    def freeze_first(self, count: int) -> None:
+        """Freeze the first ``count`` stages for good, with their batch-norm statistics."""
+        self._frozen = self.stages[:count]
+        for stage in self._frozen:
+            stage.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for stage in self._frozen:
+            stage.eval()
+        return self
