@@ -13,7 +13,7 @@ from segunet.cli.completion import completions
 _FOLDER = Path(__file__).parent
 _COMMANDS = [
     *("train", "evaluate", "predict", "report", "check_data", "import_labels"),
-    *("export", "summary", "benchmark", "convert", "generate"),
+    *("export", "summary", "benchmark", "convert", "generate", "demo"),
 ]
 
 
@@ -45,7 +45,7 @@ def help_text() -> str:
     head = "segunet COMMAND [name=value] ...    (or python -m segunet.COMMAND)"
     feet = [
         "segunet COMMAND --help shows all of its settings; segunet --version shows the version.",
-        "Completion in bash and zsh: complete -o nospace -o default -C 'segunet --complete' segunet",
+        "Completion in bash: complete -o nospace -o default -C 'segunet --complete' segunet",
     ]
     return "\n".join([head, "", *lines, "", *feet])
 

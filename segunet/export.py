@@ -2,9 +2,7 @@
 
 import logging
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,14 +11,12 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from omegaconf import DictConfig
 from pydantic import Field
-from rich.table import Table
-from torch import Tensor
 
-from segunet.base.errors import UserError, counted
+from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
-from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
+from segunet.base.files import is_folder
 from segunet.base.stopping import saying_when_stopped
-from segunet.base.terminal import console, setting, show_table
+from segunet.base.terminal import setting
 from segunet.base.validation import Count, Positive, Settings, Share, Text
 from segunet.base.version import __version__
 from segunet.cli.command import command
@@ -29,13 +25,14 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
 from segunet.data.voc import find_voc_folder, list_pairs
 from segunet.formats.interface import Interface, resized
+from segunet.formats.output import check_output, whole_files
 from segunet.formats.quantize import Calibration
 from segunet.formats.read import READERS, ExportedNet, read_exported
 from segunet.formats.write import FORMATS, Format, Traced, least_side, traced, traced_denoiser
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
-from segunet.inference.denoiser_fidelity import DenoiserComparison, check_same_denoiser, compare_denoisers
-from segunet.inference.fidelity import Comparison, check_same, check_scores, compare
+from segunet.inference.denoiser_fidelity import check_same_denoiser, compare_denoisers, show_denoisers
+from segunet.inference.fidelity import check_same, check_same_masks, check_scores, compare, show
 from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
@@ -64,7 +61,7 @@ class ExportSettings(Settings):
     quantize: Literal["int8"] | None
     calibration_images: Positive
     calibration_split: Text | None
-    opset: Annotated[int, Field(ge=18, le=30)] | None
+    opset: Annotated[int, Field(ge=18, le=25)] | None
     seed: Count
     tolerance: Tolerance
 
@@ -124,21 +121,22 @@ class Segmentation:
         """
         if self.cfg.quantize is None:
             return None
-        data = self.datamodule
+        data, batch = self.datamodule, self.interface.batch or 1
         if data is None:
             raise UserError(
                 f"quantize={self.cfg.quantize} needs images: the checkpoint's data set is not here. Give it as "
                 "data.root=PATH."
             )
         pairs = list_pairs(find_voc_folder(data.root), self.cfg.calibration_split or data.train_split)
-        count = min(self.cfg.calibration_images, len(pairs))
+        count = math.ceil(min(self.cfg.calibration_images, len(pairs)) / batch) * batch
         spread = [pairs[number * len(pairs) // count] for number in range(count)]
         images = EvalDataset(spread, data.form, data.inference_size)
-        return [self._input(images[index].images[None]) for index in range(count)]
+        return [self._input(images, range(first, first + batch)) for first in range(0, count, batch)]
 
-    def _input(self, image: Tensor) -> NDArray[Any]:
-        """Return an image (1, 3, H, W) uint8 as the exported network takes it."""
-        fitting = resized(image, self.interface.size or image.shape[-2:]).repeat(self.interface.batch or 1, 1, 1, 1)
+    def _input(self, images: EvalDataset, batch: range) -> NDArray[Any]:
+        """Return images (N, 3, H, W), of one size if N is more than 1, as the exported network takes them."""
+        singles = [images[index].images[None] for index in batch]
+        fitting = torch.cat([resized(each, self.interface.size or each.shape[-2:]) for each in singles])
         return (fitting.float() if self.interface.float_input else fitting).numpy()
 
     def about(self) -> dict[str, Any]:
@@ -154,14 +152,17 @@ class Segmentation:
     def compare(self, exported: ExportedNet) -> None:
         """Print how ``exported`` compares with it; raise a UserError if they differ."""
         exported.border, exported.float_input = border_of(self.net), self.interface.float_input
-        nets = [self.interface.adapted(net, self.num_classes) for net in (self.interface(self.net), exported)]
-        comparison = compare(*nets, self.datamodule, self.cfg.seed)
-        show(comparison, self.cfg.format, logits=not self.interface.argmax)
-        if self.cfg.quantize is None:
-            logits = math.inf if self.interface.argmax else self.cfg.tolerance.logits
-            check_same(comparison, logits, self.cfg.tolerance.agreement)
+        nets = (self.interface.exported_module(self.net), exported)
+        original, other = (self.interface.for_any_images(net, self.num_classes) for net in nets)
+        comparison = compare(original, other, self.datamodule, least_side(self.net), self.cfg.seed)
+        show(comparison, self.cfg.format, self.interface)
+        tolerance = self.cfg.tolerance
+        if self.cfg.quantize is not None:
+            check_scores(comparison, tolerance.miou)
+        elif self.interface.argmax:
+            check_same_masks(comparison, tolerance.agreement)
         else:
-            check_scores(comparison, self.cfg.tolerance.miou)
+            check_same(comparison, tolerance.logits, tolerance.agreement)
 
     def log_use(self, output: Path) -> None:
         """Log the next steps."""
@@ -173,13 +174,13 @@ class Segmentation:
 def images_to_compare(cfg: DictConfig, checkpoint: Checkpoint) -> VOCDataModule | None:
     """Return the data set whose first ``cfg.images`` the networks are compared on.
 
-    None if the checkpoint's own is not on this machine and ``cfg`` names no other: noise has to do.
+    None if the checkpoint's own is not on this machine and ``cfg`` names no other: they are compared on noise alone.
 
     Raises:
         UserError: it is named and not there, or it is invalid.
     """
     named = "_target_" in cfg.data or any(_names(each, ("data", "split")) for each in HydraConfig.get().overrides.task)
-    if not named and not Path(checkpoint.data.root).is_dir():
+    if not named and not is_folder(Path(checkpoint.data.root)):
         logger.warning(
             "the checkpoint's data set %s is not here: the networks are compared on noise alone; with data.root=PATH "
             "on images too",
@@ -294,6 +295,8 @@ def chosen_format(cfg: DictConfig) -> Format:
         raise UserError(f"quantize={cfg.quantize} is for format=onnx and format=openvino.")
     if cfg.opset is not None and cfg.format != "onnx":
         raise UserError(f"opset={cfg.opset} is for format=onnx.")
+    if cfg.quantize is not None and cfg.batch not in (None, 1) and cfg.size is None:
+        raise UserError(f"quantize={cfg.quantize} with batch={cfg.batch} needs images of one size: give size, too.")
     FORMATS[cfg.format].packages()
     if cfg.quantize is not None and cfg.format == "openvino":
         import_extra("nncf", "int8")
@@ -301,66 +304,10 @@ def chosen_format(cfg: DictConfig) -> Format:
 
 
 def chosen_output(cfg: DictConfig, source: Path, chosen: Format) -> Path:
-    """Return the output path: ``cfg.output``, or beside the checkpoint.
-
-    Raises:
-        UserError: the suffix does not match the format, or the path is a folder or a file that segunet.export did
-            not write.
-    """
+    """Return the output path: ``cfg.output``, or beside the checkpoint; raises as :func:`check_output`."""
     path = source.with_suffix(chosen.suffix) if cfg.output is None else as_path(cfg.output)
-    if path.suffix != chosen.suffix or path.is_dir():
-        raise UserError(
-            f"output={cfg.output} must be the name of a {chosen.suffix} file, which format={cfg.format} writes"
-            f"{'; it is a folder' if path.is_dir() else f', such as {path.with_suffix(chosen.suffix).name}'}."
-        )
-    weights = path.with_suffix(".bin")
-    if path.suffix == ".xml" and weights.exists() and not path.exists():
-        raise UserError(
-            f"{weights} exists without {path.name}, and would be overwritten by this network's weights. Move it, or "
-            "give another name as output=PATH."
-        )
-    if path.exists():
-        check_exported(path)
+    check_output(path, chosen.suffix)
     return path
-
-
-def check_exported(path: Path) -> None:
-    """Raise a UserError unless segunet.export wrote ``path``, so that it may be replaced."""
-    try:
-        read_exported(path)
-    except UserError as error:
-        raise UserError(
-            f"{path} exists and would be overwritten, but: {error} Or give another name as output=PATH."
-        ) from error
-
-
-@contextmanager
-def whole_files(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; it and the files beside it are moved to ``path`` only if the block succeeds.
-
-    Temporary files of killed processes are removed.
-
-    Raises:
-        UserError: the folder is not writable.
-    """
-    path = Path(os.path.realpath(path))
-    try:
-        with draft_folder_beside(path) as folder:
-            remove_abandoned(path.parent.glob(DRAFTS))
-            draft = folder / path.name
-            yield draft
-            others = [each for each in folder.iterdir() if each != draft]
-            for each in [*others, draft]:
-                with each.open("rb") as file:
-                    os.fsync(file.fileno())
-            if others:
-                path.unlink(missing_ok=True)  # never leave it beside the weights of another network
-            for each in [*others, draft]:
-                each.replace(path.parent / each.name)
-    except OSError as error:
-        raise UserError(
-            f"{path} could not be written: {error.strerror or error}. Free some space or give another output=PATH."
-        ) from error
 
 
 def about(card: CheckpointCard) -> dict[str, Any]:
@@ -399,43 +346,6 @@ def write(
             f"The network could not be written as {path.suffix}: {type(error).__name__}: {reason}. Free some space if "
             f"the disk is full, else try another format ({', '.join(FORMATS)})."
         ) from error
-
-
-def show(comparison: Comparison, name: str, logits: bool) -> None:
-    """Print the comparison, with its ``logits`` or of masks alone."""
-    table = Table()
-    for heading in ("", "PyTorch", name, "difference"):
-        table.add_column(heading, justify="right" if heading else "left")
-    if comparison.scores:
-        before, after = (scores.miou for scores in comparison.scores)
-        table.add_row("mIoU", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
-    if logits:
-        table.add_row("largest logit", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
-    table.add_row("pixels of the same class", "", "", f"{100 * comparison.agreement:.3f} %")
-    if comparison.speeds:
-        first, second = comparison.speeds
-        table.add_row("images/s", f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f} times")
-    show_table(table)
-    compared = counted(comparison.scores[0].images, "image") if comparison.scores else "noise of several sizes"
-    console.print(f"({compared}, {counted(torch.get_num_threads(), 'thread')})", highlight=False)
-
-
-def show_denoisers(comparison: DenoiserComparison, name: str) -> None:
-    """Print the comparison of a denoiser."""
-    table = Table()
-    for heading in ("", "PyTorch", name, "difference"):
-        table.add_column(heading, justify="right" if heading else "left")
-    first, second = comparison.seconds
-    table.add_row("largest prediction", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
-    speed = f"{first / second:.2f} times as fast"
-    table.add_row("ms per denoising step", f"{1000 * first:.1f}", f"{1000 * second:.1f}", speed)
-    show_table(table)
-    threads = torch.get_num_threads()
-    console.print(
-        f"({comparison.samples} noises, time steps and prompts of several sizes; a step is of one sample of "
-        f"{comparison.side} x {comparison.side}, {counted(threads, 'thread')})",
-        highlight=False,
-    )
 
 
 def log_files(output: Path) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -132,15 +133,16 @@ def with_images_that_are_there(source: LabelSource, given: ImportSettings) -> La
     Raises:
         UserError: one is not there, and ``given.skip_missing`` is not set.
     """
-    there = [each for each in source.images if is_file(each.image)]
-    if missing := [each.image for each in source.images if not is_file(each.image)]:
+    there = [is_file(each.image) for each in source.images]
+    if missing := [each.image for each, found in zip(source.images, there, strict=True) if not found]:
         if not given.skip_missing:
+            own_folder = "" if given.format == "yolo" else ", give their folder as images=PATH (val_images=PATH)"
             raise UserError(
-                f"{len(missing)} of the {len(source.images)} images that {given.source} names are not there, such as "
-                f"{missing[0]}. Give their folder as images=PATH, or leave them out: skip_missing=true."
+                f"{len(missing)} of the {len(source.images)} images that the labels name are not there, such as "
+                f"{missing[0]}. Put them there{own_folder}, or leave them out: skip_missing=true."
             )
         source.left_out["images that are not there"] += len(missing)
-    return replace(source, images=there)
+    return replace(source, images=list(compress(source.images, there)))
 
 
 def check_source(source: LabelSource, given: ImportSettings) -> None:

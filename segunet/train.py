@@ -5,10 +5,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from torch.utils.tensorboard.summary import hparams
 
 from segunet.base.errors import UserError, abbreviated, counted
@@ -40,7 +40,7 @@ from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
-from segunet.training.board import board_of, drop_lost, ending_runs
+from segunet.training.board import board_of, drop_lost, wandb_run
 from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
@@ -105,6 +105,7 @@ def train(cfg: DictConfig) -> Path:
 
 def new_run(cfg: DictConfig) -> Start:
     """Return the start of a new run."""
+    cfg = with_loggers(cfg)
     build.check_settings(cfg)
     check_init(cfg)
     run_dir = planned_run_dir(cfg, "train", (*RESULTS, "checkpoints"))
@@ -120,6 +121,15 @@ def resumed_run(run_dir: Path) -> Start:
         build.check_settings(cfg)
     cfg = with_precision(cfg, gpu_precision)  # of an older version, whose auto was float32 on CPUs
     return Start(cfg, run_dir, read_resumed(cfg, run_dir))
+
+
+def with_loggers(cfg: DictConfig) -> DictConfig:
+    """Return ``cfg`` with the chosen loggers alone: none of a logger that is null, an empty ``logger`` without any."""
+    chosen_loggers = {name: each for name, each in (cfg.get("logger") or {}).items() if each is not None}
+    cfg = cfg.copy()
+    with open_dict(cfg):
+        cfg.logger = chosen_loggers
+    return cfg
 
 
 def with_precision(cfg: DictConfig, choose: Callable[[str], str]) -> DictConfig:
@@ -170,12 +180,12 @@ def built(start: Start) -> Parts:
 def fit(start: Start, parts: Parts) -> None:
     """Train, and write everything to the run's folder."""
     datamodule, task, trainer = parts
-    open_run_dir(start.cfg, start.run_dir)
-    if is_main_process():
-        remove_abandoned(start.run_dir.rglob(DRAFTS))
-        log_to_file(start.run_dir / "train.log")
-    introduce(start, datamodule, trainer)
-    with ending_runs(trainer):
+    with wandb_run(trainer):
+        open_run_dir(start.cfg, start.run_dir)
+        if is_main_process():
+            remove_abandoned(start.run_dir.rglob(DRAFTS))
+            log_to_file(start.run_dir / "train.log")
+        introduce(start, datamodule, trainer)
         prepare_loggers(start, trainer, BEST_LOSS if isinstance(task, DiffusionTask) else BEST_MIOU)
         _fit(start, parts)
 
@@ -240,20 +250,25 @@ def prepare_loggers(start: Start, trainer: pl.Trainer, best: str) -> None:
     """
     if not is_main_process():
         return
-    board, values = board_of(trainer), OmegaConf.to_container(start.cfg, resolve=True)
-    if start.resumed is None:
-        for each in trainer.loggers:
-            if each is not board:
-                each.log_hyperparams(values)  # type: ignore[arg-type]
-    if board is not None and start.resumed is None:
+    board, resumed = board_of(trainer), start.resumed
+    if resumed is None:
+        log_settings(OmegaConf.to_container(start.cfg, resolve=True), trainer, best)
+    elif board is not None:
+        drop_lost(Path(board.log_dir), resumed.progress.steps, resumed.progress.validated)
+
+
+def log_settings(values: Any, trainer: pl.Trainer, best: str) -> None:
+    """Log the ``values`` of a config, in plain containers, to all loggers."""
+    board = board_of(trainer)
+    for other in trainer.loggers:
+        if other is not board:
+            other.log_hyperparams(values)
+    if board is not None:
         plain = {
             key: value if isinstance(value, int | float | str) else str(value) for key, value in leaves(values).items()
         }
         for summary in hparams(plain, {best: 0.0}):  # type: ignore[no-untyped-call]  # only names the score
             board.experiment.file_writer.add_summary(summary)
-    elif board is not None and start.resumed is not None:
-        progress = start.resumed.progress
-        drop_lost(Path(board.log_dir), progress.steps, progress.validated)
 
 
 def introduce(start: Start, datamodule: VOCDataModule, trainer: pl.Trainer) -> None:

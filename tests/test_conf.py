@@ -36,7 +36,7 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     files = {str(path.relative_to(CONF_DIR).with_suffix("")) for path in CONF_DIR.rglob("*.yaml")}
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
     roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
-    roots |= {"benchmark", "report", "import_labels"}
+    roots |= {"benchmark", "report", "import_labels", "demo"}
     parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
     assert files - tested == roots | parts
 

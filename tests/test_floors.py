@@ -12,7 +12,7 @@ FLOORS = (
     ("models", "losses", "metrics", "images", "formats"),
     ("data", "cli"),
     ("inference",),
-    ("training", "report", "cost"),
+    ("training", "report", "cost", "demo"),
 )
 COMMANDS = {"train", "evaluate", "predict", "check_data", "import_labels", "export", "summary", "convert", "generate"}
 COMMANDS |= {"benchmark"}

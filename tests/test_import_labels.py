@@ -440,7 +440,12 @@ def test_damaged_coco_files_are_refused_and_nothing_is_written(
         ("yolo", yolo_folder, ("data.yaml", "train: images/train", "train: nowhere"), "neither a folder nor a list"),
         ("yolo", yolo_folder, ("labels/train/a.txt", "1 ", "2 "), "a.txt, line 1: wanted a class, 0..1, and numbers"),
         ("yolo", yolo_folder, ("labels/train/a.txt", "1 ", "-1 "), "a.txt, line 1: wanted a class"),
-        ("labelme", labelme_folder, ("a.json", "a.jpg", "gone.jpg"), "gone.jpg. Give their folder as images=PATH"),
+        (
+            "labelme",
+            labelme_folder,
+            ("a.json", "a.jpg", "gone.jpg"),
+            "gone.jpg. Put them there, give their folder as images=PATH",
+        ),
         ("labelme", labelme_folder, ("b.json", '"mask": "', '"mask": "!'), "b.jpg: a mask cannot be read"),
         (
             "labelme",

@@ -538,7 +538,7 @@ def test_a_run_with_transforms_of_albumentations_is_resumed(run: Command, tiny: 
         config.write_text(whole.replace("albumentations.GaussNoise", other))
         result = run(train, f"resume={folder}", "trainer.max_epochs=3")
         assert result.status == 1
-        assert f"data.transform.more[0]._target_ is '{other}', a class that is not in conf/" in result.error
+        assert f"data.transform.more[0]._target_ is '{other}', a class that conf/ does not have there" in result.error
     for wrong, said in {
         "[{_target_:albumentations.Rotate,p:0.1}]": "data.transform.more: Rotate gives a mask of",
         "[{_target_:albumentations.ToGrey}]": "albumentations has no transform ToGrey. Did you mean ToGray?",

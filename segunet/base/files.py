@@ -52,6 +52,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether a folder exists; False where :func:`is_file` is."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 DRAFTS = ".segunet-*"  # unfinished files and folders; their writer holds a lock on them
 _LOCK = ".lock"  # in a run's folder
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)  # EBADF: NFS, for files open for reading
@@ -163,13 +171,15 @@ def read_whole(path: Path, most: int) -> bytes:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has more than ``most`` bytes, none of which are read.
+        ValueError: it has more than ``most`` bytes; the rest is not read.
     """
+    content = bytearray()
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size  # 0 of a pipe or device, of which nothing is read
-        if size > most:
-            raise ValueError(f"it has {size:,} bytes, wanted at most {most:,}")
-        return file.read(size)
+        while part := file.read(2**20):
+            content += part
+            if len(content) > most:
+                raise ValueError(f"it has more than {most:,} bytes")
+    return bytes(content)
 
 
 def check_within(folder: Path, names: Iterable[str]) -> None:

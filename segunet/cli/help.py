@@ -14,6 +14,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.paths import CONF_DIR
+from segunet.cli.conf_files import package_of
 
 _ARGUMENT = re.compile(
     r"^    (\w+(?:, \w+)*): (.+(?:\n      .+)*)", re.MULTILINE
@@ -60,13 +61,15 @@ def comments_of(group: str, name: str) -> dict[str, list[str]]:
             comments |= comments_of(group, base)
     lines = text.splitlines()
     head = list(takewhile(_is_comment, lines))
-    package, own = group.replace("/", "."), re.match(rf"# @package ({group}\.\w+)\n", text)
-    package = own[1] if own else package
+    package = package_of(group, text)
     for setting, row in _settings_of(text, package):
         above = list(takewhile(_is_comment, reversed(lines[len(head) : row])))
         if above:
             comments[setting] = [line.strip() for line in reversed(above)]
-    return comments | {package: list(takewhile(lambda line: line != "#", head[1:] if own else head))}
+    about = [line for line in head if line != f"# @package {package}"]
+    if package != group.replace("/", "."):
+        comments[group] = [f"# Any number of them, each with the settings below its name: {group}=[NAME,NAME]."]
+    return comments | {package: list(takewhile(lambda line: line != "#", about))}
 
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:

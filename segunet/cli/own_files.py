@@ -4,7 +4,7 @@ Config files, ``data=PATH.yaml`` and ``experiment=PATH.yaml``, and class lists, 
 """
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ TABLES = ("data.mask_values",)  # mappings of numbers, whose keys are no setting
 _OF_CLASSES = ("model", "loss", "optimizer", "lr_schedule", "trainer", "logger")
 _MISSING = "???"
 _CLASS_NAMES = "data.class_names"
+_expanded: dict[str, list[str]] = {}  # words of the running command that name files, and the settings that they became
 
 
 def own_files(argv: list[str]) -> list[Path]:
@@ -40,6 +41,7 @@ def with_own_files(argv: list[str]) -> list[str]:
         UserError: a file that is not there, or holds no settings or class names.
     """
     words = get_args_parser().parse_args(argv[1:]).overrides
+    _expanded.clear()
     if not any(_file_in(word) for word in words):
         return argv
     first = argv.index(words[0])
@@ -51,10 +53,24 @@ def with_own_files(argv: list[str]) -> list[str]:
         if path is None:
             typed.append(word)
         elif path.suffix == SUFFIX:
-            classes += [f"data.{name}={hydra_text(value)}" for name, value in read_class_list(path).items()]
+            _expanded[word] = [f"data.{name}={hydra_text(value)}" for name, value in read_class_list(path).items()]
+            classes += _expanded[word]
         else:
-            settings += _settings_of(word.partition("=")[0], path)
+            _expanded[word] = [*_settings_of(word.partition("=")[0], path)]
+            settings += _expanded[word]
     return [*argv[:first], *settings, *classes, *typed]
+
+
+def as_typed(overrides: Sequence[str], beginning: str = "") -> list[str]:
+    """Return the settings of the running command with its files, as typed, in place of what they became.
+
+    Args:
+        overrides: the settings.
+        beginning: only files of words that begin so.
+    """
+    files = {word: settings for word, settings in _expanded.items() if word.startswith(beginning)}
+    from_files = {setting for settings in files.values() for setting in settings}
+    return [*files, *(each for each in overrides if each not in from_files)]
 
 
 def _file_in(word: str) -> Path | None:

@@ -20,6 +20,7 @@ from segunet.base.errors import UserError
 from segunet.base.files import check_within, write_text
 from segunet.base.paths import OUTPUTS_DIR
 from segunet.base.terminal import setting
+from segunet.cli.own_files import as_typed
 
 _RUN_DIR_VARIABLE = "SEGUNET_RUN_DIR"  # passes it to the other processes of a distributed run
 CONFIG = "config.yaml"  # in a run's folder
@@ -165,14 +166,13 @@ def command_line(**changed: object) -> str:
     if not HydraConfig.initialized():
         return ""
     running = HydraConfig.get()
-    kept = [each for each in running.overrides.task if each.partition("=")[0].lstrip("+") not in changed]
+    kept = [each for each in as_typed(running.overrides.task) if each.partition("=")[0].lstrip("+") not in changed]
     words = shlex.join(["python", "-m", f"segunet.{running.job.name}", *kept])
     return " ".join([words, *(setting(name, value) for name, value in changed.items())])
 
 
 def command_on_same_data(name: str) -> str:
     """Return the command ``name`` with this command line's data set, ready to type."""
-    data = [
-        each for each in HydraConfig.get().overrides.task if each.startswith(("data=", "data.", "data/", "++data."))
-    ]
+    typed = as_typed(HydraConfig.get().overrides.task, beginning="data")
+    data = [each for each in typed if each.startswith(("data=", "data.", "data/", "++data."))]
     return shlex.join(["python", "-m", f"segunet.{name}", *data])

@@ -1,17 +1,21 @@
 """What an exported segmentation network takes and returns, as other runtimes may need it."""
 
+import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from segunet.base.errors import UserError
 from segunet.base.validation import Pixels, Settings
 from segunet.models.classic_unet import border_of
 
 _MARGIN = 20.0  # by which the logit of a mask's class is above the others
+_MOST_PIXELS = 2**23  # of all images that go in at once
+_SMALL = 64**2  # pixels of an image
 
 
 class Interface(Settings):
@@ -28,13 +32,23 @@ class Interface(Settings):
     argmax: bool = False
     float_input: bool = False
     size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
-    batch: Annotated[int, Field(ge=1, le=4096)] | None = None
+    batch: Annotated[int, Field(ge=1, le=512)] | None = None
 
-    def __call__(self, net: nn.Module) -> nn.Module:
-        """Return the network that is exported."""
+    @model_validator(mode="after")
+    def _check_pixels(self) -> Self:
+        if (wanted := self.pixels(_SMALL)) > _MOST_PIXELS:
+            raise ValueError(f"batch and size: wanted at most {_MOST_PIXELS:,} pixels at once, got {wanted:,}")
+        return self
+
+    def pixels(self, pixels: int) -> int:
+        """Return how many pixels go through the network at once for an image of that many ``pixels``."""
+        return (self.batch or 1) * (math.prod(self.size) if self.size else pixels)
+
+    def exported_module(self, net: nn.Module) -> nn.Module:
+        """Return what is exported of ``net``, images to logits."""
         return Masks(net) if self.argmax else net
 
-    def adapted(self, net: nn.Module, num_classes: int) -> nn.Module:
+    def for_any_images(self, net: nn.Module, num_classes: int) -> nn.Module:
         """Return ``net``, which has this interface, as a module from images of any number and size to logits."""
         return net if self == Interface(float_input=self.float_input) else AnyImages(net, self, num_classes)
 
@@ -58,7 +72,7 @@ class Masks(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.border, self.stride = net, border_of(net), int(getattr(net, "stride", 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return each pixel's class."""
@@ -77,16 +91,23 @@ class AnyImages(nn.Module):
         num_classes: K.
     """
 
+    classes: Tensor
+
     def __init__(self, net: nn.Module, interface: Interface, num_classes: int) -> None:
         super().__init__()
-        self.net, self.interface, self.num_classes = net, interface, num_classes
+        self.net, self.interface = net, interface
         self.border, self.stride = border_of(net), int(getattr(net, "stride", 1))
+        self.register_buffer("classes", torch.arange(num_classes).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits float32 (N, K, H, W) of ``images`` (N, 3, H, W)."""
+        """Return logits float32 (N, K, H, W) of ``images`` (N, 3, H, W).
+
+        Raises:
+            UserError: a mask has a class that it cannot have.
+        """
         size = images.shape[-2:]
         fitting = resized(images, self.interface.size or size)
-        batches = fitting.split(self.interface.batch or len(images))
+        batches = torch.split(fitting, self.interface.batch or len(images))
         return resized(torch.cat([self._logits(each) for each in batches]), size)
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -95,7 +116,10 @@ class AnyImages(nn.Module):
         output: Tensor = self.net(full)[: len(images)]
         if not self.interface.argmax:
             return output
-        return _MARGIN * F.one_hot(output.long(), self.num_classes).movedim(-1, 1).float()
+        if (highest := int(output.max())) >= self.classes.numel():
+            known = self.classes.numel()
+            raise UserError(f"The exported network's mask has class {highest}, but there are only {known} classes.")
+        return _MARGIN * (output[:, None] == self.classes)  # (N, K, H, W)
 
 
 def resized(values: Tensor, size: Sequence[int]) -> Tensor:

@@ -6,12 +6,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from segunet.base.extras import import_extra
 
-Calibration = Sequence[NDArray[np.uint8]]  # images (1, 3, H, W) of any sizes
+Calibration = Sequence[NDArray[Any]]  # images (N, 3, H, W) of any sizes, as the network takes them
 
 
 class _Reader:
@@ -20,7 +19,7 @@ class _Reader:
     def __init__(self, name: str, images: Calibration) -> None:
         self.inputs = iter([{name: image} for image in images])
 
-    def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self.inputs, None)
 
 

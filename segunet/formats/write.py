@@ -87,7 +87,7 @@ def traced(net: nn.Module, interface: Interface | None = None) -> Traced:
     free = {0: "batch"} if interface.batch is None else {}
     free |= {2: "height", 3: "width"} if interface.size is None else {}
     sizes = {name: Dim(name, min=least) for name in ("height", "width")}
-    graph = _graph(interface(net), (images,), {"images": free}, sizes)
+    graph = _graph(interface.exported_module(net), (images,), {"images": free}, sizes)
     if least > border_of(net) + 1:
         graph._guards_code.clear()  # Python: some of timm's networks would be refused for one image, which they take
     return Traced(graph, {"images": free}, "masks" if interface.argmax else "logits")
@@ -179,6 +179,8 @@ def write_onnx(
             network.program, (), dynamo=True, verbose=False, dynamic_shapes=axes, opset_version=opset, **names
         )
     assert result is not None
+    if opset is not None and (got := result.model.opset_imports[""]) != opset:
+        raise UserError(f"opset={opset}: this network can be written with opset {got} only. Leave it out.")
     first, output = result.model.graph.inputs[0].shape, result.model.graph.outputs[0].shape
     assert first is not None
     assert output is not None

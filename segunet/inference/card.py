@@ -29,6 +29,7 @@ ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
 Count = Annotated[int, Field(ge=0, le=2**62)]
 Border = Annotated[int, Field(ge=0, le=4096)]  # pixels
 PixelCount = Annotated[int, Field(ge=0, le=2**45)]  # a sum of 65,536 of them fits into an int64
+_MOST_BORDERED = 2**25  # pixels of the smallest batch that an unpadded network takes
 _MAX_VALUES = 2**20  # per card; the confusion of 256 classes has 2**16, and each scored image has one
 
 # Further keys in cards of segunet 0.1.0: only training needs them, or they are elsewhere in the card.
@@ -260,6 +261,12 @@ class ExportedCard(Card):
     interface: Interface = Interface()
     denoiser: ExportedDenoiserCard | None = None
     checksum: Text = ""
+
+    @model_validator(mode="after")
+    def _check_least_batch(self) -> Self:
+        if (pixels := self.interface.pixels((self.border + 1) ** 2)) > _MOST_BORDERED:
+            raise ValueError(f"border and interface: the smallest batch has {pixels} pixels")
+        return self
 
 
 AnyCard = TypeVar("AnyCard", bound=Card)

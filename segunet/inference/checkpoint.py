@@ -82,7 +82,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             )
         exported.border, exported.stride = about.border, about.stride
         exported.float_input = about.interface.float_input
-        return _checkpoint(about.interface.adapted(exported, len(about.class_names)), about, path)
+        if size := about.interface.size:
+            logger.info("%s takes images of %d x %d (height x width) alone: others are resized to it", path, *size)
+        return _checkpoint(about.interface.for_any_images(exported, len(about.class_names)), about, path)
     return checkpoint_of(read_checkpoint(path), path)
 
 

@@ -1,4 +1,4 @@
-"""Compare an exported denoiser with the original."""
+"""Compare an exported denoiser with the original, and show how they compare."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
-from segunet.base.errors import UserError
-from segunet.base.terminal import progress_bar
+from segunet.base.errors import UserError, counted
+from segunet.base.terminal import console, progress_bar, show_table
 from segunet.formats.read import ExportedNet
 from segunet.inference.generator import DenoiserCheckpoint
 
@@ -74,6 +75,24 @@ def random_inputs(
         return [noise, timesteps]
     present = torch.rand(count, len(denoiser.prompts.names), generator=generator) < 0.5
     return [noise, timesteps, denoiser.prompts(present)]
+
+
+def show_denoisers(comparison: DenoiserComparison, name: str) -> None:
+    """Print the comparison with the exported denoiser, of format ``name``."""
+    table = Table()
+    for heading in ("", "PyTorch", name, "difference"):
+        table.add_column(heading, justify="right" if heading else "left")
+    first, second = comparison.seconds
+    table.add_row("largest prediction", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
+    speed = f"{first / second:.2f} times as fast"
+    table.add_row("ms per denoising step", f"{1000 * first:.1f}", f"{1000 * second:.1f}", speed)
+    show_table(table)
+    threads = torch.get_num_threads()
+    console.print(
+        f"({comparison.samples} noises, time steps and prompts of several sizes; a step is of one sample of "
+        f"{comparison.side} x {comparison.side}, {counted(threads, 'thread')})",
+        highlight=False,
+    )
 
 
 def check_same_denoiser(comparison: DenoiserComparison, tolerance: float) -> None:

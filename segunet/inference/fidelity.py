@@ -1,4 +1,4 @@
-"""Compare an exported network with the original."""
+"""Compare an exported network with the original, and show how they compare."""
 
 import math
 import time
@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from statistics import median
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError
-from segunet.base.terminal import progress_bar
+from segunet.base.errors import UserError, counted
+from segunet.base.terminal import console, progress_bar, show_table
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import Batch
-from segunet.formats.write import least_side
+from segunet.formats.interface import Interface
 from segunet.inference.logits import logits_at, naming
 from segunet.metrics.counter import Counter
 from segunet.metrics.scores import Scores
@@ -27,8 +28,8 @@ class Comparison:
 
     Attributes:
         difference: largest absolute difference between their logits, on noise and images.
-        largest: largest absolute logit of the original.
-        agreement: share of the pixels with the same predicted class, 0..1.
+        largest: largest absolute logit of the original, on the images, or without them on noise.
+        agreement: share of the pixels with the same predicted class, 0..1; the smaller of that of noise and of images.
         scores: scores of the original and the exported network; None without images of a data set.
         speeds: images/s of both, the median over the batches; None likewise.
     """
@@ -77,24 +78,27 @@ class Agreement:
 
 
 @torch.inference_mode()
-def compare(original: nn.Module, exported: nn.Module, datamodule: VOCDataModule | None, seed: int) -> Comparison:
+def compare(
+    original: nn.Module, exported: nn.Module, datamodule: VOCDataModule | None, least: int, seed: int
+) -> Comparison:
     """Run both on noise of several sizes, then on the validation images, where they are timed and scored.
 
     Args:
         original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
         exported: likewise.
         datamodule: set up; None to compare them on noise alone.
+        least: smallest side of images in pixels that they take.
         seed: seed of the noise.
     """
     on_noise, on_images = Agreement(), Agreement()
-    for images in noise(least_side(original), seed):
+    for images in noise(least, seed):
         on_noise.update(original(images), exported(images))
     scored = None if datamodule is None else _compare_on_images(original, exported, datamodule, on_images)
-    told = on_noise if datamodule is None else on_images
+    agreements = [each for each in (on_noise, on_images) if each.pixels]
     return Comparison(
         difference=torch.stack(on_noise.differences + on_images.differences).max().item(),  # NaN if one is
-        largest=torch.stack(told.largest).max().item(),
-        agreement=told.same / told.pixels,
+        largest=torch.stack(agreements[-1].largest).max().item(),
+        agreement=min(each.same / each.pixels for each in agreements),
         scores=scored and (scored[0].counter.scores(), scored[1].counter.scores()),
         speeds=scored and (1 / median(scored[0].seconds), 1 / median(scored[1].seconds)),
     )
@@ -120,6 +124,26 @@ def _compare_on_images(
     return first, second
 
 
+def show(comparison: Comparison, name: str, interface: Interface) -> None:
+    """Print the comparison with the exported network, of format ``name``."""
+    table = Table()
+    for heading in ("", "PyTorch", name, "difference"):
+        table.add_column(heading, justify="right" if heading else "left")
+    if comparison.scores:
+        before, after = (scores.miou for scores in comparison.scores)
+        table.add_row("mIoU", f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
+    if not interface.argmax:
+        table.add_row("largest logit", f"{comparison.largest:.4g}", "", f"{comparison.difference:.2g} at most")
+    table.add_row("pixels of the same class", "", "", f"{100 * comparison.agreement:.3f} %")
+    if comparison.speeds and interface.batch in (None, 1):  # a larger batch is filled with copies
+        first, second = comparison.speeds
+        table.add_row("images/s", f"{first:.2f}", f"{second:.2f}", f"{second / first:.2f} times")
+    show_table(table)
+    compared = counted(comparison.scores[0].images, "image") if comparison.scores else "noise of several sizes"
+    size = f", resized to {interface.size[0]} x {interface.size[1]}" if interface.size else ""
+    console.print(f"({compared}{size}, {counted(torch.get_num_threads(), 'thread')})", highlight=False)
+
+
 def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
     """Raise a UserError unless both networks agree within the tolerance; NaN does not.
 
@@ -134,7 +158,17 @@ def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
             f"allowed is {logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
             f"{100 * comparison.agreement:.3f} % of the pixels have the same class, wanted at least "
             f"{100 * agreement:g} % (tolerance.agreement). Nothing was written. Try another format, or raise the "
-            "tolerance if the mIoU above is good enough for you."
+            "tolerance if that is good enough for you."
+        )
+
+
+def check_same_masks(comparison: Comparison, agreement: float) -> None:
+    """Raise a UserError unless the networks' masks agree in at least that share of the pixels."""
+    if not comparison.agreement >= agreement:
+        raise UserError(
+            f"The exported network differs from the original: {100 * comparison.agreement:.3f} % of the pixels have "
+            f"the same class, wanted at least {100 * agreement:g} % (tolerance.agreement). Nothing was written. Try "
+            "another format, or raise the tolerance if that is good enough for you."
         )
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from segunet.base.environment import memory
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.failures import enough_memory
+from segunet.formats.interface import AnyImages, Interface
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
@@ -104,6 +105,8 @@ class Predictor:
         self, image: Source, advance: Advance = lambda _: None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return what :meth:`predict` and :meth:`scores` do, at once."""
+        if any(each.argmax for each in self._interfaces()):
+            raise UserError("The network was exported with argmax=true: it gives masks, no probabilities.")
         mask, probabilities = self._predicted(image, advance, with_scores=True)
         assert probabilities is not None
         return mask, probabilities
@@ -163,6 +166,7 @@ class Predictor:
             band: number of pixels in the row of tiles held in memory.
         """
         entering = round(entering * max(TTA[self.tta], default=1.0) ** 2)
+        entering = max([each.pixels(entering) for each in self._interfaces()], default=entering)
         scores = 4 * len(self.class_names)  # bytes per pixel
         copies = _COPIES_OF_TTA if TTA[self.tta] else _COPIES
         # The classes are int64; two bands are held at a time.
@@ -173,6 +177,10 @@ class Predictor:
                 f"{what} ({entering / 1e6:.3g} million pixels as it enters the network) would need about "
                 f"{needed / 1e9:.2g} GB of memory at once, {there / 1e9:.2g} GB are free. {self._advice()}"
             )
+
+    def _interfaces(self) -> list[Interface]:
+        """Return those of exported networks of one number or size of images, or of masks."""
+        return [each.interface for each in self.net.modules() if isinstance(each, AnyImages)]
 
     def _advice(self) -> str:
         return (

@@ -14,7 +14,7 @@ from torchvision.models.resnet import Bottleneck
 from segunet.base.errors import UserError
 from segunet.base.validation import Channels, checked
 from segunet.models.blocks import group_norm
-from segunet.models.stages import Staged
+from segunet.models.stages import StagedEncoder
 from segunet.models.weights import IMAGENET, load_encoder_weights
 
 Depth = Literal[18, 34, 50, 101, 152]
@@ -22,7 +22,7 @@ Maps = Annotated[int, Field(ge=2, le=5)]
 
 
 @checked("model.encoder")
-class ResNetEncoder(Staged):
+class ResNetEncoder(StagedEncoder):
     """ResNet (He et al. 2016) without its classifier, returning up to five maps.
 
     Args:

@@ -6,8 +6,8 @@ from typing import Self
 from torch import nn
 
 
-class Staged(nn.Module):
-    """An encoder whose parameters are all in ``stages``, one for each map, finest first; its subclass sets them."""
+class StagedEncoder(nn.Module):
+    """An encoder whose parameters are all in its ``stages``, from the image on; a subclass sets them."""
 
     stages: Sequence[nn.Module] = ()
     _frozen: Sequence[nn.Module] = ()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError, abbreviated, did_you_mean
 from segunet.base.extras import import_extra
 from segunet.base.validation import Channels, checked, one_line
-from segunet.models.stages import Staged
+from segunet.models.stages import StagedEncoder
 from segunet.models.weights import load_matching, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -22,7 +22,7 @@ _SIDE = 128  # of the image that a network is tried on, in pixels
 
 
 @checked("model.encoder")
-class TimmEncoder(Staged):
+class TimmEncoder(StagedEncoder):
     """A network of timm (``features_only``) without its classifier, returning its maps.
 
     Networks whose finest map has a quarter of the image's size, such as ConvNeXt, get one of half of it by a

@@ -27,7 +27,7 @@ def best_checkpoint(run_dir: Path) -> Path | None:
 
 
 def score_to_board(trainer: pl.Trainer, name: str, value: float | None) -> None:
-    """Log the best score, unless it is unknown, and close the loggers' files."""
+    """Log the best score to TensorBoard and Weights & Biases, unless it is unknown, and close all loggers' files."""
     for board in trainer.loggers:
         if value is not None and isinstance(board, TensorBoardLogger | WandbLogger):
             board.log_metrics({name: value}, trainer.global_step)

@@ -1,5 +1,6 @@
 """What a run logs to TensorBoard and Weights & Biases, and TensorBoard's files."""
 
+import logging
 import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +11,12 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from pytorch_lightning.loggers import WandbLogger
 from tensorboard.compat.proto.event_pb2 import Event
 
+from segunet.base.errors import UserError
+from segunet.base.extras import import_extra
+from segunet.base.validation import one_line
 from segunet.images.drawing import ImageArray
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoardLogger(pl.loggers.TensorBoardLogger):
@@ -47,16 +53,37 @@ def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
 
 
 @contextmanager
-def ending_runs(trainer: pl.Trainer) -> Iterator[None]:
-    """End what was begun at Weights & Biases with the block, as failed on an error; a sweep's next run begins anew."""
+def wandb_run(trainer: pl.Trainer) -> Iterator[None]:
+    """Begin the run of a Weights & Biases logger, if the trainer has one, and end it with the block.
+
+    On an error it ends as failed. The next training of a sweep begins another one.
+
+    Raises:
+        UserError: it cannot be begun, for example without a login.
+    """
+    boards = [each for each in trainer.loggers if isinstance(each, WandbLogger)]
+    if not boards or not trainer.is_global_zero:
+        yield
+        return
     status = 1
+    errors = import_extra("wandb.errors", "wandb").Error
+    try:
+        for board in boards:
+            board.experiment  # noqa: B018 - begins it
+    except errors as error:
+        raise UserError(
+            f"Weights & Biases: {one_line(str(error), 300).rstrip('.')}. Run wandb login, or write to the run's folder "
+            "alone: logger.wandb.offline=true."
+        ) from error
     try:
         yield
         status = 0
     finally:
-        for board in trainer.loggers:
-            if isinstance(board, WandbLogger) and board._experiment is not None:
+        for board in boards:
+            try:
                 board.experiment.finish(exit_code=status)
+            except errors as error:
+                logger.warning("Weights & Biases: %s", error)
 
 
 def drop_lost(folder: Path, steps: int, validated: bool) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -18,7 +17,9 @@ from pytorch_lightning.loggers import Logger
 from torch import nn
 
 from segunet.base.errors import UserError
+from segunet.base.extras import import_extra
 from segunet.base.files import check_within
+from segunet.base.paths import CONF_DIR
 from segunet.base.trust import target_of
 from segunet.base.validation import Above0, AtLeast0, Count, Positive, Text, check, explained
 from segunet.base.version import __version__
@@ -235,7 +236,7 @@ def _class_weights(weights: Any, datamodule: VOCDataModule) -> list[float]:
 
 
 def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Path, steps_done: int = 0) -> Trainer:
-    """Build Lightning's trainer of ``cfg.trainer``, with the loggers of ``cfg.logger`` writing below ``run_dir``.
+    """Build Lightning's trainer of ``cfg.trainer``, with the loggers of ``cfg.logger``.
 
     Args:
         cfg: config of segunet.train.
@@ -246,26 +247,31 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
     Raises:
         UserError: an invalid setting, or one that would write outside the run's folder.
     """
-    boards = [_logger(str(name), each, run_dir, steps_done) for name, each in (cfg.get("logger") or {}).items()]
+    boards = [_logger(str(name), each, run_dir, steps_done) for name, each in cfg.logger.items()]
     return _trainer(cfg, callbacks, run_dir, logger=boards, plugins=[WholeFileCheckpointIO()])
 
 
-def _logger(name: str, config: DictConfig, run_dir: Path, steps_done: int) -> Logger:
-    """Build the logger ``cfg.logger.<name>``."""
-    is_tensorboard = config.get("_target_") == target_of(TensorBoardLogger)
-    again = {"purge_step": steps_done} if is_tensorboard else {}
+def _logger(name: str, config: Any, run_dir: Path, steps_done: int) -> Logger:
+    """Build the logger ``cfg.logger.<name>``; those of conf/ write below the run's folder, others as they are set."""
+    own = sorted(path.stem for path in (CONF_DIR / "logger").glob("*.yaml"))
+    if name in own and isinstance(config, DictConfig) and "_target_" not in config:
+        raise UserError(f"logger.{name}: {name} is not chosen: add 'logger=[tensorboard,{name}]'.")
+    if not isinstance(config, DictConfig) or "_target_" not in config:
+        raise UserError(
+            f"logger.{name}={config}: each logger has its own settings, such as logger.tensorboard.{name}. Loggers "
+            f"are {', '.join(own)}, or one of Lightning's by its _target_."
+        )
+    if name == "wandb":
+        import_extra("wandb", "wandb")
+    again = {"purge_step": steps_done} if config._target_ == target_of(TensorBoardLogger) else {}
     try:
-        board: Logger = instantiate(config, save_dir=str(run_dir), **again)
-        if board.log_dir is not None:
-            check_within(run_dir, [str(board.log_dir)])
+        board = instantiate(config, **({"save_dir": str(run_dir)} | again if name in own else {}))
+        if not isinstance(board, Logger):
+            raise UserError(f"logger.{name}: {config._target_} is no logger of Lightning.")
+        if name in own:
+            check_within(run_dir, ["wandb", ".wandb"] if board.log_dir is None else [str(board.log_dir)])
     except TypeError as error:
         raise UserError(f"logger.{name}: name and version must be folder names: {error}") from error
-    except InstantiationException as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
-            raise
-        raise UserError(
-            f"logger={name} needs a package that is not installed: {error.__cause__} Install it, or segunet[{name}]."
-        ) from error
     return board
 
 

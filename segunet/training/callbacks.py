@@ -48,7 +48,7 @@ class StepSeed(Callback):
 class ImageStrips(Callback):
     """Strips (image | truth | prediction) of the first images, with a legend, and the confusion matrix.
 
-    In training they go to TensorBoard after each validation; an evaluation writes them as PNGs.
+    In training they are logged after each validation; an evaluation writes them as PNGs.
 
     Args:
         count: number of images.

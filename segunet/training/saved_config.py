@@ -21,6 +21,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import WandbLogger
 from yaml import YAMLError
 
 from segunet.base.errors import UserError
@@ -144,7 +145,8 @@ class ConfigParser:
 
     def _check_keys(self, value: Mapping[Any, Any], known: Mapping[str, Any], name: str) -> None:
         """Raise a UserError for a key that is neither in ``conf/`` nor in the class's signature."""
-        allowed = known.keys() | _parameters(Trainer if name == "trainer" else _class(known))
+        kind = Trainer if name == "trainer" else _class(known)
+        allowed = {*known} if kind is WandbLogger else known.keys() | _parameters(kind)  # others reach beyond the run
         if name == _LOGGERS:
             allowed |= {key for key, each in value.items() if isinstance(each, dict) and str(key).isidentifier()}
         for key in value:
@@ -168,14 +170,14 @@ class ConfigParser:
 
     def _check_trusted(self, target: Any, name: str) -> None:
         if not isinstance(target, str) or not (
-            target in _known_classes()
+            (target in _known_classes() and not name.startswith(f"{_LOGGERS}."))  # those of conf/ have its names
             or is_class_of_trusted_package(target)
             or (name.startswith(_AUGMENTATIONS) and is_augmentation(target))
             or f"{name}={target}" in self.named
         ):
             raise self._error(
                 name,
-                f"is {shown(target)}, a class that is not in conf/. A config can name any code; if you trust "
+                f"is {shown(target)}, a class that conf/ does not have there. A config can name any code; if you trust "
                 f"this one, list its package in the environment variable {TRUSTED_VARIABLE} or add {name}={target} "
                 "to the command",
             )

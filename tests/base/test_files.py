@@ -17,6 +17,7 @@ from segunet.base.files import (
     draft_folder_beside,
     locked,
     read_torch_file,
+    read_whole,
     remove_abandoned,
     whole_file,
     write_csv,
@@ -46,6 +47,17 @@ def test_an_older_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "file.bin").write_bytes(b"an older and longer content")
     write(tmp_path / "file.bin", b"new")
     assert (tmp_path / "file.bin").read_bytes() == b"new"
+
+
+def test_a_file_is_read_whole_up_to_a_size(tmp_path: Path) -> None:
+    path = tmp_path / "file.bin"
+    content = bytes(range(256)) * 2**13  # 2 MiB
+    path.write_bytes(content)
+    assert read_whole(path, len(content)) == content
+    with pytest.raises(ValueError, match="it has more than 2,097,151 bytes"):
+        read_whole(path, len(content) - 1)
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        read_whole(Path("/dev/zero"), 10)
 
 
 def test_others_may_read_it(tmp_path: Path) -> None:

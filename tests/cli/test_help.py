@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from segunet import check_data, convert, evaluate, export, generate, predict, summary, train
 from segunet.base.paths import CONF_DIR
 from segunet.cli.help import comments_of, settings_help
+from segunet.demo import __main__ as demo
 from segunet.report import __main__ as report
 from tests.commands import Command
 
@@ -67,7 +68,9 @@ def test_every_setting_of_every_choice_is_explained() -> None:
             assert unexplained(settings_help(cfg)) == [], path
 
 
-@pytest.mark.parametrize("module", [train, evaluate, predict, check_data, export, summary, convert, generate, report])
+@pytest.mark.parametrize(
+    "module", [train, evaluate, predict, check_data, export, summary, convert, generate, report, demo]
+)
 def test_the_settings_are_all_there_and_explained(run: Command, module: object) -> None:
     help_text = run(module, "--help").output
     assert help_text.count("python -m segunet.") > 1

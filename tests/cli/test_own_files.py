@@ -110,7 +110,9 @@ def test_the_commands_take_it(run: Command, tmp_path: Path) -> None:
     file = tmp_path / "my data.yaml"
     file.write_text("root: voc\nclass_names: [background, disc, square]\nbatch_size: 2\nnum_workers: 0\n")
     own = [each for each in TINY if not each.startswith(("data=", "data.class_names", "data.batch_size"))]
-    assert run(check_data, f"data={file}", f"run_dir={tmp_path / 'check'}").status == 0
+    result = run(check_data, f"data={file}", f"run_dir={tmp_path / 'check'}")
+    assert result.status == 0, result.error
+    assert f"train:     python -m segunet.train 'data={file}'\n" in result.output  # not the settings in it
     result = run(train, f"data={file}", *own, "trainer.max_epochs=1", f"run_dir={tmp_path / 'run'}")
     assert result.status == 0, result.error
     assert run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2").status == 0

@@ -37,7 +37,7 @@ def test_both_formats_are_read(tmp_path: Path, text: str, wanted: dict[str, Any]
         (None, "No such file"),
         (b"", "is empty"),
         (b"\xff\xfe", "cannot be read as a class list"),
-        (b"a\n" * 100_000, "it has 200,000 bytes, wanted at most 100,000"),
+        (b"a\n" * 100_000, "it has more than 100,000 bytes"),
         (b"# label:color_rgb:parts:actions\nroad:1,2::\n", "'road:1,2::' is not a line of a labelmap.txt"),
         (b"road:1,2,256::\n", "is not a line of a labelmap.txt"),
         (b"road:1,2,3::\nroad:1,2,4::\n", "has 'road' twice"),

@@ -197,7 +197,10 @@ def prompt(content: bytes) -> Callable[[Path], object]:
         (lambda path: (path / "train" / "0.txt").unlink(), "0.npy has no prompt: there is no file 0.txt"),
         (prompt(b"disc, cat"), "0.txt: prompt='disc, cat': the network does not know cat. It knows disc, square"),
         (prompt(b"\xff\xfe"), "0.txt cannot be read as UTF-8 text"),
-        (prompt(b"disc," * 5000), "0.txt cannot be read as UTF-8 text, a prompt of class names: it has 25,000 bytes"),
+        (
+            prompt(b"disc," * 5000),
+            "UTF-8 text, a prompt of class names: it has more than 10,000 bytes",
+        ),
         (lambda path: [each.unlink() for each in (path / "val").glob("*.npy")], "val holds no .npy file"),
     ],
 )

@@ -1,8 +1,11 @@
 """Loggers: several at once; TensorBoard's files, of which what a resumed run does again is cut off."""
 
 import csv
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,11 +78,24 @@ def test_several_loggers_log_the_same(run: Command, one_epoch: list[str], tmp_pa
     assert len(scalars(tmp_path / "run", "train/loss")) == 2 * len(losses)
 
 
-def test_weights_and_biases_has_curves_images_and_settings(
-    run: Command, one_epoch: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wandb = pytest.importorskip("wandb", reason="needs the extra wandb")
+@pytest.fixture
+def wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Give wandb without a login, and with nothing that it keeps from one test to the next."""
+    module = pytest.importorskip("wandb", reason="needs the extra wandb")
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.setenv(name, "")  # undone afterwards, also where a library sets it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("WANDB_SILENT", "true")
+    module.teardown()
+    yield module
+    module.teardown()
+
+
+def test_weights_and_biases_has_curves_images_and_settings(
+    run: Command, one_epoch: list[str], tmp_path: Path, wandb: Any
+) -> None:
     result = run(train, *one_epoch, "logger=wandb", "logger.wandb.offline=true", "logger.wandb.id=one")
     assert result.status == 0, result.error
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*-one")
@@ -96,8 +112,35 @@ def test_weights_and_biases_has_curves_images_and_settings(
 def test_a_logger_that_is_not_installed_is_named(
     run: Command, one_epoch: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pytorch_lightning.loggers.wandb._WANDB_AVAILABLE", False)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     result = run(train, *one_epoch, "logger=wandb")
-    assert result.status == 1
-    assert "logger=wandb needs a package that is not installed" in result.error
-    assert "segunet[wandb]" in result.error
+    assert (result.status, "segunet[wandb]" in result.error) == (1, True)
+
+
+def test_a_logger_that_is_none_is_refused(run: Command, one_epoch: list[str], tmp_path: Path) -> None:
+    for wrong, words in {
+        "+logger.name=tables": "logger.name=tables: each logger has its own settings, such as logger.tensorboard.name",
+        "+logger.mine={_target_: builtins.dict}": "logger.mine: builtins.dict is no logger of Lightning",
+        "logger.tensorboard._target_=builtins.dict": "logger.tensorboard: builtins.dict is no logger of Lightning",
+        "+logger.wandb.offline=true": "wandb is not chosen: add 'logger=[tensorboard,wandb]'",
+    }.items():
+        result = run(train, *one_epoch, wrong)
+        assert (result.status, words in result.error) == (1, True), result.error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("without", ["logger=[]", "logger.tensorboard=null"])
+def test_a_run_without_loggers_is_resumed(run: Command, one_epoch: list[str], tmp_path: Path, without: str) -> None:
+    assert run(train, *one_epoch, without).status == 0
+    result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    assert not list((tmp_path / "run").rglob("events*"))
+
+
+@pytest.mark.usefixtures("wandb")
+def test_weights_and_biases_without_a_login_is_refused_before_the_training(
+    run: Command, one_epoch: list[str], tmp_path: Path
+) -> None:
+    result = run(train, *one_epoch, "logger=wandb")
+    assert (result.status, "logger.wandb.offline=true" in result.error) == (1, True), result.error
+    assert not (tmp_path / "run" / "checkpoints").exists()

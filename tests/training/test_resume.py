@@ -324,6 +324,27 @@ def test_a_run_of_the_version_with_one_logger_goes_on(run: Command, run_dir: Pat
     assert len(scalars(run_dir, "val/miou")) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("wandb", {"log_model": "all"}, "logger.wandb.log_model is not a setting"),
+        (
+            "other",
+            {},
+            "logger.other._target_ is 'pytorch_lightning.loggers.WandbLogger', a class that conf/ does not have there",
+        ),
+    ],
+)
+def test_a_foreign_config_cannot_send_weights_to_the_web(
+    run: Command, run_dir: Path, name: str, settings: dict[str, str], words: str
+) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    config.logger[name] = {"_target_": "pytorch_lightning.loggers.WandbLogger", **settings}
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert (result.status, words in result.error) == (1, True), result.error
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 

@@ -68,7 +68,7 @@ def read_coco(source: Path, images: Path | None, wanted: Sequence[str] | None) -
         wanted: as in :func:`source_of_regions`.
 
     Raises:
-        UserError: another kind of file, or an image that is not there.
+        UserError: another kind of file.
     """
     content = _read(source)
     folder = images or first_folder(source.parent / "images", source.parent)

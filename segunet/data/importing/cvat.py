@@ -41,7 +41,7 @@ def read_cvat(source: Path, images: Path | None, wanted: Sequence[str] | None) -
         wanted: as in :func:`source_of_regions`.
 
     Raises:
-        UserError: another kind of file, or an image that is not there.
+        UserError: another kind of file.
     """
     file = source / "annotations.xml" if source.is_dir() else source
     top = _read(file)

@@ -56,7 +56,7 @@ def read_labelme(source: Path, images: Path | None, wanted: Sequence[str] | None
         wanted: as in :func:`source_of_regions`.
 
     Raises:
-        UserError: none of labelme's files, a damaged one, or an image that is not there.
+        UserError: none of labelme's files, or a damaged one.
     """
     files = [path for path in files_below(source) if path.suffix == ".json"] if source.is_dir() else [source]
     if not files:

@@ -63,7 +63,7 @@ class LabelSource:
         images: its images.
         palette: RGB of each class; None for VOC's.
         known: names that the format has labels of.
-        left_out: number of labels of each kind that are not imported.
+        left_out: number of labels, and of images, of each kind that are not imported.
     """
 
     class_names: Sequence[str]
