@@ -128,6 +128,8 @@ def test_a_value_of_another_kind_is_refused_or_taken_but_no_traceback(
 def test_what_is_missing_is_named(trained: Path, saved: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     parser = ConfigParser(trained / "config.yaml")
     for place in places(saved):
+        if place == ("logger", "tensorboard"):
+            continue  # a run need not have that logger
         config = with_value(saved, place, None)
         parent = config
         for key in place[:-1]:

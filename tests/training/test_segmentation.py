@@ -172,7 +172,8 @@ def test_a_run_of_an_older_version_goes_on(run: Command, trained: Path, tmp_path
     path.write_text(yaml.safe_dump(config))
     result = run(train, f"resume={tmp_path / 'old'}", "trainer.max_epochs=3")
     assert result.status == 0, result.error
-    assert "has no data.border_weights" in result.output
+    assert "lacks settings, which are as in a new run: " in result.output
+    assert "data.border_weights={" in result.output
     del config["model"]["encoder"]
     path.write_text(yaml.safe_dump(config))
     assert "model.encoder is missing" in run(train, f"resume={tmp_path / 'old'}").error
