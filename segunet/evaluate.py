@@ -24,7 +24,7 @@ from segunet.cli.run_dir import (
 )
 from segunet.data.datamodule import VOCDataModule
 from segunet.images.palette import ClassColours
-from segunet.inference.checkpoint import Checkpoint, warn_of_mirroring
+from segunet.inference.checkpoint import Checkpoint, check_augmentation
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.precision import precision_for
 from segunet.inference.tiling import Inference
@@ -54,7 +54,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     check_settings(cfg)
     inference = Inference(cfg.tta, cfg.tile, cfg.overlap)
     checkpoint = load_checkpoints(as_paths(cfg.checkpoint))
-    warn_of_mirroring(checkpoint, cfg.tta)
+    check_augmentation(checkpoint, cfg.tta)
     cfg, datamodule = scoring_data(cfg, checkpoint, prepare=is_main_process())
     datamodule.check_shared_memory()
     num_classes, ignore_index = len(checkpoint.class_names), datamodule.form.ignore_index

@@ -17,8 +17,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
-from segunet import evaluate, export, generate, load, train
+from segunet import evaluate, export, generate, load, predict, train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
 from segunet.formats.interface import Interface
@@ -376,7 +377,9 @@ def test_what_is_exported_for_batches_is_calibrated_on_batches(run: Command, tra
     assert masks.run(torch.zeros(2, 3, 64, 64)).shape == (2, 64, 64)
 
 
-def test_probabilities_of_masks_are_refused(run: Command, exports: Exports, tmp_path: Path) -> None:
+def test_what_averages_masks_or_wants_their_probabilities_is_refused(
+    run: Command, exports: Exports, tmp_path: Path
+) -> None:
     path = tmp_path / "masks.pt2"
     options = ["argmax=true", "images=1", f"output={path}"]
     assert run(export, f"checkpoint={exports.checkpoint}", "format=torch_export", *options).status == 0
@@ -384,6 +387,18 @@ def test_probabilities_of_masks_are_refused(run: Command, exports: Exports, tmp_
     assert model.predict(image).shape == (40, 50)
     with pytest.raises(UserError, match="masks, no probabilities"):
         model.scores(image)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    predicted = [f"input={tmp_path / 'image.png'}", f"output={tmp_path / 'out'}"]
+    for module, checkpoints, option, words in (
+        (predict, path, ["save_probabilities=true", *predicted], "gives masks alone"),
+        (predict, path, ["tta=multiscale", *predicted], "tta=multiscale: the network was exported with argmax=true"),
+        (evaluate, path, ["tta=flip"], "masks cannot be averaged"),
+        (predict, f"[{path},{exports.checkpoint}]", predicted, "masks cannot be averaged with other networks"),
+        (evaluate, f"[{exports.checkpoint},{path}]", [], "masks cannot be averaged with other networks"),
+    ):
+        result = run(module, f"checkpoint={checkpoints}", *option)
+        assert (result.status, words in result.error) == (1, True), result.error
+    assert not (tmp_path / "out").exists()
 
 
 def test_opencv_takes_what_is_exported_for_it(run: Command, exports: Exports, tmp_path: Path) -> None:

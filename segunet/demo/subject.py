@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.base.errors import UserError
+from segunet.formats.interface import gives_masks
 from segunet.images.drawing import palette_image
 from segunet.images.reading import read_image, read_size
 from segunet.inference.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ class Subject:
 
     def __init__(self, model: Predictor, checkpoint: Checkpoint, name: str) -> None:
         self.model, self.name, self.colours = model, name, checkpoint.colours
-        self.never_mirrored = checkpoint.data.flip is False
+        self.never_mirrored, self.gives_masks = checkpoint.data.flip is False, gives_masks(checkpoint.net)
         self._one_at_a_time = threading.Lock()
         self._finished = False
 
@@ -67,6 +68,8 @@ class Subject:
             raise UserError(
                 f"{path} has {width} x {height} pixels, too many for this page. Use python -m segunet.predict."
             )
+        if tta and self.gives_masks:
+            raise UserError("This network was exported with argmax=true, and masks cannot be averaged.")
         self.model.tta = "flip" if tta else "none"
         image = read_image(path, self.model.image_range)
         mask = self.model.predict(image)

@@ -122,6 +122,11 @@ class AnyImages(nn.Module):
         return _MARGIN * (output[:, None] == self.classes)  # (N, K, H, W)
 
 
+def gives_masks(net: nn.Module) -> bool:
+    """Return whether a network, or one in it, is an exported one of masks, which cannot be averaged."""
+    return any(isinstance(each, AnyImages) and each.interface.argmax for each in net.modules())
+
+
 def resized(values: Tensor, size: Sequence[int]) -> Tensor:
     """Return images uint8 or logits float32 (N, C, H, W) at another size (height, width)."""
     if tuple(values.shape[-2:]) == tuple(size):

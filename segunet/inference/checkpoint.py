@@ -15,6 +15,7 @@ from segunet.base.files import is_file, read_torch_file
 from segunet.base.terminal import setting
 from segunet.base.validation import one_line
 from segunet.base.version import __version__
+from segunet.formats.interface import gives_masks
 from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.images.palette import ClassColours
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
@@ -148,8 +149,17 @@ def card_of(content: Mapping[str, Any], path: Path, advice: str = _ADVICE) -> Ch
     return parsed(CheckpointCard, content["segunet"], path, advice)
 
 
-def warn_of_mirroring(checkpoint: Checkpoint, tta: str) -> None:
-    """Log a warning if ``tta`` mirrors images but training did not: classes may depend on left and right."""
+def check_augmentation(checkpoint: Checkpoint, tta: str) -> None:
+    """Log a warning if ``tta`` mirrors images but training did not: classes may depend on left and right.
+
+    Raises:
+        UserError: there is something to average, but the network gives masks.
+    """
+    if TTA.get(tta) and gives_masks(checkpoint.net):
+        raise UserError(
+            f"tta={tta}: the network was exported with argmax=true, and masks cannot be averaged. Leave tta out, or "
+            "give the checkpoint that the file was made from."
+        )
     if TTA.get(tta) and checkpoint.data.flip is False:
         logger.warning(
             "tta=%s mirrors images, but this network was trained without mirrored ones (data.transform.flip=0): if "

@@ -13,11 +13,11 @@ from torch import Tensor
 from segunet.base.environment import memory
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.failures import enough_memory
-from segunet.formats.interface import AnyImages, Interface
+from segunet.formats.interface import AnyImages, Interface, gives_masks
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
-from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, warn_of_mirroring
+from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, check_augmentation
 from segunet.inference.logits import TTA, as_probabilities, check_tta, class_scores
 from segunet.inference.precision import fabric_from_settings, precision_for
 from segunet.inference.tiling import check_tile_alone, check_tiles, context_of, score_rows
@@ -63,7 +63,7 @@ class Predictor:
         check_inference_size(self.inference_size)
         given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
         self.image_range = check_image_range("image_range", given)
-        warn_of_mirroring(checkpoint, tta)
+        check_augmentation(checkpoint, tta)
         self.fabric = fabric_from_settings(accelerator, precision_for(checkpoint.net, precision))
         self.net = self.fabric.setup_module(checkpoint.net).eval()
 
@@ -105,7 +105,7 @@ class Predictor:
         self, image: Source, advance: Advance = lambda _: None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return what :meth:`predict` and :meth:`scores` do, at once."""
-        if any(each.argmax for each in self._interfaces()):
+        if gives_masks(self.net):
             raise UserError("The network was exported with argmax=true: it gives masks, no probabilities.")
         mask, probabilities = self._predicted(image, advance, with_scores=True)
         assert probabilities is not None

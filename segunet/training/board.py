@@ -72,8 +72,8 @@ def wandb_run(trainer: pl.Trainer) -> Iterator[None]:
             board.experiment  # noqa: B018 - begins it
     except errors as error:
         raise UserError(
-            f"Weights & Biases: {one_line(str(error), 300).rstrip('.')}. Run wandb login, or write to the run's folder "
-            "alone: logger.wandb.offline=true."
+            f"Weights & Biases: {one_line(str(error), 300).rstrip('.')}. Or write to the run's folder alone: "
+            "logger.wandb.offline=true."
         ) from error
     try:
         yield

@@ -70,6 +70,8 @@ def read_coco(source: Path, images: Path | None, wanted: Sequence[str] | None) -
     Raises:
         UserError: another kind of file.
     """
+    if source.is_dir():
+        raise UserError(f"{source} is a folder. Give COCO's JSON file of instances in it as source=PATH.")
     content = _read(source)
     folder = images or first_folder(source.parent / "images", source.parent)
     names = {category.id: category.name for category in content.categories}
