@@ -156,9 +156,10 @@ def _check_choices(override: Override) -> None:
     """Raise a UserError if a group has no such choice."""
     known = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
     for value in override.sweep_string_iterator() if override.is_choice_sweep() else [override.value()]:
-        if known and isinstance(value, str) and value not in known:
-            group = override.key_or_group
-            raise UserError(f"{group}={value}: there is no such {group}. Give one of {', '.join(known)}.")
+        for choice in value if isinstance(value, list) else [value]:
+            if known and isinstance(choice, str) and choice not in known:
+                group = override.key_or_group
+                raise UserError(f"{group}={choice}: there is no such {group}. Give one of {', '.join(known)}.")
 
 
 def _check_composition(command: str, overrides: Sequence[Override]) -> None:

@@ -120,6 +120,7 @@ def test_a_logger_that_is_not_installed_is_named(
 def test_a_logger_that_is_none_is_refused(run: Command, one_epoch: list[str], tmp_path: Path) -> None:
     for wrong, words in {
         "+logger.name=tables": "logger.name=tables: each logger has its own settings, such as logger.tensorboard.name",
+        "logger=[tensorboard,wandbb]": "logger=wandbb: there is no such logger. Give one of csv, tensorboard, wandb.",
         "+logger.mine={_target_: builtins.dict}": "logger.mine: builtins.dict is no logger of Lightning",
         "logger.tensorboard._target_=builtins.dict": "logger.tensorboard: builtins.dict is no logger of Lightning",
         "+logger.wandb.offline=true": "wandb is not chosen: add 'logger=[tensorboard,wandb]'",
