@@ -386,7 +386,7 @@ def test_images_that_are_not_there_can_be_left_out(run: Command, tmp_path: Path)
             "cannot be read as COCO's JSON file of instances: categories: Field",
         ),
         (lambda path: damaged(path, '"a.jpg"', '"../a.jpg"'), "names the image '../a.jpg', which does not stay within"),
-        (lambda path: damaged(path, '"a.jpg"', '"gone.jpg"'), "1 of the 4 images that"),
+        (lambda path: damaged(path, '"a.jpg"', '"gone.jpg"'), "gone.jpg. Put them there, give their folder"),
         (lambda path: damaged(path, '"a.jpg"', '"c.jpg"'), "are both named c. Each image needs a name of its own"),
         (
             in_json(lambda content: content.update(annotations=content["annotations"][6:])),

@@ -29,9 +29,10 @@ class Comparison:
     Attributes:
         difference: largest absolute difference between their logits, on noise and images.
         largest: largest absolute logit of the original, on the images, or without them on noise.
-        agreement: share of the pixels with the same predicted class, 0..1; the smaller of that of noise and of images.
+        agreement: share of the pixels with the same predicted class, 0..1, on the images, or without them on noise.
         scores: scores of the original and the exported network; None without images of a data set.
         speeds: images/s of both, the median over the batches; None likewise.
+        on_noise: that share on noise alone.
     """
 
     difference: float
@@ -39,6 +40,7 @@ class Comparison:
     agreement: float
     scores: tuple[Scores, Scores] | None
     speeds: tuple[float, float] | None
+    on_noise: float = 1.0
 
 
 class Contender:
@@ -94,13 +96,14 @@ def compare(
     for images in noise(least, seed):
         on_noise.update(original(images), exported(images))
     scored = None if datamodule is None else _compare_on_images(original, exported, datamodule, on_images)
-    agreements = [each for each in (on_noise, on_images) if each.pixels]
+    told = on_noise if datamodule is None else on_images
     return Comparison(
         difference=torch.stack(on_noise.differences + on_images.differences).max().item(),  # NaN if one is
-        largest=torch.stack(agreements[-1].largest).max().item(),
-        agreement=min(each.same / each.pixels for each in agreements),
+        largest=torch.stack(told.largest).max().item(),
+        agreement=told.same / told.pixels,
         scores=scored and (scored[0].counter.scores(), scored[1].counter.scores()),
         speeds=scored and (1 / median(scored[0].seconds), 1 / median(scored[1].seconds)),
+        on_noise=on_noise.same / on_noise.pixels,
     )
 
 
@@ -163,10 +166,10 @@ def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
 
 
 def check_same_masks(comparison: Comparison, agreement: float) -> None:
-    """Raise a UserError unless the networks' masks agree in at least that share of the pixels."""
-    if not comparison.agreement >= agreement:
+    """Raise a UserError unless the networks' masks agree in at least that share of the pixels, on noise too."""
+    if not (least := min(comparison.agreement, comparison.on_noise)) >= agreement:
         raise UserError(
-            f"The exported network differs from the original: {100 * comparison.agreement:.3f} % of the pixels have "
+            f"The exported network differs from the original: {100 * least:.3f} % of the pixels have "
             f"the same class, wanted at least {100 * agreement:g} % (tolerance.agreement). Nothing was written. Try "
             "another format, or raise the tolerance if that is good enough for you."
         )

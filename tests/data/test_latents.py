@@ -199,7 +199,7 @@ def prompt(content: bytes) -> Callable[[Path], object]:
         (prompt(b"\xff\xfe"), "0.txt cannot be read as UTF-8 text"),
         (
             prompt(b"disc," * 5000),
-            "UTF-8 text, a prompt of class names: it has more than 10,000 bytes",
+            "0.txt cannot be read as UTF-8 text, a prompt of class names: it has more than 10,000 bytes",
         ),
         (lambda path: [each.unlink() for each in (path / "val").glob("*.npy")], "val holds no .npy file"),
     ],
