@@ -24,6 +24,7 @@ from segunet.cli.run_dir import (
 )
 from segunet.data.datamodule import VOCDataModule
 from segunet.images.palette import ClassColours
+from segunet.images.rasters import georeferenced_among
 from segunet.inference.checkpoint import Checkpoint, check_augmentation
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.precision import precision_for
@@ -66,7 +67,9 @@ def evaluate(cfg: DictConfig) -> Scores:
         ImageStrips(cfg.images, colours, run_dir),
     ]
     if cfg.save_predictions:
-        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours.palette))
+        located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
+        files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
+        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours.palette, files))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)

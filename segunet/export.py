@@ -32,7 +32,7 @@ from segunet.formats.write import FORMATS, Format, Traced, least_side, traced, t
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
 from segunet.inference.denoiser_fidelity import check_same_denoiser, compare_denoisers, show_denoisers
-from segunet.inference.fidelity import check_same, check_same_masks, check_scores, compare, show
+from segunet.inference.fidelity import check_same, check_same_masks, check_scores, compare, noise, show
 from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
@@ -106,12 +106,12 @@ class Segmentation:
 
     def __init__(self, cfg: DictConfig, checkpoint: Checkpoint) -> None:
         self.cfg, self.net, self.interface = cfg, checkpoint.net, Interface.of(cfg)
-        self.num_classes = len(checkpoint.class_names)
+        self.num_classes, self.data = len(checkpoint.class_names), checkpoint.data
         self.datamodule = images_to_compare(cfg, checkpoint)
 
     def traced(self) -> Traced:
         """Return its graph."""
-        return traced(self.net, self.interface)
+        return traced(self.net, self.interface, self.data.channels)
 
     def calibration(self) -> Calibration | None:
         """Return the images that the scales of 8 bits are taken from, spread over the training list; None for float32.
@@ -142,7 +142,7 @@ class Segmentation:
     def about(self) -> dict[str, Any]:
         """Return what its card has besides :func:`about`."""
         return {
-            "input": self.interface.takes(least_side(self.net)),
+            "input": self.interface.takes(least_side(self.net), self.data.bands),
             "border": border_of(self.net),
             "stride": getattr(self.net, "stride", 1),
             "output": self.interface.returns(),
@@ -154,7 +154,8 @@ class Segmentation:
         exported.border, exported.float_input = border_of(self.net), self.interface.float_input
         nets = (self.interface.exported_module(self.net), exported)
         original, other = (self.interface.for_any_images(net, self.num_classes) for net in nets)
-        comparison = compare(original, other, self.datamodule, least_side(self.net), self.cfg.seed)
+        tried = noise(least_side(self.net), self.cfg.seed, self.data.channels)
+        comparison = compare(original, other, tried, self.datamodule)
         show(comparison, self.cfg.format, self.interface)
         tolerance = self.cfg.tolerance
         if self.cfg.quantize is not None:

@@ -4,8 +4,8 @@ import errno
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
@@ -27,27 +27,38 @@ from segunet.cli.run_dir import CONFIG, as_paths, command_line, open_run_dir, pl
 from segunet.formats.interface import gives_masks
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
+from segunet.images.outputs import (
+    COCO,
+    FOLDERS,
+    GEOJSON,
+    GEOTIFF,
+    MASK,
+    PROBABILITIES,
+    RESULTS,
+    Wanted,
+    remove_earlier,
+    results_of,
+)
 from segunet.images.palette import ClassColours
 from segunet.images.polygons import CocoWriter, geojson, regions_of
+from segunet.images.rasters import georeferenced_among, opened_raster, save_georeferenced
 from segunet.images.reading import opened, read_image, read_size, warn_of_few_levels
+from segunet.images.resizing import resize_mask
 from segunet.images.video import Frame, VideoWriter, read_frames, read_info, video_writer
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.predictor import Predictor
 
 logger = logging.getLogger("segunet.predict")  # __name__ is "__main__" when run as a program
 Mask = NDArray[np.uint8]
-FOLDERS = ("masks", "overlays", "probabilities", "polygons", "frame_masks")  # written below the output folder
-COCO = "annotations.json"  # written there, too
-RESULTS = (*FOLDERS, COCO)
-_PROBABILITIES, _GEOJSON = "probabilities/{}.npz", "polygons/{}.geojson"  # of an image's name
 _THREADS, _WAITING = 2, 2  # for reading, and the same for writing; waiting images are held in memory
 _LARGE = 20_000_000  # pixels; larger images are read and written one at a time
+_SHOWN_SIDE = 4096  # of the overlay of a large raster, in pixels
 _MAX_JPEG_SIDE = 65_500  # pixels per side
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Prediction(NamedTuple):
-    """An image uint8 (H, W, 3), its classes uint8 (H, W), and perhaps their probabilities, float16 (K, H, W)."""
+    """An image uint8 (H, W, C), its classes uint8 (H, W), and perhaps their probabilities, float16 (K, H, W)."""
 
     path: Path
     image: ImageArray
@@ -68,7 +79,7 @@ def predict(cfg: DictConfig) -> Path:
         check(name, cfg[name], bool)
     polygons = check("polygons", cfg.polygons, Literal["geojson", "coco"] | None)
     tolerance = check("polygon_tolerance", cfg.polygon_tolerance, AtLeast0)
-    extras = [_PROBABILITIES] * cfg.save_probabilities + [_GEOJSON] * (polygons == "geojson")
+    extras = (PROBABILITIES,) * cfg.save_probabilities + (GEOJSON,) * (polygons == "geojson")
     output = planned_run_dir(cfg, "predict", RESULTS)
     results = [output / name for name in FOLDERS]
     if cfg.skip_existing:
@@ -84,22 +95,23 @@ def predict(cfg: DictConfig) -> Path:
         remove_abandoned(folder.rglob(DRAFTS))
     logger.info("writing to %s", output)
     changed = max(path.stat().st_mtime for path in as_paths(cfg.checkpoint))
+    wanted = Wanted(output, changed, extras, georeferenced_among(names))
     if cfg.skip_existing:
-        left = not_done(names, output, changed, extras)
+        left = wanted.not_done(names)
         logger.info("%d of %s predicted before and skipped", len(names) - len(left), counted(len(names), "input"))
     else:
         left = list(names)
         remove_earlier(names, output)
-    warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, "image_range")
+    warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, model.bands, "image_range")
 
     def how_to_go_on() -> str:
-        done = len(names) - len(not_done(names, output, changed, extras))
+        done = len(names) - len(wanted.not_done(names))
         return f"{done} of {len(names)} are predicted; go on: {command_line(output=output, skip_existing='true')}"
 
     with saying_when_stopped(how_to_go_on), progress_bar() as bar:
         advance = partial(bar.advance, bar.add_task("predicting", total=len(left)))
         outlines = tolerance if polygons == "geojson" else None
-        work = Work(model, names, output, advance, cfg.save_probabilities, cfg.save_frame_masks, outlines)
+        work = Work(model, names, wanted, advance, cfg.save_probabilities, cfg.save_frame_masks, outlines)
         work.predict_images(path for path in left if not is_video(path))
         for path in filter(is_video, left):
             work.predict_video(path)
@@ -127,60 +139,11 @@ def check_same_settings(cfg: DictConfig, output: Path) -> None:
             )
 
 
-def results_of(path: Path, name: str) -> list[str]:
-    """Return an input's results below the output folder; of an image's two overlays, one is written.
-
-    Without the masks of a video's frames.
-    """
-    if is_video(path):
-        return [f"overlays/{name}.mp4"]
-    extras = [_PROBABILITIES.format(name), _GEOJSON.format(name)]
-    return [f"masks/{name}.png", f"overlays/{name}.jpg", f"overlays/{name}.png", *extras]
-
-
-def remove_earlier(names: Mapping[Path, str], output: Path) -> None:
-    """Remove what an earlier command wrote for these inputs: a stopped one leaves no results of other settings."""
-    with suppress(OSError, UserError):
-        check_within(output, [COCO])
-        (output / COCO).unlink(missing_ok=True)
-    for path, name in names.items():
-        with suppress(OSError, UserError):  # which is said when they are written
-            check_within(output, [*results_of(path, name), f"frame_masks/{name}"])
-            frames = (output / "frame_masks" / name).glob("*.png") if is_video(path) else []
-            for result in (*frames, *(output / each for each in results_of(path, name))):
-                result.unlink(missing_ok=True)
-
-
-def not_done(names: Mapping[Path, str], output: Path, changed: float, extras: Sequence[str]) -> list[Path]:
-    """Return the inputs whose results, each a whole file, are not in the output folder, or older than the checkpoint.
-
-    A video's own file is written after the masks of its frames.
-
-    Args:
-        names: output name by input path.
-        output: the folder.
-        changed: when the checkpoint's file was changed, in seconds.
-        extras: what is written for an image besides mask and overlay, with {} for its name.
-    """
-
-    def is_there(result: str) -> bool:
-        return is_file(output / result) and (output / result).stat().st_mtime >= changed
-
-    def is_done(path: Path, name: str) -> bool:
-        first, *others = results_of(path, name)
-        if is_video(path):
-            return is_there(first)
-        overlays, wanted = others[:2], [extra.format(name) for extra in extras]
-        return is_there(first) and any(map(is_there, overlays)) and all(map(is_there, wanted))
-
-    return [path for path, name in names.items() if not is_done(path, name)]
-
-
 def write_coco(names: Mapping[Path, str], output: Path, colours: ClassColours, tolerance: float) -> None:
     """Write annotations.json, of the images' masks in the output folder."""
     writer = CocoWriter(colours.names)
     for path, name in names.items():
-        if not is_video(path) and is_file(file := output / "masks" / f"{name}.png"):
+        if not is_video(path) and is_file(file := output / MASK.format(name)):
             with opened(file, "mask") as (image, _):
                 mask = np.asarray(image)
             file_name, (height, width) = (Path(name).parent / path.name).as_posix(), mask.shape
@@ -219,7 +182,7 @@ class Work:
     Args:
         model: the predictor.
         names: output name by input path.
-        output: folder to write to.
+        wanted: what is written, and where.
         advance: called with the progress made, 1 per input.
         probabilities: write each image's probabilities too.
         frame_masks: write the mask of each frame of a video too.
@@ -230,22 +193,23 @@ class Work:
         self,
         model: Predictor,
         names: Mapping[Path, str],
-        output: Path,
+        wanted: Wanted,
         advance: Callable[[float], object],
         probabilities: bool = False,
         frame_masks: bool = False,
         outlines: float | None = None,
     ) -> None:
-        self.model, self.names, self.output, self.advance = model, names, output, advance
+        self.model, self.names, self.output, self.advance = model, names, wanted.output, advance
+        self.georeferenced = wanted.georeferenced
         self.probabilities, self.frame_masks, self.outlines = probabilities, frame_masks, outlines
         self.failed: list[Path] = []
 
     def predict_images(self, paths: Iterable[Path]) -> None:
         """Write masks/<name>.png, overlays/<name>.jpg and what else is wanted for each image."""
         clock = Clock()
-        with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=_is_large)) as read:
+        with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=self._is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
-            saved = map_ahead(self._save, predictions, _THREADS, _WAITING, lambda each: each.mask.size > _LARGE)
+            saved = map_ahead(self._save, predictions, _THREADS, _WAITING, lambda each: each.image.size > 3 * _LARGE)
             if done := sum(saved):
                 clock.log(done, "image")
 
@@ -256,6 +220,10 @@ class Work:
         """
         clock, done = Clock(), 0
         try:
+            if self.model.bands is not None:
+                raise UserError(
+                    f"{path}: the network is for rasters of {counted(self.model.bands, 'band')}, no videos."
+                )
             check_within(self.output, [*results_of(path, self.names[path]), f"frame_masks/{self.names[path]}"])
             info = read_info(path)
             with (
@@ -274,19 +242,35 @@ class Work:
             clock.log(done, "frame", f"{path}: ")
 
     def _read(self, path: Path) -> tuple[Path, ImageArray] | None:
+        """Return an image; of a large raster that is predicted in tiles, which reads their rows, a smaller one."""
         try:
-            return path, read_image(path, self.model.image_range)
+            levels, bands = self.model.image_range, self.model.bands
+            if bands is not None and self._reads_rows(path):
+                with opened_raster(path, bands, levels) as raster:
+                    return path, raster.reduced(_SHOWN_SIDE)
+            return path, read_image(path, levels, bands)
         except UserError as error:
             self._note(path, error)
             return None
 
+    def _is_large(self, path: Path) -> bool:
+        bands = self.model.bands
+        try:
+            return math.prod(read_size(path, bands)) * (bands or 3) > 3 * _LARGE
+        except UserError:
+            return False  # reported when it is read
+
+    def _reads_rows(self, path: Path) -> bool:
+        return self.model.bands is not None and self.model.tile is not None and self._is_large(path)
+
     def _predict(self, clock: Clock, read: tuple[Path, ImageArray]) -> Prediction | None:
         path, image = read
+        source = path if self._reads_rows(path) else image
         try:
             with clock.network():
                 if not self.probabilities:
-                    return Prediction(path, image, self.model.predict(image, self.advance), None)
-                mask, probabilities = self.model.predict_with_scores(image, self.advance)
+                    return Prediction(path, image, self.model.predict(source, self.advance), None)
+                mask, probabilities = self.model.predict_with_scores(source, self.advance)
                 return Prediction(path, image, mask, probabilities.astype(np.float16))
         except UserError as error:
             self._note(path, error)
@@ -297,15 +281,19 @@ class Work:
         name, colours = self.names[path], self.model.colours
         try:
             check_within(self.output, results_of(path, name))
-            with whole_file(self.output / "masks" / f"{name}.png") as file:
+            with whole_file(self.output / MASK.format(name)) as file:
                 palette_image(mask, colours.palette).save(file, format="PNG")
+            if path in self.georeferenced:
+                with whole_file(self.output / GEOTIFF.format(name)) as file:
+                    save_georeferenced(mask, colours.palette, path, file)
             if probabilities is not None:
-                with whole_file(self.output / _PROBABILITIES.format(name)) as file:
+                with whole_file(self.output / PROBABILITIES.format(name)) as file:
                     np.savez_compressed(file, probabilities=probabilities, class_names=np.array(colours.names))
             if self.outlines is not None:
                 regions = list(regions_of(mask, colours, self.outlines))
-                write_json(self.output / _GEOJSON.format(name), geojson(regions, colours.names), indent=None)
-            drawn = overlay_with_legend(image, mask, colours)
+                write_json(self.output / GEOJSON.format(name), geojson(regions, colours.names), indent=None)
+            height, width = image.shape[:2]
+            drawn = overlay_with_legend(image, resize_mask(mask, (width, height)), colours)
             _save_overlay(drawn, self.output / "overlays" / name)
             return True
         except UserError as error:
@@ -342,13 +330,6 @@ class Work:
         text = error.paragraph
         logger.error(text if str(path) in text else f"{path}: {text}")
         self.failed.append(path)
-
-
-def _is_large(path: Path) -> bool:
-    try:
-        return math.prod(read_size(path)) > _LARGE
-    except UserError:
-        return False  # reported when it is read
 
 
 def _save_overlay(image: ImageArray, target: Path) -> None:

@@ -243,7 +243,7 @@ def test_sigterm_ends_an_evaluation_with_the_status_that_a_scheduler_knows(
 
 
 def test_a_prediction_s_name_leads_nowhere_else(tmp_path: Path) -> None:
-    writer = SavePredictions(tmp_path / "predictions", voc_palette())
+    writer = SavePredictions(tmp_path / "predictions", voc_palette(), georeferenced={})
     for name in ("../outside", str(tmp_path / "outside")):
         batch = Batch(torch.zeros(1), torch.zeros(1), [name])
         with pytest.raises(UserError, match="leads out of its folder"):

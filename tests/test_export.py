@@ -26,7 +26,7 @@ from segunet.formats.output import whole_files
 from segunet.formats.read import openvino_core, read_exported
 from segunet.formats.write import FORMATS, least_side, traced
 from segunet.inference.checkpoint import load_checkpoint
-from segunet.inference.fidelity import Comparison, check_same, check_same_masks, check_scores, compare
+from segunet.inference.fidelity import Comparison, check_same, check_same_masks, check_scores, compare, noise
 from segunet.metrics.scores import scores_from_confusion
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training import build
@@ -355,8 +355,8 @@ def test_masks_that_differ_on_noise_alone_are_refused() -> None:
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return super().forward(images).flip(1) if images.shape[-1] == 47 else super().forward(images)
 
-    assert compare(Constant(), Constant(), None, least=1, seed=0).agreement == 1
-    assert compare(Constant(), Other(), None, least=1, seed=0).agreement < 0.95
+    assert compare(Constant(), Constant(), noise(1, seed=0), None).agreement == 1
+    assert compare(Constant(), Other(), noise(1, seed=0), None).agreement < 0.95
 
 
 def test_a_mask_of_more_classes_than_its_card_has_is_refused() -> None:

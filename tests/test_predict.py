@@ -27,7 +27,8 @@ from segunet import evaluate, predict
 from segunet.base import environment
 from segunet.data.voc import list_pairs
 from segunet.images.drawing import frame_legend, overlay, palette_image, stack
-from segunet.images.reading import Range, read_image
+from segunet.images.levels import Range
+from segunet.images.reading import read_image
 from segunet.images.video import Frame, VideoWriter, read_frames, video_writer
 from tests.commands import Command
 
@@ -575,8 +576,8 @@ def test_large_images_are_in_memory_one_at_a_time(
     earlier: list[weakref.ref[Any]] = []
     held = []
 
-    def read(path: Path, image_range: Range) -> Any:
-        image = read_image(path, image_range)
+    def read(path: Path, image_range: Range, bands: int | None) -> Any:
+        image = read_image(path, image_range, bands)
         if image.size > 3 * 64 * 64:
             time.sleep(0.05)  # for the thread that wrote the one before to let go of it
             held.append(sum(each() is not None for each in earlier))

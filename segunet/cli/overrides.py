@@ -32,6 +32,7 @@ _REPLACES_RECIPE = ("data", "experiment", "resume")
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
+OmegaConf.register_new_resolver("channels", lambda bands: bands or 3, replace=True)
 OmegaConf.register_new_resolver("random_id", lambda: uuid4().hex[:12], replace=True, use_cache=True)
 
 

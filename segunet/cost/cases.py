@@ -86,7 +86,7 @@ def exported_cases(workload: Workload, formats: list[str], folder: Path) -> dict
     if not formats or isinstance(net, DiffusionUNet):
         return {}
     images = workload.make_inputs().args[0]
-    network = traced(net)
+    network = traced(net, channels=images.shape[1])
     cases = {}
     for name in formats:
         path = folder / f"net{FORMATS[name].suffix}"

@@ -56,7 +56,7 @@ def subject_of(cfg: DictConfig, num_classes: int | None = None) -> Subject:
     """
     if cfg.get("source") is not None:
         return _diffusion_unet(cfg)
-    side, states = _SAMPLE_SIZE, _TOKENS
+    side, states, channels = _SAMPLE_SIZE, _TOKENS, cfg.data.get("bands") or 3
     classes = {} if num_classes is None else {"num_classes": num_classes}
     if cfg.checkpoint is None:
         title = HydraConfig.get().runtime.choices["model"]
@@ -65,7 +65,7 @@ def subject_of(cfg: DictConfig, num_classes: int | None = None) -> Subject:
         make_net: Callable[[], nn.Module] = partial(build.net_from_config, model)
     else:
         title, card = str(cfg.checkpoint), _card_of(as_path(cfg.checkpoint))
-        make_net = partial(build_network, {**card.model, **classes})
+        make_net, channels = partial(build_network, {**card.model, **classes}), card.data.channels
         if card.denoiser is not None:
             side, states = card.denoiser.size, len(vocabulary_of(card.class_names, card.data.ignore_index))
     with torch.device("meta"):
@@ -74,7 +74,7 @@ def subject_of(cfg: DictConfig, num_classes: int | None = None) -> Subject:
         width = net.cross_attention_dim
         hidden = None if width is None else (states, width)
         return Subject(title, make_net, partial(noisy_samples, net.in_channels, hidden), (side, side), segments=False)
-    return Subject(title, make_net, images, (_SIZE, _SIZE), segments=True)
+    return Subject(title, make_net, partial(images, channels), (_SIZE, _SIZE), segments=True)
 
 
 def check_subject(cfg: DictConfig) -> None:
@@ -134,9 +134,9 @@ def size_of(value: Any) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def images(batch_size: int, size: tuple[int, int]) -> Inputs:
-    """Return random images uint8 (N, 3, H, W) on the current default device."""
-    return Inputs((torch.randint(256, (batch_size, 3, *size), dtype=torch.uint8),), {})
+def images(channels: int, batch_size: int, size: tuple[int, int]) -> Inputs:
+    """Return random images uint8 (N, channels, H, W) on the current default device."""
+    return Inputs((torch.randint(256, (batch_size, channels, *size), dtype=torch.uint8),), {})
 
 
 def noisy_samples(

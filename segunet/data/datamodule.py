@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.stopping import STOP_SIGNALS
-from segunet.base.validation import Byte, Count, Pixels, Positive, Text, checked
+from segunet.base.validation import Above0, Byte, Count, Finite, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
 from segunet.data.classes import Colour, StoredValue, check_background, check_class_names, full_palette, stored_values
@@ -32,8 +32,10 @@ from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
+from segunet.images.levels import Bands, Range, check_image_range
 from segunet.images.palette import ClassColours, background_of
-from segunet.images.reading import Range, read_size, warn_of_few_levels
+from segunet.images.rasters import opened_raster
+from segunet.images.reading import read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
@@ -68,7 +70,10 @@ class VOCDataModule(pl.LightningDataModule):
         download: download VOC2012 (and SBD, for trainaug) into ``root`` if missing.
         voc_url, sbd_url: alternative addresses of the archives; None is torchvision's.
         voc_md5, sbd_md5: md5 of these archives, if they were repacked; None is torchvision's.
-        image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535].
+        image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535]. For rasters, of
+            any values, and also one such pair for each band.
+        bands: number of bands of rasters (.tif files); None for colour images.
+        mean, std: of each channel of the images as the network gets them, 0..255, which a model can take.
         inference_size: long side at which validation images enter the network; None is their own size.
         objects: whether the masks show separate objects, which are scored too; they are read from SegmentationObject
             if there is such a folder (not for trainaug), else they are the connected regions of the masks' classes.
@@ -103,6 +108,9 @@ class VOCDataModule(pl.LightningDataModule):
         sbd_url: str | None = None,
         sbd_md5: Text | None = None,
         image_range: Range = None,
+        bands: Bands | None = None,
+        mean: Sequence[Finite] | None = None,
+        std: Sequence[Above0] | None = None,
         inference_size: Pixels | None = None,
         objects: bool = False,
         border_weights: BorderWeights = _OFF,
@@ -116,7 +124,8 @@ class VOCDataModule(pl.LightningDataModule):
         self.background = background
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
-        self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values)
+        check_image_range("data.image_range", image_range, bands)
+        self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values, bands)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:
             raise UserError(f"data.fold={fold}: with data.folds={folds} there are folds 0 to {folds - 1}.")
@@ -163,8 +172,8 @@ class VOCDataModule(pl.LightningDataModule):
 
     @property
     def channels(self) -> int:
-        """The channels of a denoiser's samples."""
-        return 3
+        """The channels of an image, or of a denoiser's samples."""
+        return self.form.bands or 3
 
     def check_root(self) -> None:
         """Raise a UserError unless the data set is there, without writing it."""
@@ -198,7 +207,13 @@ class VOCDataModule(pl.LightningDataModule):
         if stage == "fit":
             self.train_pairs = train_pairs
             self.check_batch_size()
-            warn_of_few_levels([pair.image for pair in self.train_pairs], self.form.image_range, "data.image_range")
+            if self.form.bands is not None:
+                with opened_raster(self.train_pairs[0].image, self.form.bands, self.form.image_range) as raster:
+                    raster.pixels(0, 1)
+                logger.info("data.bands=%d: colour jitter is of brightness and contrast alone", self.form.bands)
+            warn_of_few_levels(
+                [pair.image for pair in self.train_pairs], self.form.image_range, self.form.bands, "data.image_range"
+            )
         self.stage = stage
 
     def check_labels(self) -> None:
@@ -306,8 +321,10 @@ class VOCDataModule(pl.LightningDataModule):
             )
 
     def _val_batches(self) -> list[list[int]]:
-        batches = batches_of_equal_size(self.val_pairs, self.val_batch_size)
-        pixels = [len(batch) * math.prod(read_size(self.val_pairs[batch[0]].image)) for batch in batches]
+        batches = batches_of_equal_size(self.val_pairs, self.val_batch_size, self.form.bands)
+        pixels = [
+            len(batch) * math.prod(read_size(self.val_pairs[batch[0]].image, self.form.bands)) for batch in batches
+        ]
         largest = batches.pop(int(np.argmax(pixels)))
         return [largest, *batches]
 

@@ -26,7 +26,8 @@ class Batch(NamedTuple):
     """One example (without N) or a batch.
 
     Attributes:
-        images: uint8 (N, 3, H, W) RGB; or latents, float32 (N, C, H, W), see :mod:`segunet.data.latents`.
+        images: uint8 (N, C, H, W), RGB or the bands of rasters; or latents, float32 (N, C, H, W), see
+            :mod:`segunet.data.latents`.
         masks: uint8 (N, H', W'), class index or the ignore index (an eighth of int64's size when copied to the
             device); their size differs from the images' if these were resized for the network.
         names: names of the examples.
@@ -145,11 +146,11 @@ class EpochSampler(DistributedSampler[Any]):
             yield self.epoch, index
 
 
-def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[int]]:
+def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int, bands: int | None = None) -> list[list[int]]:
     """Group the indices of ``pairs`` by image size, so that whole images can be batched without padding."""
     by_size: dict[tuple[int, int], list[int]] = {}
     for index, pair in enumerate(pairs):
-        by_size.setdefault(read_size(pair.image), []).append(index)
+        by_size.setdefault(read_size(pair.image, bands), []).append(index)
     return [
         indices[start : start + batch_size]
         for indices in by_size.values()
@@ -158,8 +159,8 @@ def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int) -> list[list[i
 
 
 def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read an image uint8 (H, W, 3) and its mask uint8 (H, W); raises as the two readers."""
-    image = read_image(pair.image, form.image_range)
+    """Read an image uint8 (H, W, C) and its mask uint8 (H, W); raises as the two readers."""
+    image = read_image(pair.image, form.image_range, form.bands)
     return image, read_mask(pair.mask, image.shape[:2], form)
 
 
@@ -170,7 +171,7 @@ def as_batch(
     objects: NDArray[np.int32] | None = None,
     border_weights: NDArray[np.float32] | None = None,
 ) -> Batch:
-    """Convert to tensors: (H, W, 3) -> uint8 (3, H, W), (H', W') -> uint8, int32 and float32 (H', W')."""
+    """Convert to tensors: (H, W, C) -> uint8 (C, H, W), (H', W') -> uint8, int32 and float32 (H', W')."""
     return Batch(
         torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C")),
         torch.from_numpy(np.array(mask, dtype=np.uint8)),

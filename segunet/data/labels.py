@@ -130,7 +130,7 @@ def absent_classes(facts: LabelFacts, form: MaskFormat, class_names: Sequence[st
 
 
 def _counts(pair: Pair, form: MaskFormat) -> NDArray[np.int64]:
-    return count_values(read_mask(pair.mask, read_size(pair.image), form))
+    return count_values(read_mask(pair.mask, read_size(pair.image, form.bands), form))
 
 
 def _stamp(pairs: Sequence[Pair], form: MaskFormat) -> str:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.base.errors import UserError, abbreviated, counted
-from segunet.images.reading import Range, opened, turn_of
+from segunet.images.levels import Range
+from segunet.images.reading import opened, turn_of
 
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
 MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
@@ -25,7 +26,7 @@ class MaskFormat:
         num_classes: values 0..num_classes-1 are classes.
         ignore_index: the only other value allowed.
         palette: uint8 (256, 3), to read RGB masks by colour.
-        image_range: as in :func:`read_image`.
+        image_range, bands: as in :func:`read_image`.
         values: class, or ``ignore_index``, of each value stored in index masks; None if they are the same.
     """
 
@@ -34,6 +35,7 @@ class MaskFormat:
     palette: NDArray[np.uint8]
     image_range: Range = None
     values: Mapping[int, int] | None = None
+    bands: int | None = None
 
 
 def read_mask(path: Path, size: tuple[int, int], form: MaskFormat) -> NDArray[np.uint8]:

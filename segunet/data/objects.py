@@ -56,7 +56,7 @@ def check_object_maps(pairs: Sequence[Pair], form: MaskFormat) -> None:
 
 def check_object_map(pair: Pair, form: MaskFormat) -> None:
     """Read the object map and the mask of ``pair``; raises as :func:`read_objects` and ``read_mask``."""
-    read_objects(pair, read_mask(pair.mask, read_size(pair.image), form), form.ignore_index)
+    read_objects(pair, read_mask(pair.mask, read_size(pair.image, form.bands), form), form.ignore_index)
 
 
 def read_object_map(path: Path, size: tuple[int, ...]) -> NDArray[np.int32]:

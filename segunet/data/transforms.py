@@ -12,21 +12,22 @@ from pydantic import Field
 from segunet.base.errors import UserError, did_you_mean
 from segunet.base.trust import check_targets
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
-from segunet.images.resizing import resize, resize_mask, shrinks
+from segunet.images.levels import Bands
+from segunet.images.resizing import in_fours, resize, resize_mask, shrinks
 
 Degrees = Annotated[float, Field(ge=0, le=180)]
 _CHECKS = 5  # random draws by which a transform is checked
 
 
 class Augmented(NamedTuple):
-    """An augmented example: image uint8 (S, S, 3), mask uint8 (S, S), objects int32 (S, S) if given."""
+    """An augmented example: image uint8 (S, S, C), mask uint8 (S, S), objects int32 (S, S) if given."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
     objects: NDArray[np.int32] | None
 
 
-@checked("data.transform", ignore_index="data.ignore_index")
+@checked("data.transform", ignore_index="data.ignore_index", bands="data.bands")
 class TrainTransform:
     """Scale jitter, crop, flips, rotations, colour jitter, elastic deformation, and more of albumentations.
 
@@ -43,12 +44,14 @@ class TrainTransform:
         vertical_flip: probability of a vertical flip.
         quarter_turns: whether to rotate by 0, 90, 180 or 270 degrees.
         rotation: largest angle of a further rotation, in degrees; the corners become padding.
-        color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue.
+        color_jitter: largest relative change of brightness, contrast and saturation; a tenth of it for the hue. Of
+            rasters, of brightness and contrast alone.
         elastic: standard deviation in pixels of the displacements of :func:`elastic_field`; 0 for none.
         more: transforms of albumentations, done last, on the crop; see :func:`check_mask_rules`.
         fill_crop: enlarge images that would be smaller than the crop until they fill it, so that none is padded.
         class_balance: share of the crops that are centred on a pixel of a class, each class equally often, in any image
             that has it; for rare classes.
+        bands: number of bands of rasters; None for colour images.
 
     Raises:
         UserError: a crop, a base size or a scale that is not positive; a probability outside 0..1; an
@@ -70,17 +73,11 @@ class TrainTransform:
         more: Sequence[A.BasicTransform] = (),
         fill_crop: bool = False,
         class_balance: Share = 0.0,
+        bands: Bands | None = None,
     ) -> None:
         self.crop_size, self._ignore_index, self.class_balance = crop_size, ignore_index, class_balance
         self._base_size, self._scale, self._elastic, self.fill_crop = base_size, scale, elastic, fill_crop
-        jitter = (1 - color_jitter, 1 + color_jitter)
-        self._recolour = A.Compose(
-            [
-                A.ColorJitter(
-                    jitter, jitter, jitter, hue=(-color_jitter / 10, color_jitter / 10), p=float(color_jitter > 0)
-                )
-            ]
-        )
+        self._recolour = A.Compose([_colour_jitter(color_jitter) if bands is None else _jitter_of_bands(color_jitter)])
         moves: list[A.BasicTransform] = [A.HorizontalFlip(p=flip)]
         if vertical_flip > 0:
             moves.append(A.VerticalFlip(p=vertical_flip))
@@ -89,7 +86,7 @@ class TrainTransform:
         moves.append(A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"))
         self._place = A.Compose(moves, additional_targets={"objects": "mask"})
         last = [A.Rotate(rotation, fill=0, fill_mask=ignore_index, p=1), *more] if rotation > 0 else list(more)
-        check_mask_rules(more, crop_size, ignore_index)
+        check_mask_rules(more, crop_size, ignore_index, bands or 3)
         self._last = A.Compose(last, additional_targets={"objects": "mask"}) if last else None
 
     def __call__(
@@ -103,7 +100,7 @@ class TrainTransform:
         """Return the augmented example.
 
         Args:
-            image: uint8 (H, W, 3) RGB.
+            image: uint8 (H, W, 3) RGB, or (H, W, bands).
             mask: uint8 (H, W).
             key: (seed, epoch, index); the same key gives the same example in any process.
             objects: int32 (H, W), the object of each pixel, changed with the mask; 0 in the padding.
@@ -156,6 +153,16 @@ class TrainTransform:
         return max(factor, self.crop_size / min(shape)) if self.fill_crop else factor
 
 
+def _colour_jitter(most: float) -> A.BasicTransform:
+    jitter = (1 - most, 1 + most)
+    return A.ColorJitter(jitter, jitter, jitter, hue=(-most / 10, most / 10), p=float(most > 0))
+
+
+def _jitter_of_bands(most: float) -> A.BasicTransform:
+    """Return a jitter without saturation and hue, which bands do not have."""
+    return A.RandomBrightnessContrast(most, most, p=float(most > 0))
+
+
 def seed(transforms: Sequence[Any], rng: np.random.Generator) -> None:
     """Give each transform random numbers of its own; a Compose gives all of its transforms the same."""
     for each in transforms:
@@ -188,8 +195,8 @@ def transformed(example: Augmented, compose: A.Compose) -> Augmented:
     return Augmented(done["image"], done["mask"], objects)
 
 
-def check_mask_rules(transforms: Sequence[A.BasicTransform], size: int, ignore_index: int) -> None:
-    """Check that each transform keeps a crop uint8 (S, S, 3), and its mask to its own values and the ignored one.
+def check_mask_rules(transforms: Sequence[A.BasicTransform], size: int, ignore_index: int, channels: int = 3) -> None:
+    """Check that each transform keeps a crop uint8 (S, S, C), and its mask to its own values and the ignored one.
 
     Interpolated masks, and masks filled with class 0 where nothing is known, would teach a network nonsense.
 
@@ -198,7 +205,7 @@ def check_mask_rules(transforms: Sequence[A.BasicTransform], size: int, ignore_i
     """
     if not transforms:
         return
-    image = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, channels), dtype=np.uint8)
     pairs = [(first, first + 2) for first in (1, 5, 9) if not first <= ignore_index <= first + 2][:2]
     for each in transforms:
         name, chance = type(each).__name__, each.p
@@ -261,8 +268,10 @@ def displaced(example: Augmented, field: NDArray[np.float32]) -> Augmented:
     def taken(values: NDArray[Any], interpolation: int) -> NDArray[Any]:
         return np.asarray(cv2.remap(values, x, y, interpolation, borderMode=cv2.BORDER_REFLECT_101))
 
+    image = in_fours(example.image, lambda part: taken(part, cv2.INTER_LINEAR))
+
     objects = None if example.objects is None else taken(example.objects, cv2.INTER_NEAREST)
-    return Augmented(taken(example.image, cv2.INTER_LINEAR), taken(example.mask, cv2.INTER_NEAREST), objects)
+    return Augmented(image, taken(example.mask, cv2.INTER_NEAREST), objects)
 
 
 def pixel_of(mask: NDArray[np.uint8], value: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from typing import Annotated
 from omegaconf import DictConfig
 from pydantic import Field
 
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.validation import Above0, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_paths
@@ -31,6 +31,8 @@ def demo(cfg: DictConfig) -> None:
     most = round(1e6 * check("max_megabytes", cfg.max_megabytes, Above0))
     paths = as_paths(cfg.checkpoint)
     checkpoint = load_checkpoints(paths)
+    if checkpoint.data.bands is not None:
+        raise UserError(f"The network is for rasters of {counted(checkpoint.data.bands, 'band')}: use segunet.predict.")
     model = Predictor(checkpoint, tta="none", **{name: cfg[name] for name in _SETTINGS})
     with Server(Subject(model, checkpoint, ", ".join(map(str, paths))), port, most) as server:
         logger.info(

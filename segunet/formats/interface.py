@@ -52,13 +52,14 @@ class Interface(Settings):
         """Return ``net``, which has this interface, as a module from images of any number and size to logits."""
         return net if self == Interface(float_input=self.float_input) else AnyImages(net, self, num_classes)
 
-    def takes(self, least: int) -> str:
-        """Describe the images, whose sides are ``least`` pixels or more."""
+    def takes(self, least: int, bands: int | None) -> str:
+        """Describe the images, whose sides are ``least`` pixels or more; colours, or so many ``bands``."""
         kind, count = "float32" if self.float_input else "uint8", "N" if self.batch is None else self.batch
         height, width = self.size or "HW"
         free = [*(["N"] if self.batch is None else []), *([] if self.size else [f"H and W from {least} on"])]
         any_size = f"any {', '.join(free)}, " if free else ""
-        return f"images: {kind} ({count}, 3, {height}, {width}), RGB, 0..255, {any_size}without normalization"
+        shape, what = f"({count}, {bands or 3}, {height}, {width})", "RGB" if bands is None else "the raster's bands"
+        return f"images: {kind} {shape}, {what}, 0..255, {any_size}without normalization"
 
     def returns(self) -> str:
         """Describe what it returns."""

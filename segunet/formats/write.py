@@ -66,12 +66,13 @@ class Format:
     write: Callable[..., None]
 
 
-def traced(net: nn.Module, interface: Interface | None = None) -> Traced:
+def traced(net: nn.Module, interface: Interface | None = None, channels: int = 3) -> Traced:
     """Trace a segmentation network: ``images`` -> ``logits`` or ``masks``, as its ``interface`` says.
 
     Args:
         net: in evaluation mode, on the CPU.
         interface: what it takes and returns; None for uint8 images of any number and size, and logits.
+        channels: of the images.
 
     Raises:
         UserError: the interface's size is too small for the network.
@@ -83,7 +84,7 @@ def traced(net: nn.Module, interface: Interface | None = None) -> Traced:
     count, *sides = _EXAMPLE
     height, width = interface.size or [side + least for side in sides]
     dtype = torch.float32 if interface.float_input else torch.uint8
-    images = torch.zeros(interface.batch or count, 3, height, width, dtype=dtype)
+    images = torch.zeros(interface.batch or count, channels, height, width, dtype=dtype)
     free = {0: "batch"} if interface.batch is None else {}
     free |= {2: "height", 3: "width"} if interface.size is None else {}
     sizes = {name: Dim(name, min=least) for name in ("height", "width")}

@@ -36,7 +36,7 @@ _READERS: tuple[tuple[tuple[bytes, ...], Callable[[IO[bytes], str], ImageFile.Im
     (tuple(b"P%d" % kind for kind in range(1, 7)), PpmImageFile),
 )
 
-_WARNINGS = threading.Lock()  # warning filters apply to the whole process
+WARNINGS = threading.Lock()  # held to change them: warning filters apply to the whole process
 
 
 def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
@@ -45,13 +45,13 @@ def read_header(file: IO[bytes], name: str) -> ImageFile.ImageFile:
     reader = next((reader for beginnings, reader in _READERS if head.startswith(beginnings)), None)
     if reader is None:
         raise ValueError("it is not a JPEG, PNG, TIFF, BMP, WebP, GIF or PPM")
-    with _WARNINGS, warnings.catch_warnings():
+    with WARNINGS, warnings.catch_warnings():
         warnings.filterwarnings("error", module=r"PIL\.")
         if reader is TiffImageFile:
             _check_tiff(file, name)
         file.seek(0)
         image = reader(file, "")  # given a file name, Pillow would memory-map a TIFF, with height and width swapped
-        check_pixels(image, name)
+        check_size(image.width, image.height, name)
         if image.format == "PNG" and (exif := _png_exif(file)):
             image.info["exif"] = exif
         _check_orientations(image)
@@ -77,11 +77,11 @@ def _png_exif(file: IO[bytes]) -> bytes:
     return file.read(min(length, 2**16))
 
 
-def check_pixels(image: Image.Image, name: str) -> None:
-    """Raise a UserError if the image has more than :func:`max_pixels`."""
-    if (pixels := image.width * image.height) > (most := max_pixels()):
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise a UserError if an image has more pixels than :func:`max_pixels`."""
+    if (pixels := width * height) > (most := max_pixels()):
         raise UserError(
-            f"{name} is {image.width} x {image.height} pixels, {pixels:,}; at most {most:,} are read",
+            f"{name} is {width} x {height} pixels, {pixels:,}; at most {most:,} are read",
             "Cut it into parts, for example with gdal_retile.py or ImageMagick's -crop, or, if there is enough memory, "
             f"set the environment variable {MAX_PIXELS_VARIABLE}.",
         )
@@ -103,7 +103,7 @@ def max_pixels() -> int:
 
 def _check_tiff(file: IO[bytes], name: str) -> None:
     """Raise a UserError if a TIFF has several pages, or bands that are neither colours nor alpha."""
-    pages = [page for page in _tiff_pages(file) if not int(page.get(254, 0)) & 5]  # 1: a smaller copy, 4: a mask
+    pages = [page for page in tiff_pages(file) if not int(page.get(254, 0)) & 5]  # 1: a smaller copy, 4: a mask
     _check_count(len(pages), name)
     if not pages:
         return
@@ -112,11 +112,13 @@ def _check_tiff(file: IO[bytes], name: str) -> None:
     if samples - colours > 1 or (samples > colours and extra not in ((1,), (2,))):
         raise UserError(
             f"{name} has {samples} bands, wanted grey or RGB, with at most one more band, marked as alpha",
-            "Write the bands to use to a separate file, for example with gdal_translate -b 1 -b 2 -b 3.",
+            f"Set data.bands={samples}, or write the bands to use to a separate file, for example with gdal_translate "
+            "-b 1 -b 2 -b 3.",
         )
 
 
-def _tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
+def tiff_pages(file: IO[bytes]) -> Iterator[ImageFileDirectory_v2]:
+    """Yield the tags of each page of a TIFF."""
     file.seek(0)
     head = file.read(8)
     if b"+" in head[2:4]:  # BigTIFF

@@ -6,38 +6,25 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from pydantic import AfterValidator, Field
 
 from segunet.base.errors import UserError
 from segunet.base.files import is_file
-from segunet.base.validation import check
-from segunet.images.integrity import check_frames, check_pixels, check_whole, orientation, read_header
+from segunet.images.integrity import check_frames, check_size, check_whole, orientation, read_header
+from segunet.images.levels import FEW_LEVELS, Range, eight_bits, levels_of, loses_levels
+from segunet.images.rasters import bands_lose_levels, opened_raster, read_raster
 
 logger = logging.getLogger(__name__)
-FEW_LEVELS = 32  # a 16-bit image with fewer levels left in 8 bits is reported
 PEEK = 16  # images to check before a run starts
 
 
-def _check_increasing(levels: Sequence[float]) -> Sequence[float]:
-    if len(levels) != 2 or not levels[0] < levels[1]:
-        raise ValueError(
-            "must be null or [low, high], the values of 16-bit images that become black and white, such as [0,4095] "
-            "for 12 bits"
-        )
-    return tuple(levels)
-
-
-# The values of 16-bit images that become 0 and 255; None is 0 and 65535.
-Range = Annotated[Sequence[Annotated[float, Field(ge=0, le=65535)]], AfterValidator(_check_increasing)] | None
 _BYTES, _BYTES_BESIDE = 16, 2**27  # largest file size: per pixel, and on top of that
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's
@@ -72,16 +59,20 @@ class Stored(NamedTuple):
     turned: int
 
 
-def read_image(path: Path, image_range: Range = None) -> NDArray[np.uint8]:
+def read_image(path: Path, image_range: Range = None, bands: int | None = None) -> NDArray[np.uint8]:
     """Read an image as uint8 (H, W, 3) RGB, upright (EXIF), in any mode; alpha is dropped.
 
     Grey, CMYK and palette images are converted. In 16-bit images ``image_range`` = (low, high) is mapped to 0..255,
     and values outside are clipped; None is (0, 65535).
 
+    With ``bands``, it is a raster of so many, read as :func:`segunet.images.rasters.read_raster` says.
+
     Raises:
         UserError: visibly damaged, more than ``integrity.max_pixels``, a stack of images, bands that are not colours,
             or values that are not 8 or 16 bits.
     """
+    if bands is not None:
+        return read_raster(path, bands, image_range)
     return as_eight_bit_rgb(read_stored(path).values, image_range)
 
 
@@ -98,7 +89,7 @@ def as_rgb(image: Image.Image, name: str, image_range: Range = None) -> NDArray[
     Raises:
         UserError: too large, or an unsupported mode; refers to the image as ``name``.
     """
-    check_pixels(image, name)
+    check_size(image.width, image.height, name)
     values = _by_pillow(image, name)
     return as_eight_bit_rgb(_upright(values, image), image_range)
 
@@ -107,7 +98,7 @@ def as_eight_bit_rgb(values: NDArray[Any], image_range: Range = None) -> NDArray
     """Convert :class:`Stored` values to uint8 (H, W, 3)."""
     colours = without_alpha(values)
     if colours.dtype == np.uint16:
-        colours = _eight_bits(*(image_range or (0, 65535)))[colours]
+        colours = eight_bits(colours, levels_of(image_range, 1)[0])
     return np.repeat(colours, 3, axis=2) if colours.shape[2] == 1 else np.ascontiguousarray(colours)
 
 
@@ -116,45 +107,38 @@ def is_transparent(values: NDArray[Any]) -> bool:
     return values.shape[2] in (2, 4) and bool((values[..., -1] < np.iinfo(values.dtype).max).any())
 
 
-def loses_levels(values: NDArray[Any], image_range: Range = None) -> bool:
-    """Return whether 16-bit :class:`Stored` values keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
-    if values.dtype != np.uint16:
-        return False
-    before = np.flatnonzero(np.bincount(without_alpha(values).ravel(), minlength=65536))
-    after = np.unique(_eight_bits(*(image_range or (0, 65535)))[before])
-    return len(after) < FEW_LEVELS <= len(before)
+def colours_lose_levels(stored: Stored, image_range: Range = None) -> bool:
+    """Return whether the colours of a 16-bit image keep few of their levels in 8 bits."""
+    return loses_levels(without_alpha(stored.values), levels_of(image_range, 1)[0])
 
 
-def first_to_lose_levels(paths: Sequence[Path], image_range: Range) -> Path | None:
-    """Return the first of the first ``PEEK`` images that :func:`loses_levels`, if there is one."""
+def first_to_lose_levels(paths: Sequence[Path], image_range: Range, bands: int | None = None) -> Path | None:
+    """Return the first of the first ``PEEK`` images that loses its levels in 8 bits, if there is one."""
     for path in paths[:PEEK]:
         with suppress(UserError):  # unreadable images are reported when they are used
-            if _is_deep(path) and loses_levels(read_stored(path).values, image_range):
+            if bands is not None:
+                lost = bands_lose_levels(path, bands, image_range)
+            else:
+                lost = _is_deep(path) and colours_lose_levels(read_stored(path), image_range)
+            if lost:
                 return path
     return None
 
 
-def warn_of_few_levels(paths: Sequence[Path], image_range: Range, setting: str) -> None:
+def warn_of_few_levels(paths: Sequence[Path], image_range: Range, bands: int | None, setting: str) -> None:
     """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range setting."""
-    if path := first_to_lose_levels(paths, image_range):
+    if path := first_to_lose_levels(paths, image_range, bands):
         logger.warning(
             f"{path} has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8. Set which values are black "
             f"and white, such as {setting}=[0,4095] for 12 bits."
         )
 
 
-def check_image_range(name: str, value: object) -> Range:
-    """Return the setting ``name``: None, or (low, high) of 16-bit values.
-
-    Raises:
-        UserError: anything else.
-    """
-    levels: Range = check(name, value, Range)
-    return levels
-
-
-def read_size(path: Path) -> tuple[int, int]:
+def read_size(path: Path, bands: int | None = None) -> tuple[int, int]:
     """Return the (height, width) that :func:`read_image` would return, from the file's header only."""
+    if bands is not None:
+        with opened_raster(path, bands) as raster:
+            return raster.size
     with readable(path, "image"), path.open("rb") as file:
         image = read_header(file, str(path))
         width, height = image.size
@@ -257,10 +241,3 @@ def _upright(values: NDArray[Any], image: Image.Image) -> NDArray[Any]:
 def without_alpha(values: NDArray[Any]) -> NDArray[Any]:
     """Return the grey or RGB of :class:`Stored` values, (H, W, 1 or 3)."""
     return values[..., : 1 if values.shape[2] < 3 else 3]
-
-
-@lru_cache(maxsize=8)
-def _eight_bits(low: float, high: float) -> NDArray[np.uint8]:
-    """Return the 8-bit value of each 16-bit value, uint8 (65536,)."""
-    levels: NDArray[np.uint8] = np.clip((np.arange(65536) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
-    return levels

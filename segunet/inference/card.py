@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
 from segunet.formats.interface import Interface
+from segunet.images.levels import Bands, Range, check_image_range
 from segunet.images.palette import ClassColours, background_of
-from segunet.images.reading import Range
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
 Text = Annotated[str, Field(max_length=10_000)]
@@ -46,6 +46,7 @@ class DataCard(_Plain):
     """The data set that a network was trained on: arguments of ``VOCDataModule``, and ``flip``.
 
     Attributes:
+        bands: number of bands of rasters; None for colour images.
         background: name of the class that is not painted; None is the one called background, if any.
         mask_values: pairs of a value stored in index masks and its class; None if they are the same.
         flip: whether training images were mirrored, so the network does not tell left from right; None if unknown.
@@ -60,10 +61,24 @@ class DataCard(_Plain):
     val_batch_size: Annotated[int, Field(ge=1, le=100_000)] = 1
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     image_range: Range = None
+    bands: Bands | None = None
     objects: bool = False
     background: Text | None = None
     mask_values: Annotated[list[ValueAndClass], Field(max_length=2**16)] | None = None
     flip: bool | None = None
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the network takes."""
+        return self.bands or 3
+
+    @model_validator(mode="after")
+    def _check_levels(self) -> Self:
+        try:
+            check_image_range("data.image_range", self.image_range, self.bands)
+        except UserError as error:
+            raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -253,7 +253,7 @@ def _checkpoint(net: nn.Module, card: Card, path: Path) -> Checkpoint:
     side = max(64, border_of(net) + 1)
     try:
         with torch.inference_mode():
-            logits = net.eval()(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+            logits = net.eval()(torch.zeros(1, card.data.channels, side, side, dtype=torch.uint8))
         fits = tuple(logits.shape) == (1, len(card.class_names), side, side)
     except Exception as error:  # each runtime and class has its own errors
         raise UserError(f"{path}: its network cannot be run: {' '.join(str(error).split())[:300]}.") from error

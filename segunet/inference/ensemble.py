@@ -15,7 +15,7 @@ from segunet.models.classic_unet import border_of
 
 
 class Ensemble(nn.Module):
-    """Networks of the same classes; uint8 images (N, 3, H, W) to logits (N, K, H, W), logarithms of the mean.
+    """Networks of the same classes; uint8 images (N, C, H, W) to logits (N, K, H, W), logarithms of the mean.
 
     Args:
         nets: padded ones, or unpadded ones with the same ``border`` and ``stride``.
@@ -48,6 +48,7 @@ def load_checkpoints(paths: Sequence[Path]) -> Checkpoint:
         )
     for path, other in zip(paths[1:], others, strict=True):
         for what, ours, theirs in (
+            ("bands", first.data.bands, other.data.bands),
             ("classes", first.class_names, other.class_names),
             ("inference_size", first.inference_size, other.inference_size),
             ("image_range", first.data.image_range, other.data.image_range),

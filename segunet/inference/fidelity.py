@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -18,8 +19,8 @@ from segunet.inference.logits import logits_at, naming
 from segunet.metrics.counter import Counter
 from segunet.metrics.scores import Scores
 
-# Batch and image sizes other than those of the trace.
-_TEST_SHAPES = ((1, 3, 33, 47), (3, 3, 97, 64), (1, 3, 1, 1))
+# Numbers, heights and widths of images other than those of the trace.
+_TEST_SHAPES = ((1, 33, 47), (3, 97, 64), (1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,18 @@ class Agreement:
 
 @torch.inference_mode()
 def compare(
-    original: nn.Module, exported: nn.Module, datamodule: VOCDataModule | None, least: int, seed: int
+    original: nn.Module, exported: nn.Module, tried: Sequence[Tensor], datamodule: VOCDataModule | None
 ) -> Comparison:
     """Run both on noise of several sizes, then on the validation images, where they are timed and scored.
 
     Args:
         original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
         exported: likewise.
+        tried: batches of :func:`noise`.
         datamodule: set up; None to compare them on noise alone.
-        least: smallest side of images in pixels that they take.
-        seed: seed of the noise.
     """
     on_noise, on_images = Agreement(), Agreement()
-    for images in noise(least, seed):
+    for images in tried:
         on_noise.update(original(images), exported(images))
     scored = None if datamodule is None else _compare_on_images(original, exported, datamodule, on_images)
     told = on_noise if datamodule is None else on_images
@@ -107,10 +107,10 @@ def compare(
     )
 
 
-def noise(least: int, seed: int) -> list[Tensor]:
-    """Return uint8 noise (N, 3, H, W) of several N, H and W, from ``least`` pixels on."""
+def noise(least: int, seed: int, channels: int = 3) -> list[Tensor]:
+    """Return uint8 noise (N, channels, H, W) of several N, H and W, from ``least`` pixels on."""
     generator, more = torch.Generator().manual_seed(seed), least - 1
-    shapes = [(count, channels, height + more, width + more) for count, channels, height, width in _TEST_SHAPES]
+    shapes = [(count, channels, height + more, width + more) for count, height, width in _TEST_SHAPES]
     return [torch.randint(256, shape, dtype=torch.uint8, generator=generator) for shape in shapes]
 
 
@@ -156,23 +156,26 @@ def check_same(comparison: Comparison, logits: float, agreement: float) -> None:
         agreement: smallest allowed share of pixels with the same class.
     """
     if not (comparison.difference <= logits * comparison.largest and comparison.agreement >= agreement):
-        raise UserError(
-            f"The exported network differs from the original: its logits differ by up to {comparison.difference:.3g}, "
-            f"allowed is {logits} (tolerance.logits) times the largest, {comparison.largest:.3g}; "
-            f"{100 * comparison.agreement:.3f} % of the pixels have the same class, wanted at least "
-            f"{100 * agreement:g} % (tolerance.agreement). Nothing was written. Try another format, or raise the "
-            "tolerance if that is good enough for you."
+        raise _differs(
+            f"its logits differ by up to {comparison.difference:.3g}, allowed is {logits} (tolerance.logits) times the "
+            f"largest, {comparison.largest:.3g}; ",
+            comparison.agreement,
+            agreement,
         )
 
 
 def check_same_masks(comparison: Comparison, agreement: float) -> None:
     """Raise a UserError unless the networks' masks agree in at least that share of the pixels, on noise too."""
     if not (least := min(comparison.agreement, comparison.on_noise)) >= agreement:
-        raise UserError(
-            f"The exported network differs from the original: {100 * least:.3f} % of the pixels have "
-            f"the same class, wanted at least {100 * agreement:g} % (tolerance.agreement). Nothing was written. Try "
-            "another format, or raise the tolerance if that is good enough for you."
-        )
+        raise _differs("", least, agreement)
+
+
+def _differs(how: str, agreement: float, wanted: float) -> UserError:
+    return UserError(
+        f"The exported network differs from the original: {how}{100 * agreement:.3f} % of the pixels have the same "
+        f"class, wanted at least {100 * wanted:g} % (tolerance.agreement). Nothing was written. Try another format, or "
+        "raise the tolerance if that is good enough for you."
+    )
 
 
 def check_scores(comparison: Comparison, miou: float) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from segunet.base.errors import UserError
 from segunet.formats.read import READERS
-from segunet.images.reading import Range
+from segunet.images.levels import Range
 from segunet.inference.checkpoint import FROM_CHECKPOINT, card_of, checkpoint_of, read_checkpoint
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.generator import Generator, denoiser_of
@@ -48,7 +48,7 @@ def load(
         inference_size: long side at which whole images enter the network, None for their own size, or
             "checkpoint" for the one used in validation. The prediction has the image's own size.
         image_range: (low, high), the values of 16-bit images that become 0 and 255, None for (0, 65535), or
-            "checkpoint" for those used in training.
+            "checkpoint" for those used in training. For a network of rasters, also one such pair for each band.
         accelerator: auto, cpu, gpu, ..., as in Lightning.
         precision: auto (mixed on a GPU, and on a CPU if faster), 32-true, bf16-mixed, ..., as in Lightning.
 

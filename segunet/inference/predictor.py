@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from segunet.base.environment import memory
-from segunet.base.errors import UserError, abbreviated
+from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.failures import enough_memory
 from segunet.formats.interface import AnyImages, Interface, gives_masks
 from segunet.images.drawing import ImageArray, overlay_with_legend
-from segunet.images.reading import Range, as_rgb, check_image_range, read_image, readable
+from segunet.images.levels import Range, check_image_range
+from segunet.images.rasters import Raster, opened_raster
+from segunet.images.reading import as_rgb, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, check_augmentation
 from segunet.inference.logits import TTA, as_probabilities, check_tta, class_scores
@@ -32,6 +34,18 @@ _BYTES_PER_PIXEL = 400
 # How many copies of all class scores, float32, are held at most, without and with test-time augmentation.
 # With these, 12 ways of predicting by unet_resnet50 (21 classes) took 0.8 to 1.4 times the estimate.
 _COPIES, _COPIES_OF_TTA = 1, 4
+
+
+class RasterRows:
+    """The rows of an open raster, read when they are predicted."""
+
+    def __init__(self, raster: Raster, device: torch.device) -> None:
+        self._raster, self._device = raster, device
+        self.shape = (raster.bands, *raster.size)
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """Return rows as uint8 (C, bottom - top, W), on the device."""
+        return as_tensor(self._raster.pixels(top, bottom)).to(self._device)
 
 
 class Predictor:
@@ -62,7 +76,8 @@ class Predictor:
         self.inference_size = checkpoint.inference_size if inference_size == FROM_CHECKPOINT else inference_size
         check_inference_size(self.inference_size)
         given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
-        self.image_range = check_image_range("image_range", given)
+        self.bands = checkpoint.data.bands
+        self.image_range = check_image_range("image_range", given, self.bands)
         check_augmentation(checkpoint, tta)
         self.fabric = fabric_from_settings(accelerator, precision_for(checkpoint.net, precision))
         self.net = self.fabric.setup_module(checkpoint.net).eval()
@@ -84,7 +99,8 @@ class Predictor:
         """Return the class of each pixel, uint8 (H, W), at the image's own size; of a list of images, a list.
 
         Args:
-            image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey; or a list of them.
+            image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey; or a list of them. For a network of
+                rasters, a path or uint8 (H, W, bands).
             advance: called with the share of an image's pixels, 0..1, done since the last call.
 
         Raises:
@@ -116,18 +132,31 @@ class Predictor:
 
         Notebooks display it; elsewhere use ``.save(PATH)`` or ``.show()``.
         """
-        pixels = as_image(image, self.image_range)
+        pixels = as_image(image, self.image_range, self.bands)
         return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.colours))
 
     def _predicted(
         self, image: Source, advance: Advance, with_scores: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Return the mask uint8 (H, W) and, if wanted, the probabilities float32 (K, H, W)."""
-        pixels = as_image(image, self.image_range)
-        height, width = pixels.shape[:2]
+        if self.tile and self.bands is not None and isinstance(image, str | Path):
+            with opened_raster(Path(image).expanduser(), self.bands, self.image_range) as raster:
+                return self._predicted_at(raster.size, RasterRows(raster, self.fabric.device), advance, with_scores)
+        pixels = as_image(image, self.image_range, self.bands)
+        return self._predicted_at(pixels.shape[:2], pixels, advance, with_scores)
+
+    def _predicted_at(
+        self, size: tuple[int, int], image: ImageArray | RasterRows, advance: Advance, with_scores: bool
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
+        """Return :meth:`_predicted` of an image of that ``size`` (H, W)."""
+        height, width = size
         what, kept = f"for an image of {width} x {height} pixels at once", height * width if with_scores else 0
         with enough_memory(what, self._advice()), torch.inference_mode():
-            scores = self._tiled(pixels, kept) if self.tile else self._whole(pixels, kept)
+            scores = (
+                self._whole(image, kept)
+                if isinstance(image, np.ndarray) and not self.tile
+                else self._tiled(image, kept)
+            )
             mask = np.empty((height, width), dtype=np.uint8)
             probabilities = np.empty((len(self.class_names), height, width), np.float32) if with_scores else None
             are_logits = self.tta == "none" and (not self.tile or context_of(self.net) > 0)
@@ -148,12 +177,13 @@ class Predictor:
         self._check_memory("The whole image", image.shape[0] * image.shape[1], height * width, kept)
         yield class_scores(self.net, self._on_device(image)[None], (height, width), self.tta)[0]
 
-    def _tiled(self, image: ImageArray, kept: int) -> Iterator[Tensor]:
+    def _tiled(self, image: ImageArray | RasterRows, kept: int) -> Iterator[Tensor]:
         """Return the class scores of each row of tiles."""
         assert self.tile is not None
-        height, width = (min(self.tile + 2 * context_of(self.net), side) for side in image.shape[:2])
-        self._check_memory("A tile", height * width, height * width, kept, band=height * image.shape[1])
-        yield from score_rows(self.net, self._on_device(image), self.tile, self.overlap, self.tta)
+        whole = self._on_device(image) if isinstance(image, np.ndarray) else image
+        height, width = (min(self.tile + 2 * context_of(self.net), side) for side in whole.shape[-2:])
+        self._check_memory("A tile", height * width, height * width, kept, band=height * whole.shape[-1])
+        yield from score_rows(self.net, whole, self.tile, self.overlap, self.tta)
 
     def _check_memory(self, what: str, entering: int, predicted: int, kept: int, band: int = 0) -> None:
         """Raise a UserError if memory would not suffice: the system overcommits and would kill the process.
@@ -188,26 +218,34 @@ class Predictor:
         )
 
     def _on_device(self, image: ImageArray) -> Tensor:
-        channels_first = np.array(image.transpose(2, 0, 1), order="C")  # (3, H, W), a writable copy for torch
-        return torch.from_numpy(channels_first).to(self.fabric.device)
+        return as_tensor(image).to(self.fabric.device)
 
 
-def as_image(image: Source, image_range: Range = None) -> ImageArray:
-    """Return an image as uint8 (H, W, 3) RGB, upright; ``image_range`` as in ``read_image``.
+def as_tensor(image: ImageArray) -> Tensor:
+    """Return an image (H, W, C) as (C, H, W), a copy that torch can write to."""
+    return torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
+
+
+def as_image(image: Source, image_range: Range = None, bands: int | None = None) -> ImageArray:
+    """Return an image as uint8 (H, W, 3) RGB, upright, or (H, W, bands); settings as in ``read_image``.
 
     Raises:
         UserError: unreadable, or an array of another shape or dtype.
     """
     if isinstance(image, str | Path):
-        return read_image(Path(image).expanduser(), image_range)
-    if isinstance(image, Image.Image):
+        return read_image(Path(image).expanduser(), image_range, bands)
+    if isinstance(image, Image.Image) and bands is None:
         name = getattr(image, "filename", "") or "the image"
         with readable(Path(name), "image"):
             return as_rgb(image, name, image_range)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
-        if image.ndim == 2:
+        if image.ndim == 2 and bands is None:
             return np.repeat(image[..., None], 3, axis=2)
-        if image.ndim == 3 and image.shape[2] == 3:
+        if image.ndim == 3 and image.shape[2] == (bands or 3):
             return np.ascontiguousarray(image)
     got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    if bands is not None:
+        raise UserError(
+            f"Wanted the path of a raster of {counted(bands, 'band')}, or a uint8 array (H, W, {bands}), got {got}."
+        )
     raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {got}.")

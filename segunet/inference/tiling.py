@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import torch
 from pydantic import Field
@@ -14,6 +14,17 @@ from segunet.inference.logits import check_tta, class_scores, predict
 from segunet.models.classic_unet import border_of
 
 _MIN_TILE = 32  # pixels; one pixel of the encoder's coarsest map
+
+
+class Rows(Protocol):
+    """An image of which only some rows are in memory."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+
+    def __call__(self, top: int, bottom: int) -> Tensor:
+        """Return rows as uint8 (C, bottom - top, W), on the net's device."""
 
 
 def check_tiles(tile: object, overlap: object) -> None:
@@ -57,7 +68,7 @@ class Inference:
 
         Args:
             net: in evaluation mode.
-            images: uint8 (N, 3, H, W) RGB, on the net's device; with tiles, of that ``size``.
+            images: uint8 (N, C, H, W), on the net's device; with tiles, of that ``size``.
             size: height and width of the prediction.
         """
         if self.tile is None:
@@ -71,7 +82,7 @@ def predict_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: 
     return (rows.argmax(dim=0) for rows in score_rows(net, image, tile, overlap, tta))
 
 
-def score_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
+def score_rows(net: nn.Module, image: Tensor | Rows, tile: int, overlap: float, tta: str = "none") -> Iterator[Tensor]:
     """Yield the class scores from top to bottom: float (K, h, W) for each row of tiles, H rows in total.
 
     They are sums of probabilities, but an unpadded network's without test-time augmentation are logits. Each is valid
@@ -82,7 +93,7 @@ def score_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: st
 
     Args:
         net: in evaluation mode.
-        image: uint8 (3, H, W) RGB, on the net's device.
+        image: uint8 (C, H, W), on the net's device.
         tile: side of the tiles in pixels; an image that is smaller in one direction has one tile there.
         overlap: minimum overlap of neighbouring tiles, as a share of a tile's side, 0..0.9.
         tta: a key of ``inference.logits.TTA``, for each tile.
@@ -93,15 +104,16 @@ def score_rows(net: nn.Module, image: Tensor, tile: int, overlap: float, tta: st
     height, width = image.shape[-2:]
     tops, lefts = tile_starts(height, tile, overlap), tile_starts(width, tile, overlap)
     size = (min(tile, height), min(tile, width))
-    weights = _weights(size).to(image.device)
-    band = torch.zeros(0, device=image.device)
+    weights, band = _weights(size), torch.zeros(0)
     for top, next_top in zip(tops, [*tops[1:], height], strict=True):
+        rows = _rows(image, top, top + size[0])
         for left in lefts:
-            tiles = image[None, :, top : top + size[0], left : left + size[1]]
+            tiles = rows[None, ..., left : left + size[1]]
             scores = class_scores(net, tiles, size, tta)[0].float()  # (K, h, w)
             probabilities = scores.softmax(dim=0) if tta == "none" else scores
             if not band.numel():
-                band = torch.zeros(len(scores), size[0], width, device=image.device)  # (K, h, W)
+                weights = weights.to(rows.device)
+                band = torch.zeros(len(scores), size[0], width, device=rows.device)  # (K, h, W)
             band[:, :, left : left + size[1]] += weights * probabilities
         done = next_top - top
         yield band[:, :done]
@@ -120,7 +132,11 @@ def context_of(net: nn.Module) -> int:
     return (border // stride + 2) * stride if border else 0
 
 
-def rows_in_context(net: nn.Module, image: Tensor, tile: int, tta: str = "none") -> Iterator[Tensor]:
+def _rows(image: Tensor | Rows, top: int, bottom: int) -> Tensor:
+    return image[:, top:bottom] if isinstance(image, Tensor) else image(top, bottom)
+
+
+def rows_in_context(net: nn.Module, image: Tensor | Rows, tile: int, tta: str = "none") -> Iterator[Tensor]:
     """Yield the class scores from top to bottom, float (K, h, W) for each row of tiles, by the overlap-tile strategy.
 
     Ronneberger et al. 2015, figure 2: each tile is predicted with its surroundings, and tiles do not overlap. The
@@ -128,16 +144,16 @@ def rows_in_context(net: nn.Module, image: Tensor, tile: int, tta: str = "none")
 
     Args:
         net: an unpadded network with a ``border`` and a ``stride``, such as ``models.classic_unet.ClassicUNet``.
-        image: uint8 (3, H, W) RGB, on the net's device.
+        image: uint8 (C, H, W), on the net's device.
         tile: side of the tiles in pixels, rounded down to a multiple of the stride.
         tta: a key of ``inference.logits.TTA``, for each tile.
     """
     context, stride = context_of(net), int(getattr(net, "stride"))  # noqa: B009
     step = max(tile // stride, 1) * stride
     for top, bottom, above, below in _with_context(image.shape[-2], step, context):
-        row = []
+        row, rows = [], _rows(image, above, below)
         for left, right, before, behind in _with_context(image.shape[-1], step, context):
-            tiles = image[None, :, above:below, before:behind]
+            tiles = rows[None, ..., before:behind]
             scores = class_scores(net, tiles, (below - above, behind - before), tta)[0]
             inner = scores[:, top - above : bottom - above, left - before : right - before]
             row.append(inner.clone())  # not to keep what is around it

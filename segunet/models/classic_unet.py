@@ -5,7 +5,7 @@ Shapes in the comments are those of figure 1: a tile of 572 x 572 pixels in, sco
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ class ClassicUNet(nn.Module):
 
     Args:
         num_classes: channels of the logits, 1..256.
-        in_channels: 1 for the grey of an image, 3 for its colours.
+        in_channels: 1 for the grey of an image, 3 for its colours, or the number of a raster's bands.
         widths: channels of each step down, the finest first.
         padded: zero padding in the convolutions, which then keep the size of their maps; False as in the paper.
         norm: batch normalization after each 3x3 convolution; none in the paper.
@@ -47,7 +47,7 @@ class ClassicUNet(nn.Module):
         num_classes: ClassCount,
         mean: Sequence[Finite],
         std: Sequence[Above0],
-        in_channels: Literal[1, 3] = 1,
+        in_channels: Channels = 1,
         widths: Annotated[Sequence[Channels], Field(min_length=2, max_length=8)] = (64, 128, 256, 512, 1024),
         padded: bool = False,
         norm: bool = False,
@@ -61,7 +61,7 @@ class ClassicUNet(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
         self.down = nn.ModuleList(DoubleConv(a, b, padded, norm) for a, b in pairwise([in_channels, *widths]))
-        self.dropout = nn.Dropout(dropout)
+        self.in_channels, self.dropout = in_channels, nn.Dropout(dropout)
         ways_up = list(pairwise(reversed(widths)))
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, kernel_size=2, stride=2) for a, b in ways_up)
         self.merge = nn.ModuleList(DoubleConv(2 * b, b, padded, norm) for _, b in ways_up)
@@ -71,7 +71,7 @@ class ClassicUNet(nn.Module):
         self.apply(_he_normal)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float logits (N, K, H, W) of ``images`` (N, 3, H, W), RGB, uint8 or float 0..255.
+        """Return float logits (N, K, H, W) of ``images`` (N, C, H, W), RGB or bands, uint8 or float 0..255.
 
         Raises:
             UserError: an image too small to be mirrored.

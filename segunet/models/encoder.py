@@ -35,7 +35,7 @@ class ResNetEncoder(StagedEncoder):
         frozen_stages: how many of stem, layer1, layer2 ... are frozen, with their batch-norm statistics; 0 for none.
         zero_init_residual: start each residual branch at zero (Goyal et al. 2017, section 5.1); helps a
             random start.
-        in_channels: channels of the input; torchvision's weights need 3.
+        in_channels: channels of the input; weights for 3 are adapted by :func:`segunet.models.weights.with_channels`.
         norm: batch or group normalisation; torchvision's weights need ``batch``.
         stride_in_1x1: halve the size in a bottleneck's first convolution, as in He et al. 2016, and not in its 3x3
             convolution, as torchvision does; for weights trained that way, not torchvision's. From 50 layers on.
@@ -64,11 +64,10 @@ class ResNetEncoder(StagedEncoder):
             raise UserError(
                 f"model.encoder.frozen_stages={frozen_stages}: with num_maps={num_maps} it has only {num_maps} stages."
             )
-        if weights in IMAGENET and (in_channels, norm) != (3, "batch"):
+        if weights in IMAGENET and norm != "batch":
             raise UserError(
-                f"model.encoder.weights={weights} is for 3 input channels and batch normalisation, got "
-                f"in_channels={in_channels} and norm={norm}. Give null for random weights, or a file as "
-                "model.encoder.weights."
+                f"model.encoder.weights={weights} is for batch normalisation, got norm={norm}. Give null for random "
+                "weights, or a file as model.encoder.weights."
             )
         if weights in IMAGENET and stride_in_1x1:
             raise UserError(

@@ -13,11 +13,11 @@ from segunet.base.errors import UserError, abbreviated, did_you_mean
 from segunet.base.extras import import_extra
 from segunet.base.validation import Channels, checked, one_line
 from segunet.models.stages import StagedEncoder
+from segunet.models.unet import IMAGENET_MEAN, IMAGENET_STD
 from segunet.models.weights import load_matching, read_state_dict
 
 logger = logging.getLogger(__name__)
 _IMAGENET = "imagenet"
-_MEAN, _STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # ImageNet's, which UNet has by default
 _SIDE = 128  # of the image that a network is tried on, in pixels
 
 
@@ -34,6 +34,7 @@ class TimmEncoder(StagedEncoder):
             checkpoint, or None for a random start.
         frozen_stages: how many stages, one for each map, are frozen, with their batch-norm statistics; 0 for none.
         stem_width: channels of the convolution that makes the finest map, where it is needed.
+        in_channels: channels of the input; weights for 3 are adapted by timm.
 
     Attributes:
         least_side: side of the images in pixels from which the coarsest map has more than one.
@@ -49,18 +50,20 @@ class TimmEncoder(StagedEncoder):
         weights: str | None = None,
         frozen_stages: Annotated[int, Field(ge=0)] = 0,
         stem_width: Channels = 32,
+        in_channels: Channels = 3,
     ) -> None:
         super().__init__()
         given = None if weights in (None, _IMAGENET) else read_state_dict(str(weights), "encoder")
         own = given is not None and any(each.startswith("body.") for each in given)  # of a segunet checkpoint
-        self.body = _network(name, weights, None if own else given)
+        self.in_channels = in_channels
+        self.body = _network(name, in_channels, weights, None if own else given)
         reductions, channels = self.body.feature_info.reduction(), self.body.feature_info.channels()
         if reductions[0] not in (2, 4) or any(coarse != 2 * fine for fine, coarse in pairwise(reductions)):
             raise UserError(
                 f"model.encoder.name={name}: its maps have 1/{', 1/'.join(map(str, reductions))} of the image's size; "
                 "wanted 1/2 or 1/4, and then each half of the one before. Choose another network."
             )
-        self.stem = _stem(stem_width) if reductions[0] == 4 else None
+        self.stem = _stem(in_channels, stem_width) if reductions[0] == 4 else None
         self.channels: list[int] = [*([] if self.stem is None else [stem_width]), *channels]
         self.stride = int(reductions[-1])
         self.least_side = self.stride + 1
@@ -92,7 +95,7 @@ class TimmEncoder(StagedEncoder):
         """Raise a UserError unless the network takes images of any size and its maps are as announced."""
         training, side = self.training, _SIDE + self.stride
         try:
-            maps = self.eval()(torch.zeros(1, 3, _SIDE, side))
+            maps = self.eval()(torch.zeros(1, self.in_channels, _SIDE, side))
         except Exception as error:  # each network has its own errors
             reason = one_line(str(error), 200)
             raise UserError(f"model.encoder.name={name} does not take images of any size: {reason}.") from error
@@ -112,7 +115,7 @@ def _layers(body: nn.Module, ends: set[str]) -> Iterator[tuple[str, nn.Module]]:
         yield from inner.items() if ends & inner.keys() else [(name, layer)]
 
 
-def _network(name: str, weights: str | None, state_dict: dict[str, Tensor] | None) -> Any:
+def _network(name: str, channels: int, weights: str | None, state_dict: dict[str, Tensor] | None) -> Any:
     """Return a network of timm with its own weights, those of a state dict of timm, or random ones."""
     timm = import_extra("timm", "timm")
     known = timm.list_models()
@@ -123,13 +126,15 @@ def _network(name: str, weights: str | None, state_dict: dict[str, Tensor] | Non
     overlay = None if state_dict is None else {"state_dict": state_dict}
     pretrained = weights == _IMAGENET or overlay is not None
     try:
-        network = timm.create_model(name, features_only=True, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+        network = timm.create_model(
+            name, features_only=True, in_chans=channels, pretrained=pretrained, pretrained_cfg_overlay=overlay
+        )
     except Exception as error:  # of the network itself, of a download, of weights that do not match
         raise UserError(
             f"model.encoder.name={name} with weights={weights} cannot be built: {one_line(str(error), 300)}. Give "
             "imagenet (online), the path of timm's state dict of this network, or null for random weights."
         ) from error
-    if weights is not None:
+    if weights is not None and channels == 3:
         _warn_of_normalization(timm.get_pretrained_cfg(name), name)
     return network
 
@@ -152,12 +157,12 @@ def _check_names(timm: Any, name: str, weights: str, state_dict: dict[str, Tenso
 def _warn_of_normalization(about: Any, name: str) -> None:
     """Log which mean and standard deviation the weights were trained with, if these are not ImageNet's."""
     mean, std = ([round(255 * value, 3) for value in values] for values in (about.mean, about.std))
-    if (tuple(mean), tuple(std)) != (_MEAN, _STD):
+    if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
         logger.warning("the weights of %s were trained with model.mean=%s model.std=%s: set them so", name, mean, std)
 
 
-def _stem(width: int) -> nn.Sequential:
-    """Return what makes the map (N, width, H/2, W/2) of images (N, 3, H, W)."""
-    convolution = nn.Conv2d(3, width, kernel_size=3, stride=2, padding=1, bias=False)
+def _stem(channels: int, width: int) -> nn.Sequential:
+    """Return what makes the map (N, width, H/2, W/2) of images (N, channels, H, W)."""
+    convolution = nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))

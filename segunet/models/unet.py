@@ -8,8 +8,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.validation import Above0, Finite, checked
+
+# ImageNet's mean and standard deviation of RGB in 0..255; of any other channel those of evenly spread values.
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+_MEAN, _STD = 127.5, 73.6
 
 # At most the number of values of an 8-bit mask.
 ClassCount = Annotated[int, Field(ge=1, le=256)]
@@ -17,7 +21,10 @@ ClassCount = Annotated[int, Field(ge=1, le=256)]
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A module from (N, 3, H, W) to maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1))."""
+    """A module from (N, C, H, W) to maps, finest first; the i-th is (N, channels[i], H / 2^(i+1), W / 2^(i+1)).
+
+    C is its ``in_channels``, or 3 if it has no such attribute.
+    """
 
     @property
     def channels(self) -> Sequence[int]:
@@ -39,12 +46,16 @@ class UNet(nn.Module):
         encoder: module that returns the maps.
         decoder: the decoder, which has ``out_channels``, or what builds it from the encoder's channels.
         num_classes: channels of the logits, 1..256.
-        mean: per channel, subtracted from the image, in units of 0..255; ImageNet's by default.
-        std: per channel, divides the image after that; ImageNet's by default.
+        mean: per channel, subtracted from the image, in units of 0..255; None is ImageNet's of three channels, and the
+            middle of that range of any other number.
+        std: per channel, divides the image after that; None likewise.
         head_kernel_size: kernel size of the last convolution, from the decoder's map to the logits; odd.
 
+    Attributes:
+        in_channels: C, channels of the images.
+
     Raises:
-        UserError: no class; an even kernel size; mean or std that is not three numbers, or std not above 0.
+        UserError: no class; an even kernel size; mean or std that is not a number per channel, or std not above 0.
     """
 
     mean: Tensor
@@ -55,15 +66,23 @@ class UNet(nn.Module):
         encoder: Encoder,
         decoder: nn.Module | Callable[[Sequence[int]], nn.Module],
         num_classes: ClassCount,
-        mean: Annotated[Sequence[Finite], Field(min_length=3, max_length=3)] = (123.675, 116.28, 103.53),
-        std: Annotated[Sequence[Above0], Field(min_length=3, max_length=3)] = (58.395, 57.12, 57.375),
+        mean: Sequence[Finite] | None = None,
+        std: Sequence[Above0] | None = None,
         head_kernel_size: Annotated[int, Field(ge=1, le=31)] = 1,
     ) -> None:
         super().__init__()
         if head_kernel_size % 2 == 0:
             raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
-        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+        self.in_channels: int = getattr(encoder, "in_channels", 3)
+        if mean is None:
+            mean = IMAGENET_MEAN if self.in_channels == 3 else [_MEAN] * self.in_channels
+        if std is None:
+            std = IMAGENET_STD if self.in_channels == 3 else [_STD] * self.in_channels
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != self.in_channels:
+                wanted = counted(self.in_channels, "number")
+                raise UserError(f"model.{name} must have {wanted}, one per channel of the images; got {len(values)}.")
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1))
         self.encoder = encoder
         built: Any = decoder if isinstance(decoder, nn.Module) else decoder(encoder.channels)
         self.decoder = built
@@ -71,9 +90,9 @@ class UNet(nn.Module):
         self.head = nn.Conv2d(built.out_channels, num_classes, head_kernel_size, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return float logits (N, num_classes, H, W) of ``images`` (N, 3, H, W), RGB, uint8 or float 0..255."""
+        """Return float logits (N, num_classes, H, W) of ``images`` (N, C, H, W), uint8 or float 0..255."""
         height, width = images.shape[-2:]
-        x = self.pad(self.normalize(images))  # (N, 3, H', W'), multiples of the stride
+        x = self.pad(self.normalize(images))  # (N, C, H', W'), multiples of the stride
         logits: Tensor = self.head(self.decoder(self.encoder(x)))  # (N, K, H', W') or half of that
         if logits.shape[-2:] != x.shape[-2:]:
             logits = F.interpolate(logits, size=x.shape[-2:], mode="bilinear", align_corners=False)

@@ -33,7 +33,25 @@ def load_encoder_weights(encoder: nn.Module, weights: str, depth: int) -> None:
         UserError: no file, not a state dict, a tensor of another shape, or no match.
     """
     source = _imagenet_state_dict(depth, weights) if weights in IMAGENET else read_state_dict(weights, "encoder")
+    source = with_channels(source, "conv1.weight", encoder.get_parameter("conv1.weight").shape[1])
     load_matching(encoder, source, weights, f"ResNet-{depth} encoder", "encoder")
+
+
+def with_channels(source: dict[str, Tensor], name: str, channels: int) -> dict[str, Tensor]:
+    """Return a state dict whose first convolution, ``name``, for RGB takes other ``channels``, and log it.
+
+    The weights of channel i are those of colour i mod 3, times 3 / channels, so that the sums keep their size; a single
+    channel gets the sum of the colours' weights, as a grey image's colours are equal.
+    """
+    weight = source.get(name)
+    if weight is None or weight.dim() != 4 or weight.shape[1] != 3 or channels == 3:
+        return source
+    if channels == 1:
+        adapted = weight.sum(dim=1, keepdim=True)
+    else:
+        adapted = weight[:, [channel % 3 for channel in range(channels)]] * (3 / channels)
+    logger.info("%s is for 3 channels: adapted to %d", name, channels)
+    return source | {name: adapted}
 
 
 def load_decoder_weights(decoder: nn.Module, weights: str) -> None:

@@ -16,7 +16,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.extras import import_extra
 from segunet.base.files import check_within
 from segunet.base.paths import CONF_DIR
@@ -140,6 +140,7 @@ def _segmentation_task(cfg: DictConfig, datamodule: VOCDataModule, net: nn.Modul
             "data=latents has prompts, not masks: it trains a denoiser, model=diffusion_unet loss=denoising. For "
             "segmentation choose another data set."
         )
+    check_channels(net, datamodule)
     check_crop(net, datamodule)
     check_batch_norm(net, datamodule)
     if cfg.compile:
@@ -182,6 +183,18 @@ def check_num_classes(model: DictConfig, datamodule: VOCDataModule) -> None:
         raise UserError(f"model.num_classes={got}: data.class_names has {wanted}. Leave out model.num_classes.")
 
 
+def check_channels(net: nn.Module, datamodule: VOCDataModule) -> None:
+    """Raise a UserError if the network is for images of another number of channels than the data set's."""
+    images = datamodule.channels
+    takes = getattr(net, "in_channels", images)
+    if takes != images and not (takes == 1 and datamodule.form.bands is None):  # the grey of a colour image
+        raise UserError(
+            f"The network takes images of {counted(takes, 'channel')}, the data set's have {images} "
+            f"(data.bands={datamodule.form.bands or 'null'}). Set in_channels={images} where the model has it, and "
+            "model.mean and model.std to as many numbers."
+        )
+
+
 def check_crop(net: nn.Module, datamodule: VOCDataModule) -> None:
     """Raise a UserError if an unpadded network cannot mirror the training crops at their borders."""
     if datamodule.transform is not None and (size := datamodule.transform.crop_size) <= (border := border_of(net)):
@@ -213,7 +226,7 @@ def check_batch_norm(net: nn.Module, datamodule: VOCDataModule) -> None:
     size = datamodule.transform.crop_size
     try:
         with torch.no_grad():
-            copy.deepcopy(net).train()(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+            copy.deepcopy(net).train()(torch.zeros(1, datamodule.channels, size, size, dtype=torch.uint8))
     except ValueError as error:  # from torch's batch norm
         raise UserError(
             f"data.batch_size=1 with data.transform.crop_size={size}: {error}. A batch norm needs more than one value "
@@ -329,7 +342,8 @@ def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | 
         "folds": datamodule.folds,
         "val_batch_size": datamodule.val_batch_size,
         "num_workers": cfg.data.get("num_workers"),
-        "image_range": datamodule.form.image_range and list(datamodule.form.image_range),
+        "image_range": datamodule.form.image_range,
+        "bands": datamodule.form.bands,
         "objects": datamodule.objects,
         "background": datamodule.background,
         "mask_values": datamodule.form.values and [list(pair) for pair in datamodule.form.values.items()],

@@ -61,6 +61,8 @@ def check_samples(net: DiffusionUNet, cfg: DictConfig, datamodule: VOCDataModule
     for name in ("tile", "inference_size"):
         if cfg[name] is not None:
             raise UserError(f"{name}={cfg[name]}: a denoiser is validated on squares of crop_size. Leave it out.")
+    if datamodule.form.bands is not None:
+        raise UserError(f"data.bands={datamodule.form.bands}: a denoiser makes colour images. Leave it out.")
     check_unpadded(datamodule)
     try:
         check_side(datamodule.side, net.encoder.stride)

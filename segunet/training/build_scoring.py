@@ -78,7 +78,13 @@ def data_of(checkpoint: Checkpoint, given: DictConfig) -> dict[str, Any]:
 
 
 def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
-    """Raise a UserError unless the data set has as many classes as the checkpoint's network."""
+    """Raise a UserError unless the data set has as many classes, and bands, as the checkpoint's network."""
+    if checkpoint.data.bands != datamodule.form.bands:
+        theirs, ours = (each or "null" for each in (checkpoint.data.bands, datamodule.form.bands))
+        raise UserError(
+            f"The checkpoint's network is for images with data.bands={theirs}, the data set {datamodule.root} has "
+            f"data.bands={ours}. Give a data set like the one that it was trained on, or another checkpoint."
+        )
     wanted, got = checkpoint.class_names, datamodule.class_names
     if len(wanted) != len(got):
         raise UserError(

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from segunet.base.files import check_within, save_png, whole_file
 from segunet.data.dataset import Batch
 from segunet.images.drawing import ImageArray, confusion_image, palette_image, stack, strip
 from segunet.images.palette import ClassColours
+from segunet.images.rasters import save_georeferenced
 from segunet.training.board import log_images, shows_images
 from segunet.training.checkpoints import is_single_number
 from segunet.training.monitor import Monitor
@@ -101,11 +103,17 @@ class ImageStrips(Callback):
 class SavePredictions(Callback):
     """Write each prediction of an evaluation as an index PNG ``<folder>/<name>.png`` with the palette.
 
-    Each is written atomically; other files in the folder are kept and reported.
+    Those of a georeferenced image are written as a GeoTIFF, too. Each file is written atomically; other files in the
+    folder are kept and reported.
+
+    Args:
+        folder: to write to.
+        palette: uint8 (256, 3).
+        georeferenced: the file of each such image, by its name.
     """
 
-    def __init__(self, folder: Path, palette: ImageArray) -> None:
-        self.folder, self.palette = folder, palette
+    def __init__(self, folder: Path, palette: ImageArray, georeferenced: Mapping[str, Path]) -> None:
+        self.folder, self.palette, self.georeferenced = folder, palette, georeferenced
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -115,18 +123,22 @@ class SavePredictions(Callback):
         Raises:
             UserError: a name, or a link, leads out of the folder.
         """
-        files = [f"{name}.png" for name in batch.names]
-        check_within(self.folder, files)
-        for name, prediction in zip(files, outputs, strict=True):
-            with whole_file(self.folder / name) as file:
-                palette_image(prediction.cpu().numpy(), self.palette).save(file, format="PNG")
+        check_within(self.folder, [f"{name}{suffix}" for name in batch.names for suffix in (".png", ".tif")])
+        for name, prediction in zip(batch.names, outputs, strict=True):
+            mask = prediction.cpu().numpy().astype(np.uint8)
+            with whole_file(self.folder / f"{name}.png") as file:
+                palette_image(mask, self.palette).save(file, format="PNG")
+            if name in self.georeferenced:
+                with whole_file(self.folder / f"{name}.tif") as file:
+                    save_georeferenced(mask, self.palette, self.georeferenced[name], file)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many files in the folder are not from this evaluation."""
         trainer.strategy.barrier()
         assert isinstance(pl_module, ScoringTask)
         assert pl_module.scores is not None
-        others = sum(path.is_file() for path in self.folder.rglob("*")) - pl_module.scores.images
+        written = pl_module.scores.images + len(self.georeferenced)
+        others = sum(path.is_file() for path in self.folder.rglob("*")) - written
         if trainer.is_global_zero and others:
             logger.warning("%s in %s: not from this evaluation", counted(others, "other file"), self.folder)
 

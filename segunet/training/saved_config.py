@@ -156,10 +156,15 @@ class ConfigParser:
     def _defaults(self, given: Mapping[str, Any], known: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Return the defaults in ``conf/`` for keys that an older config lacks; log them.
 
-        A mapping of settings is such a key if its class has a default for it.
+        A mapping of settings is such a key if its class has a default for it. Instead of a value that follows another
+        setting, it is the class's default.
         """
-        missing = {key: each for key, each in known.items() if key not in given and name != _LOGGERS}
-        optional = _optional(_class(known)) if name else {*_NEW_SETTINGS}
+        optional = _optional(_class(known)) if name else dict.fromkeys(_NEW_SETTINGS)
+        missing = {
+            key: optional[key] if key in optional and _is_unresolved(str(each)) else each
+            for key, each in known.items()
+            if key not in given and name != _LOGGERS
+        }
         for key, each in missing.items():
             if key == "_target_" or (isinstance(each, dict) and key not in optional) or _is_unresolved(str(each)):
                 raise self._error(f"{name}.{key}".lstrip("."), "is missing")
@@ -323,10 +328,10 @@ def _class(known: Mapping[str, Any]) -> type | None:
     return get_class(known["_target_"]) if "_target_" in known else None
 
 
-def _optional(target: type | None) -> set[str]:
-    """Return the names of a class's parameters that have a default."""
+def _optional(target: type | None) -> dict[str, Any]:
+    """Return the defaults of a class's parameters, by the names of those that have one."""
     parameters = inspect.signature(target).parameters.values() if target else ()
-    return {each.name for each in parameters if each.default is not each.empty}
+    return {each.name: each.default for each in parameters if each.default is not each.empty}
 
 
 def _parameters(target: type | None) -> set[str]:

@@ -416,3 +416,31 @@ def test_only_albumentations_transforms_are_named() -> None:
     assert is_augmentation("albumentations.GaussNoise")
     for name in ("albumentations.Compose", "albumentations.core.composition.Compose", "os.system", "GaussNoise", ""):
         assert not is_augmentation(name)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 5, 13])
+def test_bands_are_moved_alike_and_only_brightened(bands: int) -> None:
+    """With the same values in every band, every band stays the same; without jitter, each is as a colour is."""
+    image, mask = example()
+    options: dict[str, Any] = {"elastic": 5.0, "rotation": 20.0, "quarter_turns": True, "vertical_flip": 0.5}
+    grey = np.repeat(image[..., :1], bands, axis=2)
+    for index in range(8):
+        made = transform(bands=bands, **options)(grey, mask, (0, 0, index))
+        assert made.image.shape == (48, 48, bands)
+        assert (made.image == made.image[..., :1]).all()
+        still = transform(bands=bands, color_jitter=0.0, **options)(grey, mask, (0, 0, index))
+        colours = transform(color_jitter=0.0, **options)(image, mask, (0, 0, index))
+        assert (still.mask == colours.mask).all()
+        difference = abs(still.image[..., 0].astype(int) - colours.image[..., 0])
+        if bands == 2:  # which OpenCV interpolates with fewer digits
+            assert difference.max() < 8
+            assert difference.mean() < 0.25
+        else:
+            assert not difference.any()
+
+
+def test_transforms_that_mean_nothing_for_bands_are_refused() -> None:
+    for each in (A.ToGray(), A.HueSaturationValue()):
+        with pytest.raises(UserError, match=f"{type(each).__name__} cannot be applied to a crop"):
+            transform(bands=4, more=[each])
+    transform(bands=4, more=[A.GaussianBlur()])

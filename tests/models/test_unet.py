@@ -181,6 +181,22 @@ def test_the_default_network_normalises_as_imagenet_s_weights_want() -> None:
     torch.testing.assert_close(net.get_buffer("std").flatten() / 255, torch.tensor(transform.std))
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_images_of_other_channels_are_normalised_by_a_number_each(channels: int) -> None:
+    encoder = ResNetEncoder(18, 2, in_channels=channels)
+    net = UNet(encoder, UNetDecoder(encoder.channels, [8]), num_classes=2)
+    assert net.in_channels == channels
+    assert (net.mean.flatten().tolist(), sorted(set(net.std.flatten().tolist()))) == (
+        [127.5] * channels,
+        [pytest.approx(73.6)],
+    )
+    assert net(torch.zeros(2, channels, 33, 40, dtype=torch.uint8)).shape == (2, 2, 33, 40)
+    for name in ("mean", "std"):
+        message = rf"model\.{name} must have {channels} numbers?, one per channel of the images; got 3"
+        with pytest.raises(UserError, match=message):
+            UNet(encoder, UNetDecoder(encoder.channels, [8]), 2, **{name: [1.0, 2.0, 3.0]})  # type: ignore[arg-type]
+
+
 def test_a_new_mean_from_a_state_dict_is_used() -> None:
     net, images = small_net(), random_images(32, 32)
     before = net(images)
@@ -224,7 +240,7 @@ def test_the_head_has_a_channel_a_class() -> None:
         ({"head_kernel_size": 2}, "head_kernel_size must be an odd number, got 2"),
         ({"head_kernel_size": -1}, r"model\.head_kernel_size must be greater than or equal to 1, got -1"),
         ({"num_classes": 0}, r"model\.num_classes must be greater than or equal to 1, got 0"),
-        ({"mean": [0.5]}, r"model\.mean.*at least 3 items.*got \[0\.5\]"),
+        ({"mean": [0.5]}, r"model\.mean must have 3 numbers, one per channel of the images; got 1"),
         ({"mean": ["a", "b", "c"]}, r"model\.mean\[0\] must be a valid number, got 'a'"),
         ({"std": 255}, r"model\.std must be an instance of Sequence, got 255"),
         ({"std": [1.0, 0.0, 1.0]}, r"model\.std\[1\] must be greater than 0, got 0\.0"),

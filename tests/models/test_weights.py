@@ -41,6 +41,29 @@ def differing(encoder: ResNetEncoder, state: dict[str, Tensor]) -> set[str]:
     return {name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])}
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 6, 13])
+def test_weights_for_rgb_are_adapted_to_other_channels(
+    tmp_path: Path, log: pytest.LogCaptureFixture, channels: int
+) -> None:
+    """A grey image in one channel, or colours repeated in several, give the maps of the RGB image."""
+    resnet18_state(path := tmp_path / "full.pth")
+    wanted, encoder = (ResNetEncoder(18, weights=str(path), in_channels=each).eval() for each in (3, channels))
+    assert f"conv1.weight is for 3 channels: adapted to {channels}" in log.text
+    image = torch.rand(1, 1 if channels == 1 else 3, 32, 32)
+    if channels % 3:
+        image = image[:, :1].expand(-1, 3, -1, -1)  # grey, unless all colours occur equally often
+    with torch.no_grad():
+        repeated = image[:, [channel % 3 for channel in range(channels)]]
+        rgb, own = wanted(image), encoder(repeated)
+    if channels in (1, 6):
+        torch.testing.assert_close(own[0], rgb[0], rtol=1e-4, atol=1e-5)
+    weight, source = encoder.conv1.weight, wanted.conv1.weight
+    if channels > 1:
+        for channel in range(channels):
+            torch.testing.assert_close(weight[:, channel], source[:, channel % 3] * 3 / channels)
+    assert [each.shape for each in own] == [each.shape for each in rgb]
+
+
 def test_a_full_state_dict_is_loaded_and_its_classifier_reported_unused(
     tmp_path: Path, log: pytest.LogCaptureFixture
 ) -> None:

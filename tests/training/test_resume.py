@@ -326,6 +326,28 @@ def test_a_run_of_the_version_with_one_logger_goes_on(run: Command, run_dir: Pat
     assert len(scalars(run_dir, "val/miou")) == 3
 
 
+def test_a_run_of_a_version_without_rasters_goes_on(run: Command, run_dir: Path) -> None:
+    config = OmegaConf.load(run_dir / "config.yaml")
+    for node, names in (
+        (config.data, ("bands", "mean", "std")),
+        (config.data.transform, ("bands",)),
+        (config.model.encoder, ("in_channels",)),
+    ):
+        for name in names:
+            del node[name]
+    levels = {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+    config.model.update(levels)
+    content = torch.load(run_dir / "checkpoints" / "last.ckpt", weights_only=True)
+    content["segunet"]["model"] |= levels
+    del content["segunet"]["model"]["encoder"]["in_channels"], content["segunet"]["data"]["bands"]
+    torch.save(content, run_dir / "checkpoints" / "last.ckpt")
+    OmegaConf.save(config, run_dir / "config.yaml")
+    result = run(train, f"resume={run_dir}", "trainer.max_epochs=3")
+    assert result.status == 0, result.error
+    assert "lacks settings, which are as in a new run: model.encoder.in_channels=3" in result.output
+    assert len(scalars(run_dir, "val/miou")) == 3
+
+
 @pytest.mark.parametrize(
     ("name", "settings", "words"),
     [

@@ -13,6 +13,7 @@ from segunet.base.ahead import map_ahead
 from segunet.base.errors import UserError, counted
 from segunet.base.files import is_file
 from segunet.base.terminal import progress_bar
+from segunet.data.check.raster_settings import raster_settings
 from segunet.data.class_list import read_class_list
 from segunet.data.masks import COLOUR_MODES, MAX_STORED, index_values, packed
 from segunet.data.voc import Pair, find_voc_folder, list_path, named_pairs, read_names
@@ -52,7 +53,9 @@ def propose(root: Path, threads: int) -> dict[str, Any]:
     settings |= {"val_split": val} if val else {"fold": 0}
     settings |= _of_colours(seen.colours) if seen.colours else _of_values(seen.values)
     settings |= _named([base / name for base in (root, folder) for name in _CLASS_LISTS], settings)
-    if (most := _most_level(pairs)) is not None:
+    if rasters := raster_settings([pair.image for pair in pairs]):
+        settings |= rasters
+    elif (most := _most_level(pairs)) is not None:
         settings["image_range"] = [0, most]
     return settings
 

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from segunet.base.errors import UserError
+from segunet.base.errors import UserError, counted
 from segunet.base.files import folders_below, is_file
 from segunet.data.check.findings import KINDS, Finding, Severity
+from segunet.data.check.moments import Moments
 from segunet.data.masks import (
     COLOUR_MODES,
     MaskFormat,
@@ -30,8 +31,10 @@ from segunet.data.masks import (
 from segunet.data.objects import check_object_map
 from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
 from segunet.images.integrity import IMAGE_SUFFIXES
+from segunet.images.levels import FEW_LEVELS
 from segunet.images.palette import ClassColours
-from segunet.images.reading import FEW_LEVELS, as_eight_bit_rgb, is_transparent, loses_levels, opened, read_stored
+from segunet.images.rasters import bands_lose_levels, count_bands, read_raster
+from segunet.images.reading import as_eight_bit_rgb, colours_lose_levels, is_transparent, opened, read_stored
 
 _OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
 
@@ -67,8 +70,9 @@ class Examined:
         pair: the example.
         findings: kind, file and detail of each finding.
         size: the upright image's (height, width); None if it cannot be read.
-        image_mode, mask_mode: Pillow's mode; None for a file that cannot be read.
-        digest: hash of the upright image's decoded RGB pixels.
+        image_mode, mask_mode: Pillow's mode, or bands and type; None for a file that cannot be read.
+        digest: hash of the upright image's decoded pixels.
+        moments: of them; None if it cannot be read.
         counts: int64 (256,), pixels of each value of the mask; None if it is invalid.
         colours: colour -> the only class that has it, in the palette stored in an index mask.
     """
@@ -79,6 +83,7 @@ class Examined:
     image_mode: str | None = None
     mask_mode: str | None = None
     digest: bytes = b""
+    moments: Moments | None = None
     counts: NDArray[np.int64] | None = None
     colours: dict[tuple[int, ...], int] = field(default_factory=dict)
 
@@ -107,7 +112,8 @@ class Survey:
     Attributes:
         findings: all findings.
         sizes: number of images by (height, width).
-        image_modes, mask_modes: number of files by Pillow's mode.
+        image_modes, mask_modes: number of files by Pillow's mode, or by bands and type.
+        moments: of the training images; None if none can be read.
     """
 
     def __init__(self, folder: Path, splits: Sequence[Split], form: MaskFormat, colours: ClassColours) -> None:
@@ -117,6 +123,7 @@ class Survey:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.image_modes: Counter[str] = Counter()
         self.mask_modes: Counter[str] = Counter()
+        self.moments: Moments | None = None
         self._images: dict[tuple[Any, ...], dict[str, Path]] = {}  # size and digest -> role -> first such file
         self._owners: dict[tuple[int, ...], tuple[int, Path]] = {}  # colour -> first class with it, and its mask
 
@@ -127,6 +134,8 @@ class Survey:
             self.image_modes[seen.image_mode] += 1
         if seen.mask_mode is not None:
             self.mask_modes[seen.mask_mode] += 1
+        if seen.moments is not None and split.role == "train":
+            self.moments = seen.moments if self.moments is None else self.moments + seen.moments
         if seen.size is not None:
             self.sizes[seen.size] += 1
             self._compare(split, seen)
@@ -246,16 +255,31 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
 def _examine_image(seen: Examined, form: MaskFormat) -> None:
     path = seen.pair.image
     with seen.noting("unreadable", path):
-        values, seen.image_mode, turned = read_stored(path)
-        if turned != 1:
-            seen.note("converted", path, f"has the EXIF orientation {turned}")
-        if is_transparent(values):
-            seen.note("converted", path, "has transparent pixels")
-        if loses_levels(values, form.image_range):
+        pixels, loses_levels = _colours(seen, form) if form.bands is None else _bands(seen, form, form.bands)
+        if loses_levels:
             seen.note("few_levels", path, f"has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8")
-        pixels = as_eight_bit_rgb(values, form.image_range)
         seen.size = pixels.shape[:2]
         seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
+        seen.moments = Moments.of(pixels)
+
+
+def _colours(seen: Examined, form: MaskFormat) -> tuple[NDArray[np.uint8], bool]:
+    """Return a colour image as it is trained on, and whether it loses levels."""
+    path, stored = seen.pair.image, read_stored(seen.pair.image)
+    seen.image_mode = stored.mode
+    if stored.turned != 1:
+        seen.note("converted", path, f"has the EXIF orientation {stored.turned}")
+    if is_transparent(stored.values):
+        seen.note("converted", path, "has transparent pixels")
+    return as_eight_bit_rgb(stored.values, form.image_range), colours_lose_levels(stored, form.image_range)
+
+
+def _bands(seen: Examined, form: MaskFormat, bands: int) -> tuple[NDArray[np.uint8], bool]:
+    """Return a raster as it is trained on, and whether it loses levels."""
+    path = seen.pair.image
+    count, kind = count_bands(path)
+    seen.image_mode = f"{counted(count, 'band')} {kind}"
+    return read_raster(path, bands, form.image_range), bands_lose_levels(path, bands, form.image_range)
 
 
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:

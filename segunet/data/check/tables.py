@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from segunet.base.errors import counted
 from segunet.base.files import write_json
 from segunet.base.terminal import console, show_table
 from segunet.data.check.findings import KINDS, SEVERITIES, Finding
@@ -47,10 +48,11 @@ def as_dict(survey: Survey) -> dict[str, Any]:
         classes          for each class name ``pixels`` and ``images``: its pixels, and the masks with it
         ignored          the same for the ignore index
     images, masks      of both lists:
-        modes            Pillow's mode -> number of files
+        modes            Pillow's mode, or a raster's bands and type -> number of files
     images             also:
         sizes            number of distinct sizes
         height, width    [smallest, median, largest] in pixels, upright; null if no image could be read
+        mean, std        of each channel over the training images, 0..255; null if none could be read
     class_weights        K numbers for loss.pixelwise.class_weights, from the training masks; null if none is valid
     """
     return {
@@ -65,6 +67,8 @@ def as_dict(survey: Survey) -> dict[str, Any]:
             "sizes": len(survey.sizes),
             "height": _spread(survey.sizes, 0),
             "width": _spread(survey.sizes, 1),
+            "mean": survey.moments and survey.moments.mean,
+            "std": survey.moments and survey.moments.std,
         },
         "masks": {"modes": dict(survey.mask_modes.most_common())},
         "class_weights": class_weights(survey),
@@ -99,9 +103,13 @@ def show_images(survey: Survey) -> None:
             f"{name} {' / '.join(f'{value:g}' for value in _spread(survey.sizes, axis) or [])}"
             for axis, name in enumerate(("height", "width"))
         ]
-        _print(Text(f"images: {len(survey.sizes)} sizes, {', '.join(spreads)} (smallest / median / largest)"))
+        sizes = counted(len(survey.sizes), "size")
+        _print(Text(f"images: {sizes}, {', '.join(spreads)} (smallest / median / largest)"))
     for name, modes in (("images", survey.image_modes), ("masks", survey.mask_modes)):
         _print(Text(f"{name}: mode {', '.join(f'{mode} ({times:,})' for mode, times in modes.most_common())}"))
+    if survey.moments is not None and survey.form.bands is not None:
+        mean, std = (str(each).replace(" ", "") for each in (survey.moments.mean, survey.moments.std))
+        _print(Text(f"mean and standard deviation of the training images:\n  data.mean={mean} data.std={std}"))
 
 
 def show_balance(survey: Survey) -> None:

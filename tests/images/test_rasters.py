@@ -1,0 +1,159 @@
+"""Rasters are read as rasterio's values say, scaled by hand; and masks lie where their rasters do."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from numpy.random import default_rng
+from PIL import Image
+from rasterio.control import GroundControlPoint
+
+from segunet.base.errors import UserError
+from segunet.images.palette import voc_palette
+from segunet.images.rasters import georeferenced_among, opened_raster, read_raster, save_georeferenced
+from segunet.images.reading import first_to_lose_levels, read_image, read_size
+from tests.rasters import PLACE, write_raster
+
+RNG = default_rng(0)
+
+
+@pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 13])
+def test_every_number_of_bands_is_read(tmp_path: Path, bands: int) -> None:
+    values = RNG.integers(0, 256, (bands, 300, 21), dtype=np.uint8)  # more rows than are read at a time
+    path = write_raster(tmp_path / "image.tif", values)
+    assert (read_image(path, bands=bands) == values.transpose(1, 2, 0)).all()
+    assert read_size(path, bands) == (300, 21)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"])
+def test_the_levels_of_each_type_become_0_and_255(tmp_path: Path, dtype: str) -> None:
+    values = np.linspace(0, 120, 40 * 25).reshape(2, 20, 25).astype(dtype)
+    path = write_raster(tmp_path / "image.tif", values)
+    wanted = [np.clip((values[band].astype(float) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
+              for band, (low, high) in enumerate([(10, 90), (-5, 200)])]  # fmt: skip
+    assert (read_raster(path, 2, [[10, 90], [-5, 200]]) == np.dstack(wanted)).all()
+    assert (read_raster(path, 2, [10, 90])[..., 0] == wanted[0]).all()
+
+
+def test_without_levels_only_unsigned_values_of_8_and_16_bits_are_clear(tmp_path: Path) -> None:
+    deep = RNG.integers(0, 65_536, (2, 8, 9), dtype=np.uint16)
+    path = write_raster(tmp_path / "deep.tif", deep)
+    assert (read_raster(path, 2) == (deep * (255 / 65_535)).astype(np.uint8).transpose(1, 2, 0)).all()
+    for dtype in ("int16", "float32"):
+        path = write_raster(tmp_path / "image.tif", np.zeros((2, 8, 9), dtype=dtype))
+        with pytest.raises(UserError, match=rf"image\.tif: .*8 or 16 bits.*{dtype}.*data\.image_range=\[LOW,HIGH\]"):
+            read_raster(path, 2)
+
+
+def test_pixels_without_data_are_0(tmp_path: Path) -> None:
+    values = np.full((2, 4, 5), 50, dtype=np.float32)
+    values[0, 1, 2], values[1, 3, 3], values[0, 0, 0], values[1, 0, 0] = np.nan, -9999, np.inf, -np.inf
+    path = write_raster(tmp_path / "image.tif", values, nodata=-9999)
+    read = read_raster(path, 2, [-20_000, 100])
+    assert read[1, 2, 0] == read[3, 3, 1] == 0  # not 127, where -9999 lies in that range
+    assert (read[0, 0, 0], read[0, 0, 1]) == (255, 0)
+    assert (read[2] == int(20_050 * 255 / 20_100)).all()
+
+
+def test_rows_and_a_reduced_raster_are_parts_of_the_whole(tmp_path: Path) -> None:
+    values = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (5, 200, 100)).copy()
+    with opened_raster(write_raster(tmp_path / "image.tif", values), 5) as raster:
+        assert (raster.pixels(40, 47) == values[:, 40:47].transpose(1, 2, 0)).all()
+        small = raster.reduced(20)
+    assert small.shape == (20, 10, 5)
+    assert abs(small[:, 0, 0].astype(int) - np.arange(5, 200, 10)).max() <= 5
+
+
+@pytest.mark.parametrize(
+    ("name", "bands", "message"),
+    [
+        ("image.tif", 4, r"image\.tif has 5 bands, wanted 4\. Set data\.bands"),
+        ("image.png", 5, r"image\.png is not a TIFF\. With data\.bands images are rasters"),
+        ("none.tif", 5, r"There is no image .*none\.tif"),
+        ("text.tif", 5, r"text\.tif \(5 bytes\) cannot be read as a raster"),
+        ("cut.tif", 5, r"cut\.tif \(\d+ bytes\) cannot be read as a raster: .*copy it again"),
+        ("complex.tif", 5, r"complex\.tif holds complex numbers"),
+        ("other.tif", 5, r"other\.tif .*cannot be read as a raster"),
+    ],
+)
+def test_what_is_no_such_raster_is_refused(tmp_path: Path, name: str, bands: int, message: str) -> None:
+    path = write_raster(tmp_path / "image.tif", RNG.integers(0, 256, (5, 64, 64), dtype=np.uint8))
+    (tmp_path / "image.png").touch()
+    (tmp_path / "text.tif").write_text("hello")
+    (tmp_path / "cut.tif").write_bytes(path.read_bytes()[:9000])
+    write_raster(tmp_path / "complex.tif", np.zeros((5, 8, 8), dtype=np.complex64))
+    # A virtual raster reads other files, and could read addresses.
+    (tmp_path / "other.tif").write_text(
+        '<VRTDataset rasterXSize="64" rasterYSize="64"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        f"<SourceFilename>{path}</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(UserError, match=message):
+        read_raster(tmp_path / name, bands)
+
+
+def test_a_file_beside_the_raster_changes_nothing(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "image.tif", np.full((2, 4, 4), 7, dtype=np.uint8))
+    bands = "".join(f'<PAMRasterBand band="{band}"><NoDataValue>7</NoDataValue></PAMRasterBand>' for band in (1, 2))
+    (tmp_path / "image.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    assert (read_raster(path, 2) == 7).all()
+
+
+def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "image.tif", np.zeros((2, 100, 101), dtype=np.uint8))
+    monkeypatch.setenv("SEGUNET_MAX_PIXELS", "10000")
+    with pytest.raises(UserError, match="101 x 100 pixels, 10,100; at most 10,000 are read"):
+        read_raster(path, 2)
+
+
+def test_a_raster_that_loses_its_levels_is_found(tmp_path: Path) -> None:
+    values = np.zeros((4, 40, 50), dtype=np.uint16)
+    values[2] = np.arange(2000).reshape(40, 50)
+    path = write_raster(tmp_path / "image.tif", values)
+    assert first_to_lose_levels([path], None, 4) == path
+    assert first_to_lose_levels([path], [0, 2000], 4) is None
+
+
+@pytest.mark.parametrize("bands", [1, 3, 5])
+def test_a_mask_lies_where_its_image_does(tmp_path: Path, bands: int) -> None:
+    image = write_raster(tmp_path / "image.tif", np.zeros((bands, 7, 9), dtype=np.uint8), **PLACE)
+    mask = RNG.integers(0, 21, (7, 9), dtype=np.uint8)
+    assert georeferenced_among([image]) == {image}
+    with (tmp_path / "mask.tif").open("wb") as file:
+        save_georeferenced(mask, voc_palette(), image, file)
+    with rasterio.open(tmp_path / "mask.tif") as written:
+        assert (written.crs.to_epsg(), written.transform) == (32632, Affine(10, 0, 500_000, 0, -10, 5_000_000))
+        assert (written.read(1) == mask).all()
+        assert written.colormap(1)[15][:3] == (192, 128, 128)
+    assert (np.asarray(Image.open(tmp_path / "mask.tif")) == mask).all()
+
+
+def test_control_points_are_kept_too(tmp_path: Path) -> None:
+    points = [GroundControlPoint(row, col, x=10 + col, y=50 - row) for row, col in ((0, 0), (0, 9), (7, 0), (7, 9))]
+    image = write_raster(tmp_path / "image.tif", np.zeros((2, 7, 9), dtype=np.uint8), gcps=points, crs="EPSG:4326")
+    assert georeferenced_among([image]) == {image}
+    file = io.BytesIO()
+    save_georeferenced(np.zeros((7, 9), dtype=np.uint8), voc_palette(), image, file)
+    with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as written:
+        got, crs = written.gcps
+    assert crs.to_epsg() == 4326
+    assert [(each.row, each.col, each.x, each.y) for each in got] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_other_files_are_not_georeferenced(tmp_path: Path) -> None:
+    plain = write_raster(tmp_path / "plain.tif", np.zeros((2, 7, 9), dtype=np.uint8))
+    (tmp_path / "text.tif").write_text("hello")
+    (tmp_path / "short.tif").write_bytes(b"II*\0\x08\0\0\0\xff\xff")
+    others = [tmp_path / name for name in ("text.tif", "short.tif", "none.tif", "image.png")]
+    assert georeferenced_among([plain, *others]) == frozenset()
+
+
+def test_without_rasterio_masks_have_no_place_but_the_user_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = write_raster(tmp_path / "image.tif", np.zeros((3, 7, 9), dtype=np.uint8), **PLACE)
+    monkeypatch.setattr("segunet.images.rasters.find_spec", lambda _: None)
+    assert georeferenced_among([image]) == frozenset()
+    assert "image.tif is georeferenced: pip install 'segunet[rasters]'" in caplog.text
