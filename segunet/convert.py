@@ -8,7 +8,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.errors import UserError, abbreviated, counted
-from segunet.base.files import draft_folder_beside, read_torch_file, save_torch
+from segunet.base.files import draft_folder_beside, save_torch
+from segunet.base.safetensors_file import read_weights
 from segunet.base.terminal import setting
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
@@ -98,9 +99,10 @@ def read_state_dict(path: Path, name: str) -> StateDict:
     """
     if not path.is_file():
         raise UserError(
-            f"source: there is no file {path.absolute()}. Give the path of a state dict (.pth, .pt, .ckpt)."
+            f"source: there is no file {path.absolute()}. Give the path of a state dict (.pth, .pt, .ckpt or "
+            ".safetensors)."
         )
-    content = read_torch_file(path, _SAVE_AGAIN)
+    content = read_weights(path, _SAVE_AGAIN)
     if isinstance(content, dict) and "segunet" in content:
         raise UserError(f"{path} is a segunet checkpoint already: give it as checkpoint={path} to the other commands.")
     try:

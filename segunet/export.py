@@ -1,4 +1,4 @@
-"""Export a network: ``python -m segunet.export checkpoint=PATH format=onnx|torch_export|openvino [key=value] ...``."""
+"""Export a network: ``python -m segunet.export checkpoint=PATH format=NAME [key=value] ...``."""
 
 import logging
 import math
@@ -15,6 +15,7 @@ from pydantic import Field
 from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.base.files import is_folder
+from segunet.base.safetensors_file import SUFFIX
 from segunet.base.stopping import saying_when_stopped
 from segunet.base.terminal import setting
 from segunet.base.validation import Count, Positive, Settings, Share, Text
@@ -30,16 +31,18 @@ from segunet.formats.quantize import Calibration
 from segunet.formats.read import READERS, ExportedNet, read_exported
 from segunet.formats.write import FORMATS, Format, Traced, least_side, traced, traced_denoiser
 from segunet.inference.card import CheckpointCard
-from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint
+from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, read_checkpoint, write_safetensors
 from segunet.inference.denoiser_fidelity import check_same_denoiser, compare_denoisers, show_denoisers
 from segunet.inference.fidelity import check_same, check_same_masks, check_scores, compare, noise, show
 from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
+from segunet.inference.loading import load
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
 from segunet.models.prompts import PromptEncoder
 from segunet.training.build_scoring import scoring_data
 
 logger = logging.getLogger("segunet.export")  # __name__ is "__main__" when run as a program
+_WEIGHTS = "safetensors"  # the format of weights alone
 # Settings of segmentation networks.
 _OF_IMAGES = ("data", "split", "images", "inference_size", "tolerance.logits", "tolerance.agreement")
 _OF_INTERFACE = tuple(Interface.model_fields)
@@ -74,7 +77,11 @@ def export(cfg: DictConfig) -> None:
             written, and an existing one is unchanged.
     """
     ExportSettings.of(cfg)
-    source, chosen = chosen_source(cfg), chosen_format(cfg)
+    source = chosen_source(cfg)
+    if cfg.format == _WEIGHTS:
+        export_weights(cfg, source)
+        return
+    chosen = chosen_format(cfg)
     output = chosen_output(cfg, source, chosen)
     content = read_checkpoint(source)
     card = card_of(content, source)
@@ -91,6 +98,22 @@ def export(cfg: DictConfig) -> None:
         subject.compare(exported)
     log_files(output)
     subject.log_use(output)
+
+
+def export_weights(cfg: DictConfig, source: Path) -> None:
+    """Write the weights of a checkpoint and its card as they are, and log how the file is used."""
+    allowed = ("checkpoint", "format", "output")
+    if given := [each for each in HydraConfig.get().overrides.task if not _names(each, allowed)]:
+        raise UserError(f"{', '.join(given)}: format={_WEIGHTS} holds the weights as they are. Leave it out.")
+    output = source.with_suffix(SUFFIX) if cfg.output is None else as_path(cfg.output)
+    check_output(output, SUFFIX, read_checkpoint)
+    content = read_checkpoint(source)
+    load(source)  # its weights fit its network
+    with saying_when_stopped(lambda: f"{output} was not written"):
+        write_safetensors(content, output)
+    log_files(output)
+    use = "generate" if card_of(content, source).denoiser is not None else "evaluate"
+    logger.info("use it as a checkpoint: python -m segunet.%s %s", use, setting("checkpoint", output))
 
 
 class Segmentation:
@@ -291,7 +314,7 @@ def chosen_format(cfg: DictConfig) -> Format:
         UserError: an unknown format, or a package that it needs is not installed.
     """
     if cfg.format not in FORMATS:
-        raise UserError(f"format must be one of {', '.join(FORMATS)}, got {cfg.format!r}.")
+        raise UserError(f"format must be one of {', '.join((*FORMATS, _WEIGHTS))}, got {cfg.format!r}.")
     if cfg.quantize is not None and cfg.format == "torch_export":
         raise UserError(f"quantize={cfg.quantize} is for format=onnx and format=openvino.")
     if cfg.opset is not None and cfg.format != "onnx":

@@ -24,7 +24,7 @@ from segunet.base.terminal import progress_bar
 from segunet.base.validation import AtLeast0, check
 from segunet.cli.command import command
 from segunet.cli.run_dir import CONFIG, as_paths, command_line, open_run_dir, planned_run_dir
-from segunet.formats.interface import gives_masks
+from segunet.formats.interface import check_gives_scores
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
 from segunet.images.outputs import (
@@ -87,8 +87,8 @@ def predict(cfg: DictConfig) -> Path:
     names = output_names(find_inputs(str(cfg.input), leave_out=results))
     settings = ("tta", "tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
     checkpoint = load_checkpoints(as_paths(cfg.checkpoint))
-    if cfg.save_probabilities and gives_masks(checkpoint.net):
-        raise UserError("save_probabilities: the network was exported with argmax=true, and gives masks alone.")
+    if cfg.save_probabilities:
+        check_gives_scores(checkpoint.net, "save_probabilities")
     model = Predictor(checkpoint, **{name: cfg[name] for name in settings})
     open_run_dir(cfg, output)
     for folder in results:

@@ -17,6 +17,7 @@ import onnx
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from segunet import evaluate, export, generate, load, predict, train
 from segunet.base.errors import UserError
@@ -385,16 +386,17 @@ def test_what_averages_masks_or_wants_their_probabilities_is_refused(
     assert run(export, f"checkpoint={exports.checkpoint}", "format=torch_export", *options).status == 0
     model, image = load(path), np.zeros((40, 50, 3), dtype=np.uint8)
     assert model.predict(image).shape == (40, 50)
-    with pytest.raises(UserError, match="masks, no probabilities"):
+    refused = "the network was exported with argmax=true and gives masks, which cannot be averaged and have no prob"
+    with pytest.raises(UserError, match=f"scores: {refused}"):
         model.scores(image)
     Image.fromarray(image).save(tmp_path / "image.png")
     predicted = [f"input={tmp_path / 'image.png'}", f"output={tmp_path / 'out'}"]
     for module, checkpoints, option, words in (
-        (predict, path, ["save_probabilities=true", *predicted], "gives masks alone"),
-        (predict, path, ["tta=multiscale", *predicted], "tta=multiscale: the network was exported with argmax=true"),
-        (evaluate, path, ["tta=flip"], "masks cannot be averaged"),
-        (predict, f"[{path},{exports.checkpoint}]", predicted, "masks cannot be averaged with other networks"),
-        (evaluate, f"[{exports.checkpoint},{path}]", [], "masks cannot be averaged with other networks"),
+        (predict, path, ["save_probabilities=true", *predicted], f"save_probabilities: {refused}"),
+        (predict, path, ["tta=multiscale", *predicted], f"tta=multiscale: {refused}"),
+        (evaluate, path, ["tta=flip"], f"tta=flip: {refused}"),
+        (predict, f"[{path},{exports.checkpoint}]", predicted, f"checkpoint={path}: {refused}"),
+        (evaluate, f"[{exports.checkpoint},{path}]", [], f"checkpoint={path}: {refused}"),
     ):
         result = run(module, f"checkpoint={checkpoints}", *option)
         assert (result.status, words in result.error) == (1, True), result.error
@@ -464,3 +466,25 @@ def test_openvino_s_telemetry_is_never_imported(exports: Exports) -> None:
     assert exports.files["openvino"].is_file()
     assert "openvino.tools.ovc.telemetry_stub" in sys.modules  # what OpenVINO takes instead
     assert "openvino_telemetry.main" not in sys.modules
+
+
+def test_weights_are_written_as_they_are(run: Command, exports: Exports, tmp_path: Path) -> None:
+    options = [f"checkpoint={exports.checkpoint}", "format=safetensors", f"output={tmp_path / 'net.safetensors'}"]
+    for _ in range(2):  # the second replaces the first
+        result = run(export, *options)
+        assert result.status == 0, result.error
+    assert f"python -m segunet.evaluate checkpoint={tmp_path / 'net.safetensors'}" in result.output
+    image = np.random.default_rng(0).integers(0, 256, (41, 50, 3), dtype=np.uint8)
+    given, written = load(exports.checkpoint), load(tmp_path / "net.safetensors")
+    assert (written.scores(image) == given.scores(image)).all()
+    assert (written.class_names, written.image_range) == (given.class_names, given.image_range)
+    assert run(evaluate, f"checkpoint={tmp_path / 'net.safetensors'}", f"run_dir={tmp_path / 'out'}").status == 0
+    (tmp_path / "other.safetensors").write_bytes(b"mine")
+    for setting, words in (
+        ("size=[8,8]", "size=[8,8]: format=safetensors holds the weights as they are"),
+        (f"output={tmp_path / 'other.safetensors'}", "other.safetensors exists and would be overwritten"),
+        (f"output={tmp_path / 'net.ckpt'}", "must be the name of a .safetensors file"),
+    ):
+        assert words in run(export, *options[:2], setting).error
+    save_file({"net.a": torch.ones(2)}, tmp_path / "other.safetensors")
+    assert "has no description of its model" in run(evaluate, f"checkpoint={tmp_path / 'other.safetensors'}").error

@@ -13,7 +13,6 @@ from segunet.cli.run_dir import as_paths
 from segunet.demo.server import Server
 from segunet.demo.subject import Subject
 from segunet.inference.ensemble import load_checkpoints
-from segunet.inference.predictor import Predictor
 
 logger = logging.getLogger("segunet.demo")  # __name__ is "__main__" when run as a program
 _SETTINGS = ("tile", "overlap", "inference_size", "image_range", "accelerator", "precision")
@@ -33,11 +32,10 @@ def demo(cfg: DictConfig) -> None:
     checkpoint = load_checkpoints(paths)
     if checkpoint.data.bands is not None:
         raise UserError(f"The network is for rasters of {counted(checkpoint.data.bands, 'band')}: use segunet.predict.")
-    model = Predictor(checkpoint, tta="none", **{name: cfg[name] for name in _SETTINGS})
-    with Server(Subject(model, checkpoint, ", ".join(map(str, paths))), port, most) as server:
-        logger.info(
-            "%d classes (%s), on %s", len(model.class_names), abbreviated(model.class_names), model.fabric.device
-        )
+    subject = Subject(checkpoint, ", ".join(map(str, paths)), {name: cfg[name] for name in _SETTINGS})
+    with Server(subject, port, most) as server:
+        names = subject.model.class_names
+        logger.info("%d classes (%s), on %s", len(names), abbreviated(names), subject.model.fabric.device)
         logger.info("open http://127.0.0.1:%d in a browser on this machine; Ctrl-C ends it", server.server_port)
         try:
             server.serve_forever()

@@ -103,8 +103,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._check_own()
             content, given = self._upload(), parse_qs(urlsplit(self.path).query)
-            name, tta = (given.get(key, [""])[0] for key in ("name", "tta"))
-            found = self.server.subject.predict(content, name, tta == "flip")
+            name, tta = (given.get(key, [other])[0] for key, other in (("name", ""), ("tta", "none")))
+            found = self.server.subject.predict(content, name, tta)
         except _CLOSED:
             raise
         except _RefusedError as error:

@@ -3,6 +3,8 @@
 import io
 import threading
 from base64 import b64encode
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +20,7 @@ from segunet.images.reading import read_image, read_size
 from segunet.inference.checkpoint import Checkpoint
 from segunet.inference.predictor import Predictor
 
+_PLAIN = "none"  # without test-time augmentation
 _MAX_PIXELS, _MAX_SIDE = 50_000_000, 16_384  # of an image that browsers draw
 
 
@@ -25,13 +28,15 @@ class Subject:
     """A network on the page; it predicts one image at a time.
 
     Args:
-        model: the network.
-        checkpoint: where it comes from.
+        checkpoint: the network.
         name: its name.
+        settings: those of its :class:`Predictor`, but for ``tta``.
     """
 
-    def __init__(self, model: Predictor, checkpoint: Checkpoint, name: str) -> None:
-        self.model, self.name, self.colours = model, name, checkpoint.colours
+    def __init__(self, checkpoint: Checkpoint, name: str, settings: Mapping[str, Any]) -> None:
+        self._new_model = partial(Predictor, checkpoint, **settings)
+        self._models = {_PLAIN: self._new_model(tta=_PLAIN)}
+        self.model, self.name, self.colours = self._models[_PLAIN], name, checkpoint.colours
         self.never_mirrored, self.gives_masks = checkpoint.data.flip is False, gives_masks(checkpoint.net)
         self._one_at_a_time = threading.Lock()
         self._finished = False
@@ -41,16 +46,16 @@ class Subject:
         self._finished = True
         self._one_at_a_time.acquire()
 
-    def predict(self, content: bytes, name: str, tta: bool) -> dict[str, Any]:
+    def predict(self, content: bytes, name: str, tta: str) -> dict[str, Any]:
         """Return what the network finds in an image, in plain values.
 
         Args:
             content: the image's file.
             name: its name.
-            tta: whether to average the predictions of the image and its mirror image.
+            tta: test-time augmentation, as in :func:`segunet.load`.
 
         Raises:
-            UserError: not a readable image, one that is too large, or out of memory.
+            UserError: not a readable image, one that is too large, out of memory, or another ``tta``.
         """
         with TemporaryDirectory(prefix="segunet-demo-") as folder, self._one_at_a_time:
             path = Path(folder) / "image"
@@ -60,7 +65,7 @@ class Subject:
             except UserError as error:
                 raise UserError(str(error).replace(str(path), name or "the image")) from error
 
-    def _found(self, path: Path, tta: bool) -> dict[str, Any]:
+    def _found(self, path: Path, tta: str) -> dict[str, Any]:
         if self._finished:
             raise UserError("The program ends.")
         height, width = read_size(path)
@@ -68,11 +73,10 @@ class Subject:
             raise UserError(
                 f"{path} has {width} x {height} pixels, too many for this page. Use python -m segunet.predict."
             )
-        if tta and self.gives_masks:
-            raise UserError("This network was exported with argmax=true, and masks cannot be averaged.")
-        self.model.tta = "flip" if tta else "none"
+        if tta not in self._models:
+            self._models[tta] = self._new_model(tta=tta)
         image = read_image(path, self.model.image_range)
-        mask = self.model.predict(image)
+        mask = self._models[tta].predict(image)
         return {
             "image": _as_url(Image.fromarray(image), "jpeg"),
             "painted": _as_url(self._painted(mask), "png"),

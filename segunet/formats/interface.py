@@ -124,8 +124,17 @@ class AnyImages(nn.Module):
 
 
 def gives_masks(net: nn.Module) -> bool:
-    """Return whether a network, or one in it, is an exported one of masks, which cannot be averaged."""
+    """Return whether a network, or one in it, is an exported one of masks."""
     return any(isinstance(each, AnyImages) and each.interface.argmax for each in net.modules())
+
+
+def check_gives_scores(net: nn.Module, wanted: str) -> None:
+    """Raise a UserError if the network gives masks alone; ``wanted`` is the setting that needs its scores."""
+    if gives_masks(net):
+        raise UserError(
+            f"{wanted}: the network was exported with argmax=true and gives masks, which cannot be averaged and have "
+            "no probabilities. Leave it out, or give the checkpoint that the file was made from."
+        )
 
 
 def resized(values: Tensor, size: Sequence[int]) -> Tensor:

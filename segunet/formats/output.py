@@ -1,7 +1,7 @@
 """Where an exported file is written: never over something else, and as a whole or not at all."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,10 +10,15 @@ from segunet.base.files import DRAFTS, draft_folder_beside, remove_abandoned
 from segunet.formats.read import read_exported
 
 
-def check_output(path: Path, suffix: str) -> None:
+def check_output(path: Path, suffix: str, read: Callable[[Path], object] = read_exported) -> None:
     """Raise a UserError unless a file of a format with this ``suffix`` may be written to ``path``.
 
     Not if the path has another suffix, is a folder, or a file that segunet.export did not write.
+
+    Args:
+        path: the file.
+        suffix: its suffix.
+        read: raises a UserError for such a file.
     """
     if path.suffix != suffix or path.is_dir():
         raise UserError(
@@ -27,13 +32,13 @@ def check_output(path: Path, suffix: str) -> None:
             "give another name as output=PATH."
         )
     if path.exists():
-        _check_exported(path)
+        _check_exported(path, read)
 
 
-def _check_exported(path: Path) -> None:
+def _check_exported(path: Path, read: Callable[[Path], object]) -> None:
     """Raise a UserError unless segunet.export wrote ``path``, so that it may be replaced."""
     try:
-        read_exported(path)
+        read(path)
     except UserError as error:
         raise UserError(
             f"{path} exists and would be overwritten, but: {error} Or give another name as output=PATH."

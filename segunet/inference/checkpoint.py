@@ -1,5 +1,6 @@
 """Load the network of a checkpoint or exported file; file contents are validated before use."""
 
+import json
 import logging
 import zipfile
 from collections.abc import Callable, Mapping
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.files import is_file, read_torch_file
+from segunet.base.safetensors_file import SUFFIX, read_tensors, write_tensors
 from segunet.base.terminal import setting
 from segunet.base.validation import one_line
 from segunet.base.version import __version__
-from segunet.formats.interface import gives_masks
+from segunet.formats.interface import check_gives_scores
 from segunet.formats.read import EXPORT_AGAIN, READERS, read_exported
 from segunet.images.palette import ClassColours
 from segunet.inference.card import Card, CheckpointCard, DataCard, ExportedCard, parsed
@@ -25,6 +27,8 @@ from segunet.models.classic_unet import border_of
 
 logger = logging.getLogger(__name__)
 FROM_CHECKPOINT: Literal["checkpoint"] = "checkpoint"  # value of a setting that the checkpoint provides
+_CARD, _EPOCH = "segunet", "epoch"  # keys of a .ckpt file's content
+_PARTS = ("net.", "prompts.")  # what the names of a network's weights begin with
 _ADVICE = "Give a checkpoint that segunet.train wrote, such as a run's checkpoints/best.ckpt."
 
 _DTYPES = {
@@ -67,7 +71,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Rebuild the network of a segunet checkpoint; an exported file is run as it is.
 
     Args:
-        path: a .ckpt file, or one with a suffix of ``formats.read.READERS``.
+        path: a .ckpt or .safetensors file, or one with a suffix of ``formats.read.READERS``.
 
     Raises:
         UserError: no file, not a checkpoint, not segunet's, damaged, a denoiser's, or of a class that is not trusted.
@@ -108,7 +112,7 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     """Read the content of a segunet checkpoint; plain data and tensors only, no code is run.
 
     Args:
-        path: the file.
+        path: a .ckpt or .safetensors file.
         advice: what to do if it is damaged.
 
     Raises:
@@ -116,16 +120,33 @@ def read_checkpoint(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
     """
     if not is_file(path):
         raise UserError(f"There is no checkpoint {path.absolute()}. {_instead_of(path)}")
+    if path.suffix == SUFFIX:
+        return _read_safetensors(path, advice)
     if not zipfile.is_zipfile(path):  # torch's old format has no checksums; segunet never wrote it
         raise UserError(f"{path} is not a segunet checkpoint, or is damaged: it is not a torch.save archive. {advice}")
     content: Any = read_torch_file(path, advice)
-    if not isinstance(content, dict) or not content.keys() >= {"segunet", "state_dict", "epoch"}:
+    if not isinstance(content, dict) or not content.keys() >= {_CARD, "state_dict", _EPOCH}:
         raise UserError(
             f"{path} was not written by segunet.train: it has no description of its model. A plain state dict "
             "can be used as model.encoder.weights of a new training; segunet.convert converts state dicts of "
             "other projects."
         )
     return content
+
+
+def write_safetensors(content: Mapping[str, Any], path: Path) -> None:
+    """Write the weights and the card of a .ckpt file's ``content``, without what only a training needs."""
+    weights = {name: each for name, each in content["state_dict"].items() if name.startswith(_PARTS)}
+    write_tensors(weights, {_CARD: json.dumps(content[_CARD]), _EPOCH: str(content[_EPOCH])}, path)
+
+
+def _read_safetensors(path: Path, advice: str) -> dict[str, Any]:
+    """Return what :func:`write_safetensors` wrote, as the content of a .ckpt file."""
+    weights, text = read_tensors(path, advice)
+    try:
+        return {_CARD: json.loads(text[_CARD]), "state_dict": weights, _EPOCH: int(text[_EPOCH])}
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} was not written by segunet.export: it has no description of its model.") from error
 
 
 def _instead_of(path: Path) -> str:
@@ -146,7 +167,7 @@ def read_card(path: Path, advice: str = _ADVICE) -> CheckpointCard:
 
 def card_of(content: Mapping[str, Any], path: Path, advice: str = _ADVICE) -> CheckpointCard:
     """Return the card in the ``content`` of a .ckpt file."""
-    return parsed(CheckpointCard, content["segunet"], path, advice)
+    return parsed(CheckpointCard, content[_CARD], path, advice)
 
 
 def check_augmentation(checkpoint: Checkpoint, tta: str) -> None:
@@ -155,11 +176,8 @@ def check_augmentation(checkpoint: Checkpoint, tta: str) -> None:
     Raises:
         UserError: there is something to average, but the network gives masks.
     """
-    if TTA.get(tta) and gives_masks(checkpoint.net):
-        raise UserError(
-            f"tta={tta}: the network was exported with argmax=true, and masks cannot be averaged. Leave tta out, or "
-            "give the checkpoint that the file was made from."
-        )
+    if TTA.get(tta):
+        check_gives_scores(checkpoint.net, f"tta={tta}")
     if TTA.get(tta) and checkpoint.data.flip is False:
         logger.warning(
             "tta=%s mirrors images, but this network was trained without mirrored ones (data.transform.flip=0): if "

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError
-from segunet.formats.interface import gives_masks
+from segunet.formats.interface import check_gives_scores
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint
 from segunet.models.classic_unet import border_of
 
@@ -41,11 +41,8 @@ def load_checkpoints(paths: Sequence[Path]) -> Checkpoint:
     if not paths:
         raise UserError("Which checkpoint? The list is empty.")
     first, *others = checkpoints = [load_checkpoint(path) for path in paths]
-    if others and (masks := [path for path, each in zip(paths, checkpoints, strict=True) if gives_masks(each.net)]):
-        raise UserError(
-            f"{masks[0]} was exported with argmax=true, and masks cannot be averaged with other networks. Give the "
-            "checkpoint that it was made from."
-        )
+    for path, each in zip(paths, checkpoints if others else [], strict=False):
+        check_gives_scores(each.net, f"checkpoint={path}")
     for path, other in zip(paths[1:], others, strict=True):
         for what, ours, theirs in (
             ("bands", first.data.bands, other.data.bands),

@@ -13,7 +13,7 @@ from torch import Tensor
 from segunet.base.environment import memory
 from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.failures import enough_memory
-from segunet.formats.interface import AnyImages, Interface, gives_masks
+from segunet.formats.interface import AnyImages, Interface, check_gives_scores
 from segunet.images.drawing import ImageArray, overlay_with_legend
 from segunet.images.levels import Range, check_image_range
 from segunet.images.rasters import Raster, opened_raster
@@ -121,8 +121,7 @@ class Predictor:
         self, image: Source, advance: Advance = lambda _: None
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return what :meth:`predict` and :meth:`scores` do, at once."""
-        if gives_masks(self.net):
-            raise UserError("The network was exported with argmax=true: it gives masks, no probabilities.")
+        check_gives_scores(self.net, "scores")
         mask, probabilities = self._predicted(image, advance, with_scores=True)
         assert probabilities is not None
         return mask, probabilities

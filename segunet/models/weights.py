@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import read_torch_file
+from segunet.base.safetensors_file import read_weights
 
 logger = logging.getLogger(__name__)
 _OF_SHAPE = {"encoder": "model.encoder.depth (or in_channels)", "decoder": "model.decoder and encoder"}
@@ -135,7 +135,7 @@ def read_state_dict(weights: str, part: str) -> dict[str, Tensor]:
             f"model.{part}.weights: there is no file {path.absolute()}. Give {_SOURCES[part]}, or null for random "
             "weights."
         )
-    content = read_torch_file(path, "Save it again with torch.save(model.state_dict(), path).")
+    content = read_weights(path, "Save it again with torch.save(model.state_dict(), path).")
     if isinstance(content, dict) and "segunet" in content:
         content = content.get("state_dict")
         prefix = f"net.{part}."

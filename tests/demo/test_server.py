@@ -27,12 +27,15 @@ from segunet.inference.checkpoint import load_checkpoint
 from tests.browser import browser, program
 from tests.commands import Command
 
+SETTINGS = {"tile": None, "overlap": 0.25, "inference_size": "checkpoint", "image_range": "checkpoint"}
+SETTINGS |= {"accelerator": "cpu", "precision": "32-true"}
+
 
 @pytest.fixture(scope="module")
 def server(trained: Path) -> Iterator[Server]:
     """Serve the page of a small network."""
     path = trained / "checkpoints" / "best.ckpt"
-    with Server(Subject(load(path), load_checkpoint(path), "<best>"), 0, max_bytes=1_000_000) as serving:
+    with Server(Subject(load_checkpoint(path), "<best>", SETTINGS), 0, max_bytes=1_000_000) as serving:
         thread = threading.Thread(target=serving.serve_forever)
         thread.start()
         yield serving
@@ -154,13 +157,18 @@ def test_an_image_that_is_too_large_for_a_browser_is_refused(server: Server) -> 
     assert (status, "wide.png has 16400 x 4 pixels, too many" in text) == (422, True), text
 
 
+def test_an_unknown_augmentation_is_refused(server: Server, image: Path) -> None:
+    status, text, _ = answer(server, "POST", "/predict?tta=bogus", image.read_bytes())
+    assert (status, "tta must be one of" in text, "bogus" in text) == (422, True, True), text
+
+
 def test_none_is_predicted_after_the_end(trained: Path, image: Path) -> None:
     path = trained / "checkpoints" / "best.ckpt"
-    subject = Subject(load(path), load_checkpoint(path), "net")
+    subject = Subject(load_checkpoint(path), "net", SETTINGS)
     subject.finish()
     subject._one_at_a_time.release()
     with pytest.raises(UserError, match="The program ends"):
-        subject.predict(image.read_bytes(), "a.jpg", tta=False)
+        subject.predict(image.read_bytes(), "a.jpg", tta="none")
 
 
 def test_a_signal_ends_the_command(trained: Path) -> None:

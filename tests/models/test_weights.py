@@ -9,6 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor
 
 from segunet.base.errors import UserError
@@ -39,6 +40,11 @@ def resnet18_state(path: Path, **changes: Tensor) -> dict[str, Tensor]:
 
 def differing(encoder: ResNetEncoder, state: dict[str, Tensor]) -> set[str]:
     return {name for name, value in encoder.state_dict().items() if not torch.equal(value, state[name])}
+
+
+def test_weights_in_safetensors_are_those_of_a_state_dict(tmp_path: Path) -> None:
+    save_file(state := resnet18_state(tmp_path / "full.pth"), tmp_path / "full.safetensors")
+    assert differing(ResNetEncoder(depth=18, weights=str(tmp_path / "full.safetensors")), state) == set()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6, 13])
