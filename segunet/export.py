@@ -157,7 +157,7 @@ class Segmentation:
         return [self._input(images, range(first, first + batch)) for first in range(0, count, batch)]
 
     def _input(self, images: EvalDataset, batch: range) -> NDArray[Any]:
-        """Return images (N, 3, H, W), of one size if N is more than 1, as the exported network takes them."""
+        """Return images (N, C, H, W), of one size if N is more than 1, as the exported network takes them."""
         singles = [images[index].images[None] for index in batch]
         fitting = torch.cat([resized(each, self.interface.size or each.shape[-2:]) for each in singles])
         return (fitting.float() if self.interface.float_input else fitting).numpy()

@@ -57,13 +57,25 @@ _MAX_JPEG_SIDE = 65_500  # pixels per side
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
+class Read(NamedTuple):
+    """An image uint8 (H, W, C); of a raster that is predicted row by row, only what is shown: (h, w, 3 or fewer)."""
+
+    path: Path
+    image: ImageArray
+    by_rows: bool
+
+
 class Prediction(NamedTuple):
-    """An image uint8 (H, W, C), its classes uint8 (H, W), and perhaps their probabilities, float16 (K, H, W)."""
+    """What is shown of an image, its classes uint8 (H, W), and perhaps their probabilities, float16 (K, H, W)."""
 
     path: Path
     image: ImageArray
     mask: Mask
     probabilities: NDArray[np.float16] | None
+
+    def is_large(self) -> bool:
+        """Return whether others are not to be held in memory beside it."""
+        return max(self.image.size, 3 * self.mask.size) > 3 * _LARGE
 
 
 def predict(cfg: DictConfig) -> Path:
@@ -209,7 +221,7 @@ class Work:
         clock = Clock()
         with closing(map_ahead(self._read, paths, _THREADS, _WAITING, alone=self._is_large)) as read:
             predictions = filter(None, map(partial(self._predict, clock), filter(None, read)))
-            saved = map_ahead(self._save, predictions, _THREADS, _WAITING, lambda each: each.image.size > 3 * _LARGE)
+            saved = map_ahead(self._save, predictions, _THREADS, _WAITING, Prediction.is_large)
             if done := sum(saved):
                 clock.log(done, "image")
 
@@ -241,14 +253,13 @@ class Work:
         else:
             clock.log(done, "frame", f"{path}: ")
 
-    def _read(self, path: Path) -> tuple[Path, ImageArray] | None:
-        """Return an image; of a large raster that is predicted in tiles, which reads their rows, a smaller one."""
+    def _read(self, path: Path) -> Read | None:
         try:
             levels, bands = self.model.image_range, self.model.bands
-            if bands is not None and self._reads_rows(path):
+            if bands is not None and self.model.tile is not None and self._is_large(path):
                 with opened_raster(path, bands, levels) as raster:
-                    return path, raster.reduced(_SHOWN_SIDE)
-            return path, read_image(path, levels, bands)
+                    return Read(path, raster.shown(_SHOWN_SIDE), by_rows=True)
+            return Read(path, read_image(path, levels, bands), by_rows=False)
         except UserError as error:
             self._note(path, error)
             return None
@@ -260,12 +271,9 @@ class Work:
         except UserError:
             return False  # reported when it is read
 
-    def _reads_rows(self, path: Path) -> bool:
-        return self.model.bands is not None and self.model.tile is not None and self._is_large(path)
-
-    def _predict(self, clock: Clock, read: tuple[Path, ImageArray]) -> Prediction | None:
-        path, image = read
-        source = path if self._reads_rows(path) else image
+    def _predict(self, clock: Clock, read: Read) -> Prediction | None:
+        path, image, by_rows = read
+        source = path if by_rows else image
         try:
             with clock.network():
                 if not self.probabilities:

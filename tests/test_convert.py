@@ -177,7 +177,10 @@ def test_unreadable_files_are_refused_by_name_and_nothing_in_them_runs(
         (["from=article", *NAMES], "They look like those of from=smp"),
         (["from=smp"], "has 3 logits per pixel, the data config has 21 classes (background"),
         (["from=smp", *NAMES, "model=article"], "unexpected (decoder.blocks.0.conv1.1.weight"),
-        (["from=smp", *NAMES, "model.std=[1,1]"], "model.std must have at least 3 items, not 2, got [1, 1]"),
+        (
+            ["from=smp", *NAMES, "model.std=[1,1]"],
+            "model.std must have 3 numbers, one per channel of the images; got 2.",
+        ),
         (["from=unknown"], "Give one of article, smp."),
     ],
 )

@@ -1,5 +1,6 @@
 """A data set of rasters through the commands, as its user would: proposed, trained, scored, predicted, exported."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,13 @@ def test_a_large_raster_is_predicted_from_its_rows(
         assert mask.transform == Affine(10, 0, 500_000, 0, -10, 5_000_000)
     with Image.open(tmp_path / "rows" / "overlays" / "large.jpg") as overlay:
         assert overlay.width < 200  # smaller than the raster
+
+
+def test_a_run_on_rasters_goes_on(run: Command, tmp_path: Path, five_bands: str) -> None:
+    shutil.copytree(Path(five_bands.partition("=")[2]).parents[1], tmp_path / "run")
+    result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=9")
+    assert result.status == 0, result.error
+    assert "epoch 9/9" in result.output
 
 
 def test_the_exported_network_takes_its_bands(run: Command, tmp_path: Path, five_bands: str) -> None:

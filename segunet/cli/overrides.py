@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segunet.base.errors import UserError, did_you_mean
+from segunet.base.normalization import mean_of, std_of
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
 
@@ -33,6 +34,8 @@ OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
 OmegaConf.register_new_resolver("channels", lambda bands: bands or 3, replace=True)
+OmegaConf.register_new_resolver("mean", lambda bands, given: mean_of(bands or 3, given), replace=True)
+OmegaConf.register_new_resolver("std", lambda bands, given: std_of(bands or 3, given), replace=True)
 OmegaConf.register_new_resolver("random_id", lambda: uuid4().hex[:12], replace=True, use_cache=True)
 
 

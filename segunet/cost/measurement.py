@@ -148,7 +148,7 @@ def prepared(workload: Workload, fabric: Fabric) -> Callable[[], object]:
 def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) -> Callable[[], object]:
     if workload.training is None:
         return _forward_pass(fabric.setup(net.eval()), inputs)
-    images = inputs.args[0]  # (N, 3, H, W)
+    images = inputs.args[0]  # (N, C, H, W)
     size = (len(images), *images.shape[-2:])
     masks = torch.randint(workload.num_classes, size, device=fabric.device)
     _, step = training_step(fabric, workload, net)
@@ -156,7 +156,7 @@ def _step(fabric: Fabric, workload: Workload, net: nn.Module, inputs: Inputs) ->
 
 
 def training_step(fabric: Fabric, workload: Workload, net: nn.Module) -> tuple[nn.Module, TrainingStep]:
-    """Return the network on the device, in training mode, and a step on images (N, 3, H, W) and masks (N, H, W)."""
+    """Return the network on the device, in training mode, and a step on images (N, C, H, W) and masks (N, H, W)."""
     assert workload.training is not None
     loss, make_optimizer = workload.training
     loss.to(fabric.device)

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated, counted
+from segunet.base.extras import import_extra
 from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.validation import Above0, Byte, Count, Finite, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
@@ -125,6 +126,13 @@ class VOCDataModule(pl.LightningDataModule):
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
         check_image_range("data.image_range", image_range, bands)
+        if bands is not None:
+            import_extra("rasterio", "rasters")
+        for name, numbers in (("mean", mean), ("std", std)):
+            if numbers is not None and len(numbers) != (bands or 3):
+                raise UserError(f"data.{name} must have {bands or 3} numbers, one per channel; got {len(numbers)}.")
+        if transform is not None and transform.bands != bands:
+            raise UserError(f"data.transform.bands={transform.bands}: data.bands is {bands}. Set both to the same.")
         self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values, bands)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:

@@ -76,6 +76,7 @@ class TrainTransform:
         bands: Bands | None = None,
     ) -> None:
         self.crop_size, self._ignore_index, self.class_balance = crop_size, ignore_index, class_balance
+        self.bands = bands
         self._base_size, self._scale, self._elastic, self.fill_crop = base_size, scale, elastic, fill_crop
         self._recolour = A.Compose([_colour_jitter(color_jitter) if bands is None else _jitter_of_bands(color_jitter)])
         moves: list[A.BasicTransform] = [A.HorizontalFlip(p=flip)]

@@ -69,7 +69,7 @@ class Interface(Settings):
 
 
 class Masks(nn.Module):
-    """A network with the choice of the class inside: images (N, 3, H, W) -> masks uint8 (N, H, W)."""
+    """A network with the choice of the class inside: images (N, C, H, W) -> masks uint8 (N, H, W)."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class AnyImages(nn.Module):
         self.register_buffer("classes", torch.arange(num_classes).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits float32 (N, K, H, W) of ``images`` (N, 3, H, W).
+        """Return logits float32 (N, K, H, W) of ``images`` (N, C, H, W).
 
         Raises:
             UserError: a mask has a class that it cannot have.

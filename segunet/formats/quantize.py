@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segunet.base.extras import import_extra
 
-Calibration = Sequence[NDArray[Any]]  # images (N, 3, H, W) of any sizes, as the network takes them
+Calibration = Sequence[NDArray[Any]]  # images (N, C, H, W) of any sizes, as the network takes them
 
 
 class _Reader:

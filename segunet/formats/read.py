@@ -1,6 +1,6 @@
 """Read exported files: the network as a module, and its card.
 
-Segmentation networks take ``images`` (N, 3, H, W), RGB, and return what their ``formats.interface.Interface`` says;
+Segmentation networks take ``images`` (N, C, H, W), and return what their ``formats.interface.Interface`` says;
 denoisers are called by their method ``run`` with the inputs of :func:`segunet.formats.write.traced_denoiser`. All use
 as many threads as torch (``torch.get_num_threads``, the environment variable OMP_NUM_THREADS) and are deterministic.
 """
@@ -72,7 +72,7 @@ class ArrayNet(ExportedNet):
         self.compute = compute
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output for ``images`` (N, 3, H, W) uint8, or float 0..255, which a uint8 input rounds.
+        """Return the output for ``images`` (N, C, H, W) uint8, or float 0..255, which a uint8 input rounds.
 
         Raises:
             RuntimeError: as :meth:`run`.
@@ -107,7 +107,7 @@ class ProgramNet(ExportedNet):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the output for ``images`` (N, 3, H, W), uint8 or float 0..255."""
+        """Return the output for ``images`` (N, C, H, W), uint8 or float 0..255."""
         check_can_mirror(images, self.border)
         return self.run(images.float() if self.float_input else images)
 

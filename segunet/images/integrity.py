@@ -112,8 +112,8 @@ def _check_tiff(file: IO[bytes], name: str) -> None:
     if samples - colours > 1 or (samples > colours and extra not in ((1,), (2,))):
         raise UserError(
             f"{name} has {samples} bands, wanted grey or RGB, with at most one more band, marked as alpha",
-            f"Set data.bands={samples}, or write the bands to use to a separate file, for example with gdal_translate "
-            "-b 1 -b 2 -b 3.",
+            "Write the bands to use to a separate file, for example with gdal_translate -b 1 -b 2 -b 3; or, for a data "
+            f"set of such files, set data.bands={samples}.",
         )
 
 

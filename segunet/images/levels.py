@@ -79,20 +79,23 @@ def eight_bits(values: NDArray[Any], levels: Levels | None) -> NDArray[np.uint8]
     if levels is None:
         raise ValueError(f"without image_range its values must be 8 or 16 bits, unsigned; they are {values.dtype}")
     low, high = levels
-    scaled = np.clip((values.astype(np.float64) - low) * 255 / (high - low), 0, 255)
+    with np.errstate(over="ignore"):  # infinity is clipped too
+        scaled = np.clip((values.astype(np.float64) - low) * 255 / (high - low), 0, 255)
     return np.nan_to_num(scaled, nan=0.0).astype(np.uint8)
 
 
 def loses_levels(values: NDArray[Any], levels: Levels | None) -> bool:
-    """Return whether 16-bit values keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
-    if values.dtype != np.uint16:
+    """Return whether values of more than 8 bits keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
+    if values.dtype == np.uint8:
         return False
-    before = np.flatnonzero(np.bincount(values.ravel(), minlength=65536))
-    after = np.unique(_table(*(levels or _ALL))[before])
-    return len(after) < FEW_LEVELS <= len(before)
+    if values.dtype == np.uint16:
+        before = np.flatnonzero(np.bincount(values.ravel(), minlength=65536)).astype(np.uint16)
+    else:
+        before = np.unique(values[np.isfinite(values)])
+    return len(np.unique(eight_bits(before, levels))) < FEW_LEVELS <= len(before)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MOST_BANDS)
 def _table(low: float, high: float) -> NDArray[np.uint8]:
     """Return the 8-bit value of each 16-bit value, uint8 (65536,)."""
     levels: NDArray[np.uint8] = np.clip((np.arange(65536) - low) * 255 / (high - low), 0, 255).astype(np.uint8)

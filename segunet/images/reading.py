@@ -129,8 +129,8 @@ def warn_of_few_levels(paths: Sequence[Path], image_range: Range, bands: int | N
     """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range setting."""
     if path := first_to_lose_levels(paths, image_range, bands):
         logger.warning(
-            f"{path} has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8. Set which values are black "
-            f"and white, such as {setting}=[0,4095] for 12 bits."
+            f"{path} has {'16' if bands is None else 'more than 8'} bits, but fewer than {FEW_LEVELS} levels are left "
+            f"in 8. Set which values are black and white, such as {setting}=[0,4095] for 12 bits."
         )
 
 

@@ -87,7 +87,7 @@ def compare(
     """Run both on noise of several sizes, then on the validation images, where they are timed and scored.
 
     Args:
-        original: images (N, 3, H, W) uint8 -> logits (N, K, H, W), on the CPU.
+        original: images (N, C, H, W) uint8 -> logits (N, K, H, W), on the CPU.
         exported: likewise.
         tried: batches of :func:`noise`.
         datamodule: set up; None to compare them on noise alone.

@@ -42,7 +42,7 @@ def naming(names: Sequence[str]) -> Iterator[None]:
 
 
 def logits_at(net: nn.Module, images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return logits (N, K, *size) of ``images`` (N, 3, H, W), resized bilinearly if H, W differ from ``size``.
+    """Return logits (N, K, *size) of ``images`` (N, C, H, W), resized bilinearly if H, W differ from ``size``.
 
     Raises:
         NotFiniteError: a logit is NaN or infinite; argmax would give an arbitrary class.
@@ -67,7 +67,7 @@ def class_scores(net: nn.Module, images: Tensor, size: tuple[int, int], tta: str
 
     Args:
         net: in evaluation mode.
-        images: uint8 (N, 3, H, W) RGB.
+        images: uint8 (N, C, H, W).
         size: height and width of the scores.
         tta: a key of :data:`TTA`.
     """

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segunet.base.environment import memory
 from segunet.base.errors import UserError, abbreviated, counted
+from segunet.base.extras import import_extra
 from segunet.base.failures import enough_memory
 from segunet.formats.interface import AnyImages, Interface, check_gives_scores
 from segunet.images.drawing import ImageArray, overlay_with_legend
@@ -77,6 +78,8 @@ class Predictor:
         check_inference_size(self.inference_size)
         given = checkpoint.data.image_range if image_range == FROM_CHECKPOINT else image_range
         self.bands = checkpoint.data.bands
+        if self.bands is not None:
+            import_extra("rasterio", "rasters")
         self.image_range = check_image_range("image_range", given, self.bands)
         check_augmentation(checkpoint, tta)
         self.fabric = fabric_from_settings(accelerator, precision_for(checkpoint.net, precision))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated, did_you_mean
 from segunet.base.extras import import_extra
+from segunet.base.normalization import IMAGENET_MEAN, IMAGENET_STD
 from segunet.base.validation import Channels, checked, one_line
 from segunet.models.stages import StagedEncoder
-from segunet.models.unet import IMAGENET_MEAN, IMAGENET_STD
 from segunet.models.weights import load_matching, read_state_dict
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class TimmEncoder(StagedEncoder):
             checkpoint, or None for a random start.
         frozen_stages: how many stages, one for each map, are frozen, with their batch-norm statistics; 0 for none.
         stem_width: channels of the convolution that makes the finest map, where it is needed.
-        in_channels: channels of the input; weights for 3 are adapted by timm.
+        in_channels: channels of the input; timm adapts its own weights for 3, those of a segunet checkpoint must fit.
 
     Attributes:
         least_side: side of the images in pixels from which the coarsest map has more than one.

@@ -9,11 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, counted
+from segunet.base.normalization import mean_of, std_of
 from segunet.base.validation import Above0, Finite, checked
-
-# ImageNet's mean and standard deviation of RGB in 0..255; of any other channel those of evenly spread values.
-IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
-_MEAN, _STD = 127.5, 73.6
 
 # At most the number of values of an 8-bit mask.
 ClassCount = Annotated[int, Field(ge=1, le=256)]
@@ -46,8 +43,7 @@ class UNet(nn.Module):
         encoder: module that returns the maps.
         decoder: the decoder, which has ``out_channels``, or what builds it from the encoder's channels.
         num_classes: channels of the logits, 1..256.
-        mean: per channel, subtracted from the image, in units of 0..255; None is ImageNet's of three channels, and the
-            middle of that range of any other number.
+        mean: per channel, subtracted from the image, in units of 0..255; None is that of ``base.normalization``.
         std: per channel, divides the image after that; None likewise.
         head_kernel_size: kernel size of the last convolution, from the decoder's map to the logits; odd.
 
@@ -74,11 +70,7 @@ class UNet(nn.Module):
         if head_kernel_size % 2 == 0:
             raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
         self.in_channels: int = getattr(encoder, "in_channels", 3)
-        if mean is None:
-            mean = IMAGENET_MEAN if self.in_channels == 3 else [_MEAN] * self.in_channels
-        if std is None:
-            std = IMAGENET_STD if self.in_channels == 3 else [_STD] * self.in_channels
-        for name, values in (("mean", mean), ("std", std)):
+        for name, values in (("mean", mean_of(self.in_channels, mean)), ("std", std_of(self.in_channels, std))):
             if len(values) != self.in_channels:
                 wanted = counted(self.in_channels, "number")
                 raise UserError(f"model.{name} must have {wanted}, one per channel of the images; got {len(values)}.")

@@ -68,7 +68,7 @@ def examples(
     Args:
         image_miou: mean IoU of each scored image, by name; may be empty. Images no longer on the data module's
             validation list are skipped.
-        net: images (N, 3, H, W) uint8 -> logits, in evaluation mode.
+        net: images (N, C, H, W) uint8 -> logits, in evaluation mode.
         trainer: the trainer that scored it; the net is moved to its device and run in its precision.
         datamodule: set up, with the inference size used for scoring.
         colours: how the masks are drawn.
@@ -96,7 +96,7 @@ def examples(
 
 
 def panels(batch: Batch, prediction: NDArray[np.integer[Any]], colours: ClassColours) -> dict[str, ImageArray]:
-    """Return the panels of an example, image (3, h, w) and mask (H, W), with its prediction (H, W)."""
+    """Return the panels of an example, image (C, h, w) and mask (H, W), with its prediction (H, W)."""
     truth = batch.masks.numpy()
     image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
     drawn = {

@@ -187,11 +187,12 @@ def check_channels(net: nn.Module, datamodule: VOCDataModule) -> None:
     """Raise a UserError if the network is for images of another number of channels than the data set's."""
     images = datamodule.channels
     takes = getattr(net, "in_channels", images)
+    where = "model.encoder.in_channels" if hasattr(net, "encoder") else "model.in_channels"
     if takes != images and not (takes == 1 and datamodule.form.bands is None):  # the grey of a colour image
         raise UserError(
             f"The network takes images of {counted(takes, 'channel')}, the data set's have {images} "
-            f"(data.bands={datamodule.form.bands or 'null'}). Set in_channels={images} where the model has it, and "
-            "model.mean and model.std to as many numbers."
+            f"(data.bands={datamodule.form.bands or 'null'}). Set {where}={images}, and model.mean and model.std to as "
+            "many numbers."
         )
 
 

@@ -92,6 +92,12 @@ def check_classes(checkpoint: Checkpoint, datamodule: VOCDataModule) -> None:
             f"{datamodule.root} has {len(got)} ({abbreviated(got)}). Give the data set that the checkpoint "
             "was trained on (data=..., data.root=...), or another checkpoint."
         )
+    if checkpoint.data.image_range != datamodule.form.image_range:
+        logger.warning(
+            "The checkpoint's network was trained with data.image_range=%s, the data set has %s",
+            checkpoint.data.image_range or "null",
+            datamodule.form.image_range or "null",
+        )
     if wanted != got:
         logger.warning(
             "The data set names its classes differently from the checkpoint: %s; the checkpoint: %s", got, wanted

@@ -41,6 +41,7 @@ _MAX_DEPTH = 8
 _MAX_NUMBER = 2**32
 _MAX_SIZE = 100_000  # side in pixels, 16-bit value; constructors limit the rest
 _SIZES = ("model.", "data.", "inference_size")
+_OF_ANY_SIZE = "data.image_range"  # values of rasters
 _MAX_LIST = 2**12
 _MAX_TEXT = 2**12
 _ANY_TYPE = ("trainer.devices", "trainer.deterministic")
@@ -263,7 +264,8 @@ def _is_plain(value: Any, name: str) -> bool:
     if isinstance(value, int | float):
         if value == math.inf:
             return name.endswith("_epochs[1]")  # no upper bound
-        return abs(value) <= (_MAX_SIZE if name.startswith(_SIZES) else _MAX_NUMBER)  # False for NaN
+        is_size = name.startswith(_SIZES) and not name.startswith(_OF_ANY_SIZE)
+        return abs(value) <= (_MAX_SIZE if is_size else _MAX_NUMBER)  # False for NaN
     return value is None
 
 

@@ -20,7 +20,7 @@ class ScoringTask(LightningModule):
     """Score a network on a split: ``trainer.test(task, loader)``, then read ``scores``.
 
     Args:
-        net: images (N, 3, H, W) uint8 -> logits (N, K, H, W).
+        net: images (N, C, H, W) uint8 -> logits (N, K, H, W).
         num_classes: K.
         ignore_index: mask value of pixels that are not scored.
         inference: whole images or tiles, test-time augmentation.

@@ -26,7 +26,7 @@ class SegmentationTask(ScoringTask, ScheduledTask):
     """Train a network; takes ready-made objects.
 
     Args:
-        net: images (N, 3, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
+        net: images (N, C, H, W) uint8 -> logits (N, K, H, W); its encoder is ``net.encoder``.
         loss: loss of the logits and the masks.
         optimizer: creates the optimizer from the net.
         lr_schedule: learning rate schedule, applied before each optimizer step.

@@ -33,6 +33,11 @@ def test_several_pairs_are_for_as_many_bands() -> None:
         check_image_range("data.image_range", [[0, 1]] * 3, None)
 
 
+def test_numbers_that_are_not_finite_are_at_the_ends() -> None:
+    values = np.array([np.nan, np.inf, -np.inf, -1.7e308, 1.7e308, 5.0])
+    assert eight_bits(values, (0, 10)).tolist() == [0, 255, 0, 0, 255, 127]
+
+
 def test_integers_and_floats_of_the_same_values_become_the_same() -> None:
     values = np.arange(0, 65_536, 7)
     by_table = eight_bits(values.astype(np.uint16), (300, 50_000))

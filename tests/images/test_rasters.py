@@ -1,6 +1,7 @@
 """Rasters are read as rasterio's values say, scaled by hand; and masks lie where their rasters do."""
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from affine import Affine
 from numpy.random import default_rng
 from PIL import Image
 from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
 
 from segunet.base.errors import UserError
 from segunet.images.palette import voc_palette
-from segunet.images.rasters import georeferenced_among, opened_raster, read_raster, save_georeferenced
+from segunet.images.rasters import count_bands, georeferenced_among, opened_raster, read_raster, save_georeferenced
 from segunet.images.reading import first_to_lose_levels, read_image, read_size
 from tests.rasters import PLACE, write_raster
 
@@ -62,15 +64,15 @@ def test_rows_and_a_reduced_raster_are_parts_of_the_whole(tmp_path: Path) -> Non
     values = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (5, 200, 100)).copy()
     with opened_raster(write_raster(tmp_path / "image.tif", values), 5) as raster:
         assert (raster.pixels(40, 47) == values[:, 40:47].transpose(1, 2, 0)).all()
-        small = raster.reduced(20)
-    assert small.shape == (20, 10, 5)
+        small, own = raster.shown(20), raster.shown(4096)
+    assert (small.shape, own.shape) == ((20, 10, 3), (200, 100, 3))  # never larger than it is
     assert abs(small[:, 0, 0].astype(int) - np.arange(5, 200, 10)).max() <= 5
 
 
 @pytest.mark.parametrize(
     ("name", "bands", "message"),
     [
-        ("image.tif", 4, r"image\.tif has 5 bands, wanted 4\. Set data\.bands"),
+        ("image.tif", 4, r"image\.tif has 5 bands, wanted 4\. Write the wanted bands.* another data\.bands"),
         ("image.png", 5, r"image\.png is not a TIFF\. With data\.bands images are rasters"),
         ("none.tif", 5, r"There is no image .*none\.tif"),
         ("text.tif", 5, r"text\.tif \(5 bytes\) cannot be read as a raster"),
@@ -101,6 +103,32 @@ def test_a_file_beside_the_raster_changes_nothing(tmp_path: Path) -> None:
     assert (read_raster(path, 2) == 7).all()
 
 
+def test_the_pages_of_a_stack_are_not_bands(tmp_path: Path) -> None:
+    pages = [Image.fromarray(np.full((8, 9), value, dtype=np.uint8)) for value in (1, 2, 3)]
+    pages[0].save(path := tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    with pytest.raises(UserError, match=r"stack\.tif has 3 pages, wanted a single image"):
+        read_raster(path, 1)
+
+
+def test_complex_integers_are_refused_too(tmp_path: Path) -> None:
+    path = tmp_path / "radar.tif"
+    options = {"driver": "GTiff", "count": 1, "height": 8, "width": 8, "dtype": "complex_int16", **PLACE}
+    with rasterio.open(path, "w", **options):
+        pass
+    for read in (lambda: read_raster(path, 1), lambda: count_bands(path)):
+        with pytest.raises(UserError, match=r"radar\.tif holds complex numbers"):
+            read()
+
+
+def test_many_bands_together_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_raster(tmp_path / "image.tif", np.zeros((13, 100, 100), dtype=np.uint8))
+    monkeypatch.setenv("SEGUNET_MAX_PIXELS", "30000")
+    with pytest.raises(UserError, match=r"image\.tif, its 13 bands side by side, is 1300 x 100 pixels"):
+        read_raster(path, 13)
+    with opened_raster(path, 13) as raster:
+        assert raster.pixels(10, 12).shape == (2, 100, 13)  # a part is not too large
+
+
 def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_raster(tmp_path / "image.tif", np.zeros((2, 100, 101), dtype=np.uint8))
     monkeypatch.setenv("SEGUNET_MAX_PIXELS", "10000")
@@ -114,6 +142,9 @@ def test_a_raster_that_loses_its_levels_is_found(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "image.tif", values)
     assert first_to_lose_levels([path], None, 4) == path
     assert first_to_lose_levels([path], [0, 2000], 4) is None
+    path = write_raster(tmp_path / "share.tif", values.astype(np.float32) / 2000)
+    assert first_to_lose_levels([path], [0, 10_000], 4) == path
+    assert first_to_lose_levels([path], [0, 1], 4) is None
 
 
 @pytest.mark.parametrize("bands", [1, 3, 5])
@@ -128,6 +159,28 @@ def test_a_mask_lies_where_its_image_does(tmp_path: Path, bands: int) -> None:
         assert (written.read(1) == mask).all()
         assert written.colormap(1)[15][:3] == (192, 128, 128)
     assert (np.asarray(Image.open(tmp_path / "mask.tif")) == mask).all()
+
+
+def test_a_place_without_a_reference_system_is_kept(tmp_path: Path) -> None:
+    points = [GroundControlPoint(row, col, x=10 + col, y=50 - row) for row, col in ((0, 0), (0, 9), (7, 0), (7, 9))]
+    for name, place in (("points", {"gcps": points, "crs": CRS()}), ("transform", {"transform": PLACE["transform"]})):
+        image = write_raster(tmp_path / f"{name}.tif", np.zeros((2, 7, 9), dtype=np.uint8), **place)
+        assert georeferenced_among([image]) == {image}
+        file = io.BytesIO()
+        save_georeferenced(np.ones((7, 9), dtype=np.uint8), voc_palette(), image, file)
+        with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as written, rasterio.open(image) as given:
+            assert (written.crs, written.transform) == (given.crs, given.transform)
+            assert len(written.gcps[0]) == len(given.gcps[0])
+
+
+def test_a_mask_of_a_rotated_image_has_no_place(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its mask is upright, but what the tags say is of the file as it is stored."""
+    path = tmp_path / "image.tif"
+    place = {33550: (10.0, 10.0, 0.0), 33922: (0.0, 0.0, 0.0, 5e5, 5e6, 0.0)}
+    for orientation, found in ((1, {path}), (3, set())):
+        Image.new("RGB", (9, 9)).save(path, tiffinfo={**place, 274: orientation})
+        assert georeferenced_among([path]) == found
+    assert "image.tif is rotated by its orientation tag" in caplog.text
 
 
 def test_control_points_are_kept_too(tmp_path: Path) -> None:
@@ -154,6 +207,8 @@ def test_without_rasterio_masks_have_no_place_but_the_user_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     image = write_raster(tmp_path / "image.tif", np.zeros((3, 7, 9), dtype=np.uint8), **PLACE)
-    monkeypatch.setattr("segunet.images.rasters.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "rasterio", None)
     assert georeferenced_among([image]) == frozenset()
-    assert "image.tif is georeferenced: pip install 'segunet[rasters]'" in caplog.text
+    assert "image.tif is georeferenced, but its mask will not be. This needs the package rasterio" in caplog.text
+    with pytest.raises(UserError, match=r"the extra segunet\[rasters\]"):
+        read_raster(image, 3)

@@ -92,6 +92,12 @@ def test_large_values_that_a_run_may_have_are_taken(trained: Path, saved: dict[s
         assert OmegaConf.select(cfg, ".".join(place)) == value
 
 
+def test_the_levels_of_rasters_may_be_large(trained: Path, saved: dict[str, Any]) -> None:
+    saved["data"] |= {"bands": 2, "image_range": [[-200_000.5, 3_000_000.0], [0, 1]]}
+    read = ConfigParser(trained / "config.yaml").checked(saved)
+    assert read.data.image_range == [[-200_000.5, 3_000_000.0], [0, 1]]
+
+
 def test_a_value_that_no_run_can_have_is_refused_with_its_key(trained: Path, saved: dict[str, Any]) -> None:
     everything = list(places(saved))
     for place in everything:

@@ -94,7 +94,7 @@ KINDS = {
     ),
     "few_levels": Kind(
         "warning",
-        "16-bit images that lose nearly all of their levels",
+        "images of more than 8 bits that lose nearly all of their levels",
         "Set which values are black and white, such as data.image_range=[0,4095] for 12 bits.",
     ),
     "absent_class": Kind(

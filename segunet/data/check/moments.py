@@ -6,6 +6,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from segunet.data.masks import count_values
+
 _DIGITS = 3
 
 
@@ -25,7 +27,7 @@ class Moments:
     @classmethod
     def of(cls, pixels: NDArray[np.uint8]) -> Self:
         """Return the sums over an image (H, W, C)."""
-        counts = [np.bincount(channel.ravel(), minlength=256) for channel in np.moveaxis(pixels, -1, 0)]
+        counts = [count_values(np.ascontiguousarray(channel)) for channel in np.moveaxis(pixels, -1, 0)]
         values = np.arange(256)
         total, squares = (np.array([count @ values**power for count in counts], dtype=np.float64) for power in (1, 2))
         return cls(pixels.shape[0] * pixels.shape[1], total, squares)

@@ -257,7 +257,8 @@ def _examine_image(seen: Examined, form: MaskFormat) -> None:
     with seen.noting("unreadable", path):
         pixels, loses_levels = _colours(seen, form) if form.bands is None else _bands(seen, form, form.bands)
         if loses_levels:
-            seen.note("few_levels", path, f"has 16 bits, but fewer than {FEW_LEVELS} levels are left in 8")
+            depth = "16" if form.bands is None else "more than 8"
+            seen.note("few_levels", path, f"has {depth} bits, but fewer than {FEW_LEVELS} levels are left in 8")
         seen.size = pixels.shape[:2]
         seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
         seen.moments = Moments.of(pixels)
