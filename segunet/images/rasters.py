@@ -37,11 +37,12 @@ class Raster:
 
     Attributes:
         bands: number of its bands.
+        dtype: type of their values.
         size: its (height, width).
     """
 
     def __init__(self, source: Any, path: Path, image_range: Range) -> None:
-        self._source, self._path, self.bands = source, path, int(source.count)
+        self._source, self._path, self.bands, self.dtype = source, path, int(source.count), str(source.dtypes[0])
         self._levels = levels_of(image_range, self.bands)
         self.size: tuple[int, int] = (source.height, source.width)
 
@@ -124,8 +125,8 @@ def read_raster(path: Path, bands: int, image_range: Range = None) -> NDArray[np
 
 def count_bands(path: Path) -> tuple[int, str]:
     """Return the number of a TIFF's bands, and the type of their values; raises as :func:`opened_raster`."""
-    with opened_raster(path, None), _opened(path) as source:
-        return source.count, str(source.dtypes[0])
+    with opened_raster(path, None) as raster:
+        return raster.bands, raster.dtype
 
 
 def rows_to_look_at(raster: Raster) -> tuple[int, int]:
