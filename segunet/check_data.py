@@ -24,7 +24,7 @@ from segunet.data.check.proposal import propose
 from segunet.data.check.survey import Survey, examine, read_split
 from segunet.data.check.tables import show_balance, show_findings, show_images, write_findings
 from segunet.data.data_file import DATA_FILE, as_text
-from segunet.data.datamodule import VOCDataModule
+from segunet.data.datamodule import VOCDataModule, check_rasters
 from segunet.data.voc import find_voc_folder
 from segunet.training import build
 
@@ -51,6 +51,7 @@ def check_data(cfg: DictConfig) -> Survey:
         raise UserError("data=latents has no masks: segunet.train reads every latent and prompt before its first step.")
     datamodule.prepare_data()
     survey = new_survey(datamodule)
+    check_rasters([pair.image for pair in survey.splits[0].pairs], datamodule.form)
     run_dir = planned_run_dir(cfg, "check_data", RESULTS)
     open_run_dir(cfg, run_dir)
     read_examples(survey, datamodule.num_workers)

@@ -69,7 +69,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     if cfg.save_predictions:
         located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
         files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
-        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours.palette, files))
+        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours, files))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)

@@ -58,11 +58,10 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Read(NamedTuple):
-    """An image uint8 (H, W, C); of a raster that is predicted row by row, only what is shown: (h, w, 3 or fewer)."""
+    """An image uint8 (H, W, 3); of a raster, which is predicted from its file, what is shown: (h, w, 3 or fewer)."""
 
     path: Path
     image: ImageArray
-    by_rows: bool
 
 
 class Prediction(NamedTuple):
@@ -255,11 +254,10 @@ class Work:
 
     def _read(self, path: Path) -> Read | None:
         try:
-            levels, bands = self.model.image_range, self.model.bands
-            if bands is not None and self.model.tile is not None and self._is_large(path):
-                with opened_raster(path, bands, levels) as raster:
-                    return Read(path, raster.shown(_SHOWN_SIDE), by_rows=True)
-            return Read(path, read_image(path, levels, bands), by_rows=False)
+            if self.model.bands is None:
+                return Read(path, read_image(path, self.model.image_range))
+            with opened_raster(path, self.model.bands, self.model.image_range) as raster:
+                return Read(path, raster.shown(_SHOWN_SIDE))
         except UserError as error:
             self._note(path, error)
             return None
@@ -272,8 +270,8 @@ class Work:
             return False  # reported when it is read
 
     def _predict(self, clock: Clock, read: Read) -> Prediction | None:
-        path, image, by_rows = read
-        source = path if by_rows else image
+        path, image = read
+        source = image if self.model.bands is None else path
         try:
             with clock.network():
                 if not self.probabilities:
@@ -293,7 +291,7 @@ class Work:
                 palette_image(mask, colours.palette).save(file, format="PNG")
             if path in self.georeferenced:
                 with whole_file(self.output / GEOTIFF.format(name)) as file:
-                    save_georeferenced(mask, colours.palette, path, file)
+                    save_georeferenced(mask, colours, path, file)
             if probabilities is not None:
                 with whole_file(self.output / PROBABILITIES.format(name)) as file:
                     np.savez_compressed(file, probabilities=probabilities, class_names=np.array(colours.names))

@@ -17,7 +17,7 @@ from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.voc import list_pairs
-from segunet.images.palette import voc_palette
+from segunet.images.palette import ClassColours, voc_palette
 from segunet.images.reading import read_image, read_size
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.training.callbacks import SavePredictions
@@ -243,7 +243,9 @@ def test_sigterm_ends_an_evaluation_with_the_status_that_a_scheduler_knows(
 
 
 def test_a_prediction_s_name_leads_nowhere_else(tmp_path: Path) -> None:
-    writer = SavePredictions(tmp_path / "predictions", voc_palette(), georeferenced={})
+    writer = SavePredictions(
+        tmp_path / "predictions", ClassColours(["a", "b"], voc_palette(), 255, None), georeferenced={}
+    )
     for name in ("../outside", str(tmp_path / "outside")):
         batch = Batch(torch.zeros(1), torch.zeros(1), [name])
         with pytest.raises(UserError, match="leads out of its folder"):

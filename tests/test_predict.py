@@ -576,8 +576,8 @@ def test_large_images_are_in_memory_one_at_a_time(
     earlier: list[weakref.ref[Any]] = []
     held = []
 
-    def read(path: Path, image_range: Range, bands: int | None) -> Any:
-        image = read_image(path, image_range, bands)
+    def read(path: Path, image_range: Range) -> Any:
+        image = read_image(path, image_range)
         if image.size > 3 * 64 * 64:
             time.sleep(0.05)  # for the thread that wrote the one before to let go of it
             held.append(sum(each() is not None for each in earlier))

@@ -14,7 +14,15 @@ from PIL import Image
 import segunet
 from segunet import check_data, evaluate, export, predict, summary, train
 from segunet.base.files import write_text
+from segunet.data.datamodule import VOCDataModule
+from segunet.data.dataset import read_pair
+from segunet.data.masks import MaskFormat
+from segunet.data.voc import Pair
 from segunet.demo import __main__ as demo
+from segunet.images.palette import voc_palette
+from segunet.images.reading import read_image
+from segunet.models.classic_unet import ClassicUNet
+from segunet.training.build import check_channels
 from tests.commands import TINY, Command
 from tests.rasters import PLACE, write_raster, write_raster_folder
 
@@ -89,10 +97,38 @@ def test_a_file_of_another_kind_than_the_network_s_is_refused(
     assert "images with data.bands=5, the data set" in run(evaluate, five_bands, *other).error
     assert "rasters of 5 bands" in run(demo, five_bands).error
     model = segunet.load(five_bands.partition("=")[2])
-    with pytest.raises(
-        segunet.UserError, match=r"raster of 5 bands, or a uint8 array \(H, W, 5\), got uint8 \(9, 9, 3\)"
-    ):
+    wanted = r"raster of 5 bands, or an array \(H, W, 5\) of its values, got uint8 \(9, 9, 3\).*numpy\.moveaxis"
+    with pytest.raises(segunet.UserError, match=wanted):
         model.predict(np.zeros((9, 9, 3), dtype=np.uint8))
+
+
+def test_an_array_is_taken_as_a_file_s_values(five_bands: str) -> None:
+    model = segunet.load(five_bands.partition("=")[2], precision="32-true")
+    path = Path(five_bands.partition("=")[2]).parents[2] / "data" / "JPEGImages" / "val_2.tif"
+    with rasterio.open(path) as file:
+        stored = np.moveaxis(file.read(), 0, -1)
+    wanted = model.predict(path)
+    assert wanted.any()
+    for values in (stored, stored.astype(np.float32), read_image(path, model.image_range, 5)):
+        assert (model.predict(values) == wanted).all()
+    with pytest.raises(segunet.UserError, match=r"an array of values of int64, of which black and white are not given"):
+        segunet.load(five_bands.partition("=")[2], image_range=None).predict(stored.astype(np.int64))
+
+
+def test_where_there_is_no_data_nothing_is_predicted_or_learned(run: Command, tmp_path: Path, five_bands: str) -> None:
+    values = default_rng(0).integers(1000, 9000, (5, 90, 120), dtype=np.uint16)
+    values[:, 20:40, 50:110], values[0, 60:, :] = 0, 0  # of the latter only one band has no data
+    path, empty = write_raster(tmp_path / "image.tif", values, nodata=0, **PLACE), (values == 0).all(axis=0)
+    for tile in (None, 64):
+        mask = segunet.load(five_bands.partition("=")[2], tile=tile).predict(path)
+        assert ((mask == 255) == empty).all()
+    assert run(predict, five_bands, f"input={path}", f"output={tmp_path / 'out'}").status == 0
+    with rasterio.open(tmp_path / "out" / "masks" / "image.tif") as written:
+        assert (written.read_masks(1) == np.where(empty, 0, 255)).all()
+    Image.fromarray(np.ones((90, 120), dtype=np.uint8)).save(tmp_path / "mask.png")
+    form = MaskFormat(2, 255, voc_palette(), bands=5)
+    _, mask = read_pair(Pair("image", path, tmp_path / "mask.png"), form)
+    assert (mask == np.where(empty, 255, 1)).all()
 
 
 def test_a_large_raster_is_predicted_from_its_rows(
@@ -100,15 +136,15 @@ def test_a_large_raster_is_predicted_from_its_rows(
 ) -> None:
     values = default_rng(0).integers(1000, 9000, (5, 300, 200), dtype=np.uint16)
     options = [five_bands, f"input={write_raster(tmp_path / 'large.tif', values, **PLACE)}", "tile=64"]
-    for limit, name in ((predict._LARGE, "whole"), (100 * 100, "rows")):
-        monkeypatch.setattr(predict, "_LARGE", limit)
-        monkeypatch.setattr(predict, "_SHOWN_SIDE", 150)
-        assert run(predict, *options, f"output={tmp_path / name}").status == 0
-    whole, rows = ((tmp_path / name / "masks" / "large.png").read_bytes() for name in ("whole", "rows"))
-    assert whole == rows
-    with rasterio.open(tmp_path / "rows" / "masks" / "large.tif") as mask:
+    monkeypatch.setattr(predict, "_SHOWN_SIDE", 150)
+    result = run(predict, *options, f"output={tmp_path / 'out'}", "precision=32-true")
+    assert result.status == 0, result.error
+    model = segunet.load(five_bands.partition("=")[2], tile=64, precision="32-true")
+    wanted = model.predict(read_image(tmp_path / "large.tif", model.image_range, 5))  # of the whole image in memory
+    assert (np.asarray(Image.open(tmp_path / "out" / "masks" / "large.png")) == wanted).all()
+    with rasterio.open(tmp_path / "out" / "masks" / "large.tif") as mask:
         assert mask.transform == Affine(10, 0, 500_000, 0, -10, 5_000_000)
-    with Image.open(tmp_path / "rows" / "overlays" / "large.jpg") as overlay:
+    with Image.open(tmp_path / "out" / "overlays" / "large.jpg") as overlay:
         assert overlay.width < 200  # smaller than the raster
 
 
@@ -128,16 +164,30 @@ def test_the_exported_network_takes_its_bands(run: Command, tmp_path: Path, five
     assert "1, 5, 512, 512" in run(summary, five_bands, "measure=false").output.replace(" x ", ", ")
 
 
+def test_a_network_for_other_channels_is_refused() -> None:
+    colours, rasters = (VOCDataModule("x", ["a", "b"], 255, "train", "val", bands=bands) for bands in (None, 2))
+    grey = ClassicUNet(2, mean=[1.0], std=[1.0], widths=[4, 8])
+    check_channels(grey, colours)  # takes the grey of a colour image
+    with pytest.raises(segunet.UserError, match=r"images of 1 channel, .* have 2 \(data\.bands=2\)\. Set model\.in_ch"):
+        check_channels(grey, rasters)
+
+
 def test_settings_that_do_not_go_with_rasters_are_refused_before_the_first_step(run: Command, tmp_path: Path) -> None:
     root = write_raster_folder(tmp_path / "data", "float32", 2)
     write_text(data := tmp_path / "data.yaml", f"root: {root}\nclass_names: [background, square]\nbands: 2\n")
     levels = "data.image_range=[0,1]"
     for settings, message in (
-        ([], "unsigned; they are float32. Set which values become black and white: data.image_range=[LOW,HIGH]"),
-        (["data.image_range=[[0,1],[0,1],[0,1]]"], "data.image_range has 3 pairs, wanted one pair, or 2"),
-        ([levels, "data.mean=[1,2,3]"], "model.mean must have 2 numbers, one per channel of the images; got 3"),
+        (
+            [],
+            "train_0.tif holds values of float32, of which black and white are not given. Set which values",
+        ),
+        (["data.image_range=[[0,1],[0,1],[0,1]]"], "data.image_range has 3 pairs, wanted one, or data.bands=2"),
+        ([levels, "data.mean=[1,2,3]"], "data.mean must have 2 numbers, one per channel; got 3"),
         ([levels, "data.transform.more=[{_target_: albumentations.ToGray}]"], "ToGray cannot be applied to a crop"),
-        ([levels, "model.encoder.in_channels=3"], "images of 3 channels, the data set's have 2 (data.bands=2)"),
+        (
+            [levels, "model.encoder.in_channels=3"],
+            "model.mean must have 3 numbers, one per channel of the images; got 2",
+        ),
         (["data.bands=0", levels], "data.bands"),
         (["data.bands=3", levels], "train_0.tif has 2 bands, wanted 3"),
     ):

@@ -216,8 +216,7 @@ class VOCDataModule(pl.LightningDataModule):
             self.train_pairs = train_pairs
             self.check_batch_size()
             if self.form.bands is not None:
-                with opened_raster(self.train_pairs[0].image, self.form.bands, self.form.image_range) as raster:
-                    raster.pixels(0, 1)
+                check_rasters([pair.image for pair in self.train_pairs], self.form)
                 logger.info("data.bands=%d: colour jitter is of brightness and contrast alone", self.form.bands)
             warn_of_few_levels(
                 [pair.image for pair in self.train_pairs], self.form.image_range, self.form.bands, "data.image_range"
@@ -378,6 +377,14 @@ class CellsDataModule(BuiltInDataModule):
     """The built-in cells, with SegmentationObject."""
 
     built_in = staticmethod(the_cells)
+
+
+def check_rasters(images: Sequence[Path], form: MaskFormat) -> None:
+    """Raise a UserError if the values of the first raster have no black and white, or if it has other bands."""
+    first = next((path for path in images if path.is_file()), None)
+    if form.bands is not None and first is not None:
+        with opened_raster(first, form.bands, form.image_range) as raster:
+            raster.pixels(0, 1)
 
 
 def _bytes(example: Batch) -> int:

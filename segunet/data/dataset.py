@@ -15,6 +15,7 @@ from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.objects import read_objects
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import Pair
+from segunet.images.rasters import read_raster
 from segunet.images.reading import read_image, read_size
 from segunet.images.resizing import resize_long_side
 from segunet.losses.weight_map import BorderWeights
@@ -79,7 +80,11 @@ class TrainDataset(Dataset[Batch]):
         pair = self.pairs[shown]
         image, mask = read_pair(pair, self.form)
         if centre is not None and not (mask == centre).any():
-            raise UserError(f"{pair.mask} has changed since the start: class {centre} is no longer in it. Start again.")
+            if self.form.bands is None:
+                raise UserError(
+                    f"{pair.mask} has changed since the start: class {centre} is no longer in it. Start again."
+                )
+            centre = None  # the raster has no data there
         objects = read_objects(pair, mask, self.form.ignore_index) if self.border_weights else None
         image, mask, objects = self.transform(image, mask, (self.seed, epoch, index), objects, centre)
         return as_batch(image, mask, pair.name, border_weights=_weights(objects, self.border_weights))
@@ -159,9 +164,16 @@ def batches_of_equal_size(pairs: Sequence[Pair], batch_size: int, bands: int | N
 
 
 def read_pair(pair: Pair, form: MaskFormat) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read an image uint8 (H, W, C) and its mask uint8 (H, W); raises as the two readers."""
-    image = read_image(pair.image, form.image_range, form.bands)
-    return image, read_mask(pair.mask, image.shape[:2], form)
+    """Read an image uint8 (H, W, C) and its mask uint8 (H, W); raises as the two readers.
+
+    Where a raster has no data in any band, its mask is ignored.
+    """
+    if form.bands is None:
+        image = read_image(pair.image, form.image_range)
+        return image, read_mask(pair.mask, image.shape[:2], form)
+    image, empty = read_raster(pair.image, form.bands, form.image_range)
+    mask = read_mask(pair.mask, empty.shape, form)
+    return image, np.where(empty, np.uint8(form.ignore_index), mask)
 
 
 def as_batch(

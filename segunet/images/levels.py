@@ -49,7 +49,7 @@ def check_image_range(name: str, value: object, bands: int | None) -> Range:
     """
     levels: Range = check(name, value, Range)
     if levels is not None and isinstance(levels[0], Sequence) and len(levels) != bands:
-        wanted = "one pair [low, high]: several are for data.bands" if bands is None else f"one pair, or {bands}"
+        wanted = "one pair [low, high]: several are for data.bands" if bands is None else f"one, or data.bands={bands}"
         raise UserError(f"{name} has {len(levels)} pairs, wanted {wanted}.")
     if levels is not None and bands is None and not 0 <= levels[0] < levels[1] <= _ALL[1]:
         raise UserError(f"{name} must be within 0..65535, the values of 16-bit images, got {list(levels)}.")
@@ -77,7 +77,7 @@ def eight_bits(values: NDArray[Any], levels: Levels | None) -> NDArray[np.uint8]
     if values.dtype == np.uint16:
         return np.asarray(_table(*(levels or _ALL))[values])
     if levels is None:
-        raise ValueError(f"without image_range its values must be 8 or 16 bits, unsigned; they are {values.dtype}")
+        raise ValueError(f"values of {values.dtype}, of which black and white are not given")
     low, high = levels
     with np.errstate(over="ignore"):  # infinity is clipped too
         scaled = np.clip((values.astype(np.float64) - low) * 255 / (high - low), 0, 255)

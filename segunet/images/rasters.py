@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from segunet.base.extras import import_extra
 from segunet.base.files import is_file
 from segunet.images.integrity import WARNINGS, check_size, max_pixels, tiff_pages
 from segunet.images.levels import Range, eight_bits, levels_of, loses_levels
+from segunet.images.palette import ClassColours
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".tif", ".tiff")
@@ -30,6 +31,18 @@ _ORIENTATION = 274
 # No file besides the TIFF itself is used: no other driver, and no .aux.xml or .ovr beside it.
 _OPTIONS: dict[str, Any] = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 _OPTIONS["GDAL_CACHEMAX"] = 2**27  # bytes; by default a twentieth of the memory
+
+
+class Pixels(NamedTuple):
+    """Rows of a raster.
+
+    Attributes:
+        values: uint8 (h, W, bands); where a band has no data, 0.
+        empty: bool (h, W), where no band has data.
+    """
+
+    values: NDArray[np.uint8]
+    empty: NDArray[np.bool_]
 
 
 class Raster:
@@ -52,14 +65,18 @@ class Raster:
             values = self._source.read(window=((top, bottom), (0, self.size[1])))
         return np.moveaxis(values, 0, -1)
 
-    def pixels(self, top: int, bottom: int) -> NDArray[np.uint8]:
-        """Return rows as uint8 (bottom - top, W, bands), read a few at a time; pixels without data are 0."""
-        pixels = np.empty((bottom - top, self.size[1], self.bands), dtype=np.uint8)
+    def pixels(self, top: int, bottom: int) -> Pixels:
+        """Return rows, read a few at a time."""
+        shape = bottom - top, self.size[1]
+        made = Pixels(np.empty((*shape, self.bands), dtype=np.uint8), np.empty(shape, dtype=bool))
         for first in range(top, bottom, _ROWS):
             rows = self.values(first, min(first + _ROWS, bottom))
+            part = slice(first - top, first - top + len(rows))
+            nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
+            made.empty[part] = np.all(nothing, axis=0)
             for band in range(self.bands):
-                pixels[first - top : first - top + len(rows), :, band] = self._band(rows[..., band], band)
-        return pixels
+                made.values[part, :, band] = np.where(nothing[band], np.uint8(0), self._band(rows[..., band], band))
+        return made
 
     def shown(self, long_side: int) -> NDArray[np.uint8]:
         """Return the bands that are shown, the first three, as uint8 (h, w, 3 or fewer), at most ``long_side`` long."""
@@ -67,7 +84,8 @@ class Raster:
         height, width = (max(round(side * factor), 1) for side in self.size)
         with _readable(self._path):
             values = self._source.read([band + 1 for band in bands], out_shape=(len(bands), height, width))
-        return np.dstack([self._band(values[band], band) for band in bands])
+        shown = [np.where(self.is_nothing(values[band], band), 0, self._band(values[band], band)) for band in bands]
+        return np.dstack(shown).astype(np.uint8)
 
     def is_nothing(self, values: NDArray[Any], band: int) -> NDArray[np.bool_]:
         """Return where values of a band hold no data: NaN, or the value that the file names."""
@@ -77,13 +95,13 @@ class Raster:
 
     def _band(self, values: NDArray[Any], band: int) -> NDArray[np.uint8]:
         try:
-            made = eight_bits(values, self._levels[band])
+            return eight_bits(values, self._levels[band])
         except ValueError as error:
             raise UserError(
-                f"{self._path}: {error}",
-                "Set which values become black and white: data.image_range=[LOW,HIGH], or a pair for each band.",
+                f"{self._path} holds {error}",
+                "Set which values become black and white: data.image_range=[LOW,HIGH], or a pair for each band; "
+                "python -m segunet.check_data data.root=PATH alone proposes them.",
             ) from error
-        return np.where(self.is_nothing(values, band), np.uint8(0), made)
 
 
 @contextmanager
@@ -109,13 +127,13 @@ def opened_raster(path: Path, bands: int | None, image_range: Range = None) -> I
         if bands not in (None, source.count):
             raise UserError(
                 f"{path} has {counted(source.count, 'band')}, wanted {bands}",
-                "Write the wanted bands to a file of their own; a data set of such files has another data.bands.",
+                "A data set's files have as many as data.bands says; a network takes files like those of its training.",
             )
         yield Raster(source, path, image_range)
 
 
-def read_raster(path: Path, bands: int, image_range: Range = None) -> NDArray[np.uint8]:
-    """Read a raster as uint8 (H, W, bands); raises as :func:`opened_raster`, also if all bands are too large."""
+def read_raster(path: Path, bands: int, image_range: Range = None) -> Pixels:
+    """Read a whole raster; raises as :func:`opened_raster`, also if all bands are too large."""
     with opened_raster(path, bands, image_range) as raster:
         height, width = raster.size
         if height * width * bands > _COLOURS * max_pixels():
@@ -138,6 +156,7 @@ def rows_to_look_at(raster: Raster) -> tuple[int, int]:
 def bands_lose_levels(path: Path, bands: int, image_range: Range = None) -> bool:
     """Return whether a band of a raster keeps few of its levels in 8 bits, by its rows in the middle."""
     with opened_raster(path, bands, image_range) as raster:
+        raster.pixels(0, 1)  # raises where the range is missing
         values = raster.values(*rows_to_look_at(raster))
     each = zip(np.moveaxis(values, -1, 0), levels_of(image_range, bands), strict=True)
     return any(loses_levels(band, levels) for band, levels in each)
@@ -168,12 +187,12 @@ def _is_georeferenced(path: Path) -> bool:
     return found and upright
 
 
-def save_georeferenced(mask: NDArray[np.uint8], palette: NDArray[np.uint8], like: Path, file: IO[bytes]) -> None:
+def save_georeferenced(mask: NDArray[np.uint8], colours: ClassColours, like: Path, file: IO[bytes]) -> None:
     """Write a mask uint8 (H, W) as a GeoTIFF that lies where the TIFF ``like`` does.
 
     Args:
         mask: of the size of that file.
-        palette: uint8 (256, 3), the colour of each value.
+        colours: of its values; those that are ignored are marked as no data.
         like: the file whose reference system and position are taken.
         file: what to write to.
 
@@ -188,9 +207,13 @@ def save_georeferenced(mask: NDArray[np.uint8], palette: NDArray[np.uint8], like
         if points:
             place = {"crs": system or rasterio.CRS(), "gcps": points}
         with rasterio.MemoryFile() as memory:
-            with memory.open(**form, **place) as written:
+            with _without_warning(rasterio):
+                target = memory.open(**form, nodata=colours.ignore_index, **place)
+            with target as written:
                 written.write(mask, 1)
-                written.write_colormap(1, {value: tuple(colour) for value, colour in enumerate(palette.tolist())})
+                written.write_colormap(
+                    1, {value: tuple(colour) for value, colour in enumerate(colours.palette.tolist())}
+                )
             file.write(memory.read())
 
 
@@ -210,11 +233,18 @@ def _opened(path: Path) -> Iterator[Any]:
     if not is_file(path):
         raise UserError(f"There is no image {path.absolute()}.")
     with rasterio.Env(**_OPTIONS):
-        with _readable(path), WARNINGS, warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with _readable(path), _without_warning(rasterio):
             source = rasterio.open(path.absolute(), driver="GTiff")
         with source:
             yield source
+
+
+@contextmanager
+def _without_warning(rasterio: Any) -> Iterator[None]:
+    """Open a file that has no place on the earth, or only control points, without rasterio's warning."""
+    with WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def read_image(path: Path, image_range: Range = None, bands: int | None = None) 
             or values that are not 8 or 16 bits.
     """
     if bands is not None:
-        return read_raster(path, bands, image_range)
+        return read_raster(path, bands, image_range).values
     return as_eight_bit_rgb(read_stored(path).values, image_range)
 
 

@@ -16,8 +16,8 @@ from segunet.base.extras import import_extra
 from segunet.base.failures import enough_memory
 from segunet.formats.interface import AnyImages, Interface, check_gives_scores
 from segunet.images.drawing import ImageArray, overlay_with_legend
-from segunet.images.levels import Range, check_image_range
-from segunet.images.rasters import Raster, opened_raster
+from segunet.images.levels import Range, check_image_range, eight_bits, levels_of
+from segunet.images.rasters import Raster, opened_raster, read_raster
 from segunet.images.reading import as_rgb, read_image, readable
 from segunet.images.resizing import check_inference_size, resize_long_side
 from segunet.inference.checkpoint import FROM_CHECKPOINT, Checkpoint, check_augmentation
@@ -43,10 +43,13 @@ class RasterRows:
     def __init__(self, raster: Raster, device: torch.device) -> None:
         self._raster, self._device = raster, device
         self.shape = (raster.bands, *raster.size)
+        self.empty = np.zeros(raster.size, dtype=bool)  # where no band has data, of the rows read so far
 
     def __call__(self, top: int, bottom: int) -> Tensor:
         """Return rows as uint8 (C, bottom - top, W), on the device."""
-        return as_tensor(self._raster.pixels(top, bottom)).to(self._device)
+        pixels = self._raster.pixels(top, bottom)
+        self.empty[top:bottom] = pixels.empty
+        return as_tensor(pixels.values).to(self._device)
 
 
 class Predictor:
@@ -103,7 +106,8 @@ class Predictor:
 
         Args:
             image: a path, a PIL image, or uint8 (H, W, 3) RGB or (H, W) grey; or a list of them. For a network of
-                rasters, a path or uint8 (H, W, bands).
+                rasters, a path or (H, W, bands), uint8 as the network gets it or of another type as in a file; pixels
+                of a file without data have the ignored value.
             advance: called with the share of an image's pixels, 0..1, done since the last call.
 
         Raises:
@@ -141,11 +145,20 @@ class Predictor:
         self, image: Source, advance: Advance, with_scores: bool
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32] | None]:
         """Return the mask uint8 (H, W) and, if wanted, the probabilities float32 (K, H, W)."""
-        if self.tile and self.bands is not None and isinstance(image, str | Path):
-            with opened_raster(Path(image).expanduser(), self.bands, self.image_range) as raster:
-                return self._predicted_at(raster.size, RasterRows(raster, self.fabric.device), advance, with_scores)
-        pixels = as_image(image, self.image_range, self.bands)
-        return self._predicted_at(pixels.shape[:2], pixels, advance, with_scores)
+        if self.bands is None or not isinstance(image, str | Path):
+            pixels = as_image(image, self.image_range, self.bands)
+            return self._predicted_at(pixels.shape[:2], pixels, advance, with_scores)
+        path = Path(image).expanduser()
+        if self.tile:
+            with opened_raster(path, self.bands, self.image_range) as raster:
+                rows = RasterRows(raster, self.fabric.device)
+                mask, scores = self._predicted_at(raster.size, rows, advance, with_scores)
+                mask[rows.empty] = self.colours.ignore_index
+        else:
+            values, empty = read_raster(path, self.bands, self.image_range)
+            mask, scores = self._predicted_at(empty.shape, values, advance, with_scores)
+            mask[empty] = self.colours.ignore_index
+        return mask, scores
 
     def _predicted_at(
         self, size: tuple[int, int], image: ImageArray | RasterRows, advance: Advance, with_scores: bool
@@ -240,14 +253,24 @@ def as_image(image: Source, image_range: Range = None, bands: int | None = None)
         name = getattr(image, "filename", "") or "the image"
         with readable(Path(name), "image"):
             return as_rgb(image, name, image_range)
+    if isinstance(image, np.ndarray) and bands is not None and image.ndim == 3 and image.shape[2] == bands:
+        return _scaled(image, image_range)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.size:
         if image.ndim == 2 and bands is None:
             return np.repeat(image[..., None], 3, axis=2)
-        if image.ndim == 3 and image.shape[2] == (bands or 3):
+        if image.ndim == 3 and image.shape[2] == 3 and bands is None:
             return np.ascontiguousarray(image)
     got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
     if bands is not None:
-        raise UserError(
-            f"Wanted the path of a raster of {counted(bands, 'band')}, or a uint8 array (H, W, {bands}), got {got}."
-        )
+        wanted = f"the path of a raster of {counted(bands, 'band')}, or an array (H, W, {bands}) of its values"
+        raise UserError(f"Wanted {wanted}, got {got}. Of an array (bands, H, W) give numpy.moveaxis(array, 0, -1).")
     raise UserError(f"Wanted a path, a PIL image, or a uint8 array (H, W, 3) RGB or (H, W) grey, got {got}.")
+
+
+def _scaled(image: NDArray[Any], image_range: Range) -> ImageArray:
+    """Return values (H, W, bands) as uint8, unless they are that already."""
+    levels = [None] * image.shape[2] if image.dtype == np.uint8 else levels_of(image_range, image.shape[2])
+    try:
+        return np.dstack([eight_bits(image[..., band], each) for band, each in enumerate(levels)])
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The image is an array of {error}: give load(..., image_range=[LOW, HIGH]).") from error

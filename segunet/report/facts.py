@@ -18,6 +18,8 @@ def facts(trainer: pl.Trainer, datamodule: VOCDataModule, seconds: float) -> dic
         "data": str(datamodule.root.absolute()),
         "split": datamodule.val_name,
     }
+    if (form := datamodule.form).bands is not None:
+        run["bands"] = f"{form.bands}, black and white at {form.image_range or 'the ends of their type'}"
     return {"Run": run, "Software": versions(), "Hardware": hardware()}
 
 

@@ -108,12 +108,12 @@ class SavePredictions(Callback):
 
     Args:
         folder: to write to.
-        palette: uint8 (256, 3).
+        colours: of the masks.
         georeferenced: the file of each such image, by its name.
     """
 
-    def __init__(self, folder: Path, palette: ImageArray, georeferenced: Mapping[str, Path]) -> None:
-        self.folder, self.palette, self.georeferenced = folder, palette, georeferenced
+    def __init__(self, folder: Path, colours: ClassColours, georeferenced: Mapping[str, Path]) -> None:
+        self.folder, self.colours, self.georeferenced = folder, colours, georeferenced
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -127,10 +127,10 @@ class SavePredictions(Callback):
         for name, prediction in zip(batch.names, outputs, strict=True):
             mask = prediction.cpu().numpy().astype(np.uint8)
             with whole_file(self.folder / f"{name}.png") as file:
-                palette_image(mask, self.palette).save(file, format="PNG")
+                palette_image(mask, self.colours.palette).save(file, format="PNG")
             if name in self.georeferenced:
                 with whole_file(self.folder / f"{name}.tif") as file:
-                    save_georeferenced(mask, self.palette, self.georeferenced[name], file)
+                    save_georeferenced(mask, self.colours, self.georeferenced[name], file)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how many files in the folder are not from this evaluation."""

@@ -21,10 +21,11 @@ from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import card_of, read_checkpoint, weights_of
 from segunet.losses.noise_schedule import NoiseSchedule
 from segunet.models.prompts import PromptEncoder, vocabulary_of
-from segunet.models.weights import IMAGENET
+from segunet.models.weights import IMAGENET, with_channels
 
 logger = logging.getLogger(__name__)
 _HEAD = "head"  # the part whose tensors depend on the classes
+_FIRST = "encoder.conv1.weight"  # of a ResNet
 _OWN = ("mean", "std")  # buffers that the config sets
 _FREE = ("num_classes", "weights", "frozen_stages", "zero_init_residual", "dropout")  # settings that fit any weights
 Parts = Annotated[list[str], Field(min_length=1)] | None
@@ -107,6 +108,7 @@ class Init:
             UserError: the network has no such part, or a tensor of a part is not there or has another shape.
         """
         weights, wanted = weights_of(self.state_dict, self.path), self._wanted(net)
+        weights = with_channels(weights, _FIRST, int(getattr(net, "in_channels", 3)))
         lines, matched = [f"weights of {self.path}:"], dict[str, Tensor]()
         for part, tensors in wanted.items():
             if part == _HEAD and not self._has_head_for(class_names):

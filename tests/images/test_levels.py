@@ -27,7 +27,7 @@ def test_anything_else_is_refused(given: object) -> None:
 
 
 def test_several_pairs_are_for_as_many_bands() -> None:
-    with pytest.raises(UserError, match=r"data\.image_range has 3 pairs, wanted one pair, or 2"):
+    with pytest.raises(UserError, match=r"data\.image_range has 3 pairs, wanted one, or data\.bands=2"):
         check_image_range("data.image_range", [[0, 1]] * 3, 2)
     with pytest.raises(UserError, match=r"has 3 pairs, wanted one pair \[low, high\]: several are for data\.bands"):
         check_image_range("data.image_range", [[0, 1]] * 3, None)

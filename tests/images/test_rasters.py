@@ -14,12 +14,13 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 
 from segunet.base.errors import UserError
-from segunet.images.palette import voc_palette
+from segunet.images.palette import IGNORE_INDEX, ClassColours, voc_palette
 from segunet.images.rasters import count_bands, georeferenced_among, opened_raster, read_raster, save_georeferenced
 from segunet.images.reading import first_to_lose_levels, read_image, read_size
 from tests.rasters import PLACE, write_raster
 
 RNG = default_rng(0)
+COLOURS = ClassColours([f"class {index}" for index in range(21)], voc_palette(), IGNORE_INDEX, None)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 13])
@@ -36,17 +37,18 @@ def test_the_levels_of_each_type_become_0_and_255(tmp_path: Path, dtype: str) ->
     path = write_raster(tmp_path / "image.tif", values)
     wanted = [np.clip((values[band].astype(float) - low) * 255 / (high - low), 0, 255).astype(np.uint8)
               for band, (low, high) in enumerate([(10, 90), (-5, 200)])]  # fmt: skip
-    assert (read_raster(path, 2, [[10, 90], [-5, 200]]) == np.dstack(wanted)).all()
-    assert (read_raster(path, 2, [10, 90])[..., 0] == wanted[0]).all()
+    assert (read_raster(path, 2, [[10, 90], [-5, 200]]).values == np.dstack(wanted)).all()
+    assert (read_raster(path, 2, [10, 90]).values[..., 0] == wanted[0]).all()
 
 
 def test_without_levels_only_unsigned_values_of_8_and_16_bits_are_clear(tmp_path: Path) -> None:
     deep = RNG.integers(0, 65_536, (2, 8, 9), dtype=np.uint16)
     path = write_raster(tmp_path / "deep.tif", deep)
-    assert (read_raster(path, 2) == (deep * (255 / 65_535)).astype(np.uint8).transpose(1, 2, 0)).all()
+    assert (read_raster(path, 2).values == (deep * (255 / 65_535)).astype(np.uint8).transpose(1, 2, 0)).all()
     for dtype in ("int16", "float32"):
         path = write_raster(tmp_path / "image.tif", np.zeros((2, 8, 9), dtype=dtype))
-        with pytest.raises(UserError, match=rf"image\.tif: .*8 or 16 bits.*{dtype}.*data\.image_range=\[LOW,HIGH\]"):
+        wanted = rf"image\.tif holds values of {dtype}, of which black and white are not given\. Set .*image_range=\["
+        with pytest.raises(UserError, match=wanted):
             read_raster(path, 2)
 
 
@@ -54,16 +56,24 @@ def test_pixels_without_data_are_0(tmp_path: Path) -> None:
     values = np.full((2, 4, 5), 50, dtype=np.float32)
     values[0, 1, 2], values[1, 3, 3], values[0, 0, 0], values[1, 0, 0] = np.nan, -9999, np.inf, -np.inf
     path = write_raster(tmp_path / "image.tif", values, nodata=-9999)
-    read = read_raster(path, 2, [-20_000, 100])
+    read, empty = read_raster(path, 2, [-20_000, 100])
     assert read[1, 2, 0] == read[3, 3, 1] == 0  # not 127, where -9999 lies in that range
     assert (read[0, 0, 0], read[0, 0, 1]) == (255, 0)
     assert (read[2] == int(20_050 * 255 / 20_100)).all()
+    assert not empty.any()  # the other band has data there
+
+
+def test_pixels_without_data_in_any_band_are_empty(tmp_path: Path) -> None:
+    values = np.full((3, 70, 5), 50, dtype=np.int16)
+    values[:, 66, 2], values[:2, 66, 3] = -1, -1
+    with opened_raster(write_raster(tmp_path / "image.tif", values, nodata=-1), 3, [0, 100]) as raster:
+        assert np.argwhere(raster.pixels(0, 70).empty).tolist() == [[66, 2]]
 
 
 def test_rows_and_a_reduced_raster_are_parts_of_the_whole(tmp_path: Path) -> None:
     values = np.broadcast_to(np.arange(200, dtype=np.uint8)[:, None], (5, 200, 100)).copy()
     with opened_raster(write_raster(tmp_path / "image.tif", values), 5) as raster:
-        assert (raster.pixels(40, 47) == values[:, 40:47].transpose(1, 2, 0)).all()
+        assert (raster.pixels(40, 47).values == values[:, 40:47].transpose(1, 2, 0)).all()
         small, own = raster.shown(20), raster.shown(4096)
     assert (small.shape, own.shape) == ((20, 10, 3), (200, 100, 3))  # never larger than it is
     assert abs(small[:, 0, 0].astype(int) - np.arange(5, 200, 10)).max() <= 5
@@ -72,7 +82,7 @@ def test_rows_and_a_reduced_raster_are_parts_of_the_whole(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "bands", "message"),
     [
-        ("image.tif", 4, r"image\.tif has 5 bands, wanted 4\. Write the wanted bands.* another data\.bands"),
+        ("image.tif", 4, r"image\.tif has 5 bands, wanted 4\. A data set's files have as many as data\.bands says"),
         ("image.png", 5, r"image\.png is not a TIFF\. With data\.bands images are rasters"),
         ("none.tif", 5, r"There is no image .*none\.tif"),
         ("text.tif", 5, r"text\.tif \(5 bytes\) cannot be read as a raster"),
@@ -100,7 +110,7 @@ def test_a_file_beside_the_raster_changes_nothing(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "image.tif", np.full((2, 4, 4), 7, dtype=np.uint8))
     bands = "".join(f'<PAMRasterBand band="{band}"><NoDataValue>7</NoDataValue></PAMRasterBand>' for band in (1, 2))
     (tmp_path / "image.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
-    assert (read_raster(path, 2) == 7).all()
+    assert (read_raster(path, 2).values == 7).all()
 
 
 def test_the_pages_of_a_stack_are_not_bands(tmp_path: Path) -> None:
@@ -126,7 +136,7 @@ def test_many_bands_together_are_bounded_too(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"image\.tif, its 13 bands side by side, is 1300 x 100 pixels"):
         read_raster(path, 13)
     with opened_raster(path, 13) as raster:
-        assert raster.pixels(10, 12).shape == (2, 100, 13)  # a part is not too large
+        assert raster.pixels(10, 12).values.shape == (2, 100, 13)  # a part is not too large
 
 
 def test_too_many_pixels_are_refused_from_the_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +163,12 @@ def test_a_mask_lies_where_its_image_does(tmp_path: Path, bands: int) -> None:
     mask = RNG.integers(0, 21, (7, 9), dtype=np.uint8)
     assert georeferenced_among([image]) == {image}
     with (tmp_path / "mask.tif").open("wb") as file:
-        save_georeferenced(mask, voc_palette(), image, file)
+        save_georeferenced(mask, COLOURS, image, file)
     with rasterio.open(tmp_path / "mask.tif") as written:
         assert (written.crs.to_epsg(), written.transform) == (32632, Affine(10, 0, 500_000, 0, -10, 5_000_000))
         assert (written.read(1) == mask).all()
         assert written.colormap(1)[15][:3] == (192, 128, 128)
+        assert written.nodata == IGNORE_INDEX
     assert (np.asarray(Image.open(tmp_path / "mask.tif")) == mask).all()
 
 
@@ -167,7 +178,7 @@ def test_a_place_without_a_reference_system_is_kept(tmp_path: Path) -> None:
         image = write_raster(tmp_path / f"{name}.tif", np.zeros((2, 7, 9), dtype=np.uint8), **place)
         assert georeferenced_among([image]) == {image}
         file = io.BytesIO()
-        save_georeferenced(np.ones((7, 9), dtype=np.uint8), voc_palette(), image, file)
+        save_georeferenced(np.ones((7, 9), dtype=np.uint8), COLOURS, image, file)
         with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as written, rasterio.open(image) as given:
             assert (written.crs, written.transform) == (given.crs, given.transform)
             assert len(written.gcps[0]) == len(given.gcps[0])
@@ -188,7 +199,7 @@ def test_control_points_are_kept_too(tmp_path: Path) -> None:
     image = write_raster(tmp_path / "image.tif", np.zeros((2, 7, 9), dtype=np.uint8), gcps=points, crs="EPSG:4326")
     assert georeferenced_among([image]) == {image}
     file = io.BytesIO()
-    save_georeferenced(np.zeros((7, 9), dtype=np.uint8), voc_palette(), image, file)
+    save_georeferenced(np.zeros((7, 9), dtype=np.uint8), COLOURS, image, file)
     with rasterio.MemoryFile(file.getvalue()) as memory, memory.open() as written:
         got, crs = written.gcps
     assert crs.to_epsg() == 4326

@@ -40,12 +40,14 @@ KINDS = {
     "missing": Kind(
         "error",
         "names without their image, mask or object map",
-        f"Put the image there as one of {_SUFFIXES}, mask and object map as .png in lower case, or fix the list.",
+        f"Put the image there as one of {_SUFFIXES}, mask and object map as .png in lower case (gdal_translate -of PNG "
+        "makes one of a GeoTIFF), or fix the list.",
     ),
     "unreadable": Kind(
         "error",
         "images and masks that cannot be read",
-        "Copy them again or save them in a supported format, or remove their names from the list.",
+        "Copy them again or save them in a supported format, set data.bands if they are rasters, or remove their names "
+        "from the list.",
     ),
     "mask_values": Kind(
         "error",

@@ -116,7 +116,10 @@ def _seen_in(pairs: Sequence[Pair], threads: int) -> Seen:
             f"Some masks in {pairs[0].mask.parent} are in colours, others hold values. Save them all in one form."
         )
     if not seen.colours and not seen.values:
-        raise UserError(f"No mask in {pairs[0].mask.parent} can be read, such as {pairs[0].mask}.")
+        raise UserError(
+            f"No mask in {pairs[0].mask.parent} can be read, such as {pairs[0].mask}. Masks are .png files; "
+            "gdal_translate -of PNG makes one of a GeoTIFF."
+        )
     return seen
 
 

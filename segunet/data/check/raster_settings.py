@@ -22,17 +22,18 @@ _STEPS = 1000  # between them, to which they are rounded
 
 
 def raster_settings(images: Sequence[Path]) -> dict[str, Any]:
-    """Return ``bands``, ``image_range``, ``mean`` and ``std`` for the first ``PEEK`` images; empty if they are colours.
+    """Return ``bands``, ``image_range``, ``mean``, ``std`` of rasters; empty if of the first ``PEEK`` most are colours.
 
     Raises:
         UserError: they are rasters, but rasterio is missing.
     """
     first = [path for path in images if path.is_file()][:PEEK]
-    if any(_is_colour(path) for path in first) or not any(path.suffix.lower() in SUFFIXES for path in first):
-        return {}
-    import_extra("rasterio", "rasters")
-    readable = {path: counted for path in first if (counted := _counted(path))}
-    if not readable:
+    colours = [path for path in first if _is_colour(path)]
+    others = [path for path in first if path.suffix.lower() in SUFFIXES and path not in colours]
+    if others and not colours:
+        import_extra("rasterio", "rasters")
+    readable = {path: counted for path in others if (counted := _counted(path))}
+    if len(readable) <= len(colours):
         return {}
     bands, kind = next(iter(readable.values()))
     same = [path for path, counted in readable.items() if counted == (bands, kind)]
@@ -40,7 +41,7 @@ def raster_settings(images: Sequence[Path]) -> dict[str, Any]:
     moments = Moments.none(bands)
     for path in same:
         with suppress(UserError), opened_raster(path, bands, levels) as raster:
-            moments += Moments.of(raster.pixels(*rows_to_look_at(raster)))
+            moments += Moments.of(raster.pixels(*rows_to_look_at(raster)).values)
     if not moments.count:
         return {}
     found = {"bands": bands, "image_range": levels, "mean": moments.mean, "std": moments.std}

@@ -280,7 +280,7 @@ def _bands(seen: Examined, form: MaskFormat, bands: int) -> tuple[NDArray[np.uin
     path = seen.pair.image
     count, kind = count_bands(path)
     seen.image_mode = f"{counted(count, 'band')} {kind}"
-    return read_raster(path, bands, form.image_range), bands_lose_levels(path, bands, form.image_range)
+    return read_raster(path, bands, form.image_range).values, bands_lose_levels(path, bands, form.image_range)
 
 
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:
