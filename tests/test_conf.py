@@ -22,6 +22,7 @@ OF_DENOISER = {
     "loss=denoising": ["model=diffusion_unet"],
     "loss=flow_matching": ["model=diffusion_unet"],
 }
+OWN_DATA = ["experiment=small_data_cpu"]  # recipes without a data set
 TRAIN_CHOICES = [f"{group}={path.stem}" for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))] + [
     f"data={name}" for name in ("sample", "cells", "voc2012", "custom")
 ]
@@ -43,7 +44,7 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
 
 @pytest.mark.parametrize("choice", TRAIN_CHOICES)
 def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
-    own = ["data.root=.", "data.class_names=[a,b]"] if choice == "data=custom" else []
+    own = ["data.root=.", "data.class_names=[a,b]"] if choice in ("data=custom", *OWN_DATA) else []
     cfg = composed("train", choice, *own, *OF_DENOISER.get(choice, []))
     if "encoder" in cfg.model:
         cfg.model.encoder.weights = None  # the one thing that needs a network or a file
