@@ -93,8 +93,8 @@ def test_large_values_that_a_run_may_have_are_taken(trained: Path, saved: dict[s
 
 
 def test_the_levels_of_rasters_may_be_large(trained: Path, saved: dict[str, Any]) -> None:
-    saved["data"] |= {"bands": 2, "image_range": [[-200_000.5, 3_000_000.0], [0, 1]]}
-    read = ConfigParser(trained / "config.yaml").checked(saved)
+    data = saved["data"] | {"bands": 2, "image_range": [[-200_000.5, 3_000_000.0], [0, 1]]}
+    read = ConfigParser(trained / "config.yaml").checked(saved | {"data": data})
     assert read.data.image_range == [[-200_000.5, 3_000_000.0], [0, 1]]
 
 
