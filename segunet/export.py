@@ -35,7 +35,6 @@ from segunet.inference.checkpoint import Checkpoint, card_of, checkpoint_of, rea
 from segunet.inference.denoiser_fidelity import check_same_denoiser, compare_denoisers, show_denoisers
 from segunet.inference.fidelity import check_same, check_same_masks, check_scores, compare, noise, show
 from segunet.inference.generator import DenoiserCheckpoint, denoiser_of
-from segunet.inference.loading import load
 from segunet.losses.denoising import SCALE
 from segunet.models.classic_unet import border_of
 from segunet.models.prompts import PromptEncoder
@@ -108,11 +107,12 @@ def export_weights(cfg: DictConfig, source: Path) -> None:
     output = source.with_suffix(SUFFIX) if cfg.output is None else as_path(cfg.output)
     check_output(output, SUFFIX, read_checkpoint)
     content = read_checkpoint(source)
-    load(source)  # its weights fit its network
+    is_denoiser = card_of(content, source).denoiser is not None
+    (denoiser_of if is_denoiser else checkpoint_of)(content, source)  # its weights fit its network
     with saying_when_stopped(lambda: f"{output} was not written"):
         write_safetensors(content, output)
     log_files(output)
-    use = "generate" if card_of(content, source).denoiser is not None else "evaluate"
+    use = "generate" if is_denoiser else "evaluate"
     logger.info("use it as a checkpoint: python -m segunet.%s %s", use, setting("checkpoint", output))
 
 

@@ -27,6 +27,7 @@ from segunet.cli.run_dir import CONFIG, as_paths, command_line, open_run_dir, pl
 from segunet.formats.interface import check_gives_scores
 from segunet.images.drawing import ImageArray, frame_legend, overlay, overlay_with_legend, palette_image, stack
 from segunet.images.inputs import find_inputs, is_video, output_names
+from segunet.images.levels import channels_of
 from segunet.images.outputs import (
     COCO,
     FOLDERS,
@@ -265,7 +266,7 @@ class Work:
     def _is_large(self, path: Path) -> bool:
         bands = self.model.bands
         try:
-            return math.prod(read_size(path, bands)) * (bands or 3) > 3 * _LARGE
+            return math.prod(read_size(path, bands)) * channels_of(bands) > 3 * _LARGE
         except UserError:
             return False  # reported when it is read
 

@@ -18,7 +18,7 @@ _CHECKSUM = "checksum"
 
 def write_tensors(tensors: Mapping[str, Tensor], text: Mapping[str, str], path: Path) -> None:
     """Write tensors and texts by name, atomically, with a checksum, which the format itself does not have."""
-    library = _library()
+    library = import_extra("safetensors.torch", "safetensors")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {**text, "format": "pt", _CHECKSUM: _checksum(plain, text)}
     with whole_file(path) as file:
@@ -49,10 +49,6 @@ def read_tensors(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, 
 def read_weights(path: Path, advice: str) -> Any:
     """Return what a file of ``torch.save`` or of safetensors holds; raises as their readers."""
     return read_tensors(path, advice)[0] if path.suffix == SUFFIX else read_torch_file(path, advice)
-
-
-def _library() -> Any:
-    return import_extra("safetensors.torch", "safetensors")
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: Mapping[str, str]) -> str:

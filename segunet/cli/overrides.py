@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from segunet.base.errors import UserError, did_you_mean
-from segunet.base.normalization import mean_of, std_of
+from segunet.base.normalization import per_channel
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
+from segunet.images.levels import channels_of
 
 _HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
 _HYDRA_ERRORS = (HydraException, OmegaConfBaseException, ValueError)  # raised by Hydra when composing a config
@@ -33,9 +34,9 @@ _REPLACES_RECIPE = ("data", "experiment", "resume")
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
-OmegaConf.register_new_resolver("channels", lambda bands: bands or 3, replace=True)
-OmegaConf.register_new_resolver("mean", lambda bands, given: mean_of(bands or 3, given), replace=True)
-OmegaConf.register_new_resolver("std", lambda bands, given: std_of(bands or 3, given), replace=True)
+OmegaConf.register_new_resolver("channels", channels_of, replace=True)
+OmegaConf.register_new_resolver("mean", lambda bands, own: per_channel("mean", channels_of(bands), own), replace=True)
+OmegaConf.register_new_resolver("std", lambda bands, own: per_channel("std", channels_of(bands), own), replace=True)
 OmegaConf.register_new_resolver("random_id", lambda: uuid4().hex[:12], replace=True, use_cache=True)
 
 

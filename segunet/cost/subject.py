@@ -16,6 +16,7 @@ from segunet.cli.run_dir import as_path
 from segunet.cost.complexity import Inputs
 from segunet.cost.stable_diffusion import PIXELS, own_size, read_config, unet_from_config, unet_inputs
 from segunet.formats.read import READERS
+from segunet.images.levels import channels_of
 from segunet.inference.card import CheckpointCard
 from segunet.inference.checkpoint import card_of, checkpoint_of, read_checkpoint
 from segunet.inference.generator import denoiser_of
@@ -56,7 +57,7 @@ def subject_of(cfg: DictConfig, num_classes: int | None = None) -> Subject:
     """
     if cfg.get("source") is not None:
         return _diffusion_unet(cfg)
-    side, states, channels = _SAMPLE_SIZE, _TOKENS, cfg.data.get("bands") or 3
+    side, states, channels = _SAMPLE_SIZE, _TOKENS, channels_of(cfg.data.get("bands"))
     classes = {} if num_classes is None else {"num_classes": num_classes}
     if cfg.checkpoint is None:
         title = HydraConfig.get().runtime.choices["model"]

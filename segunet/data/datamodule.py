@@ -33,7 +33,7 @@ from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
-from segunet.images.levels import Bands, Range, check_image_range
+from segunet.images.levels import Bands, Range, channels_of, check_image_range
 from segunet.images.palette import ClassColours, background_of
 from segunet.images.rasters import opened_raster
 from segunet.images.reading import read_size, warn_of_few_levels
@@ -129,8 +129,8 @@ class VOCDataModule(pl.LightningDataModule):
         if bands is not None:
             import_extra("rasterio", "rasters")
         for name, numbers in (("mean", mean), ("std", std)):
-            if numbers is not None and len(numbers) != (bands or 3):
-                raise UserError(f"data.{name} must have {bands or 3} numbers, one per channel; got {len(numbers)}.")
+            if numbers is not None and len(numbers) != (wanted := channels_of(bands)):
+                raise UserError(f"data.{name} must have {wanted} numbers, one per channel; got {len(numbers)}.")
         if transform is not None and transform.bands != bands:
             raise UserError(f"data.transform.bands={transform.bands}: data.bands is {bands}. Set both to the same.")
         self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values, bands)
@@ -181,7 +181,7 @@ class VOCDataModule(pl.LightningDataModule):
     @property
     def channels(self) -> int:
         """The channels of an image, or of a denoiser's samples."""
-        return self.form.bands or 3
+        return channels_of(self.form.bands)
 
     def check_root(self) -> None:
         """Raise a UserError unless the data set is there, without writing it."""

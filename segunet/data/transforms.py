@@ -12,7 +12,7 @@ from pydantic import Field
 from segunet.base.errors import UserError, did_you_mean
 from segunet.base.trust import check_targets
 from segunet.base.validation import Above0, AtLeast0, Bounds, Byte, Pixels, Share, checked
-from segunet.images.levels import Bands
+from segunet.images.levels import Bands, channels_of
 from segunet.images.resizing import in_fours, resize, resize_mask, shrinks
 
 Degrees = Annotated[float, Field(ge=0, le=180)]
@@ -87,7 +87,7 @@ class TrainTransform:
         moves.append(A.PadIfNeeded(crop_size, crop_size, fill=0, fill_mask=ignore_index, position="random"))
         self._place = A.Compose(moves, additional_targets={"objects": "mask"})
         last = [A.Rotate(rotation, fill=0, fill_mask=ignore_index, p=1), *more] if rotation > 0 else list(more)
-        check_mask_rules(more, crop_size, ignore_index, bands or 3)
+        check_mask_rules(more, crop_size, ignore_index, channels_of(bands))
         self._last = A.Compose(last, additional_targets={"objects": "mask"}) if last else None
 
     def __call__(

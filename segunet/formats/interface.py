@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Pixels, Settings
+from segunet.images.levels import channels_of
 from segunet.models.classic_unet import border_of
 
 _MARGIN = 20.0  # by which the logit of a mask's class is above the others
@@ -58,7 +59,10 @@ class Interface(Settings):
         height, width = self.size or "HW"
         free = [*(["N"] if self.batch is None else []), *([] if self.size else [f"H and W from {least} on"])]
         any_size = f"any {', '.join(free)}, " if free else ""
-        shape, what = f"({count}, {bands or 3}, {height}, {width})", "RGB" if bands is None else "the raster's bands"
+        shape, what = (
+            f"({count}, {channels_of(bands)}, {height}, {width})",
+            "RGB" if bands is None else "the raster's bands",
+        )
         return f"images: {kind} {shape}, {what}, 0..255, {any_size}without normalization"
 
     def returns(self) -> str:

@@ -16,7 +16,13 @@ FEW_LEVELS = 32  # a 16-bit image with fewer levels left in 8 bits is reported
 MOST_BANDS = 256
 Bands = Annotated[int, Field(ge=1, le=MOST_BANDS)]
 Levels = tuple[float, float]
+_COLOURS = 3
 _ALL = (0.0, 65535.0)
+
+
+def channels_of(bands: int | None) -> int:
+    """Return the number of channels of rasters of so many ``bands``, or, of None, of colour images."""
+    return _COLOURS if bands is None else bands
 
 
 def _check_range(given: Sequence[Any]) -> tuple[Any, ...]:

@@ -18,14 +18,13 @@ from segunet.base.errors import UserError, counted
 from segunet.base.extras import import_extra
 from segunet.base.files import is_file
 from segunet.images.integrity import WARNINGS, check_size, max_pixels, tiff_pages
-from segunet.images.levels import Range, eight_bits, levels_of, loses_levels
+from segunet.images.levels import Range, channels_of, eight_bits, levels_of, loses_levels
 from segunet.images.palette import ClassColours
 
 logger = logging.getLogger(__name__)
 SUFFIXES = (".tif", ".tiff")
 _ROWS = 64  # that are read at a time
 _LOOKED_AT = 256  # rows of a raster, in its middle, by which it is judged
-_COLOURS = 3  # channels of the images that max_pixels is for
 _PLACE = {33550, 33922, 34264}  # GeoTIFF's tags of scale, tie points and transformation
 _ORIENTATION = 274
 # No file besides the TIFF itself is used: no other driver, and no .aux.xml or .ovr beside it.
@@ -75,8 +74,35 @@ class Raster:
             nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
             made.empty[part] = np.all(nothing, axis=0)
             for band in range(self.bands):
-                made.values[part, :, band] = np.where(nothing[band], np.uint8(0), self._band(rows[..., band], band))
+                made.values[part, :, band] = self._eight_bits(rows[..., band], band, nothing[band])
         return made
+
+    def whole(self) -> Pixels:
+        """Return all rows.
+
+        Raises:
+            UserError: all bands together are too large.
+        """
+        height, width = self.size
+        if height * width * self.bands > channels_of(None) * max_pixels():
+            check_size(width * self.bands, height, f"{self._path}, its {self.bands} bands side by side,")
+        return self.pixels(0, height)
+
+    @property
+    def middle(self) -> tuple[int, int]:
+        """The first and the last of the rows in the middle, by which it is judged."""
+        top = max(self.size[0] - _LOOKED_AT, 0) // 2
+        return top, min(top + _LOOKED_AT, self.size[0])
+
+    def loses_levels(self) -> bool:
+        """Return whether a band keeps few of its levels in 8 bits, by the rows in the middle.
+
+        Raises:
+            UserError: the range is missing.
+        """
+        self.pixels(0, 1)
+        bands = np.moveaxis(self.values(*self.middle), -1, 0)
+        return any(loses_levels(band, levels) for band, levels in zip(bands, self._levels, strict=True))
 
     def shown(self, long_side: int) -> NDArray[np.uint8]:
         """Return the bands that are shown, the first three, as uint8 (h, w, 3 or fewer), at most ``long_side`` long."""
@@ -84,8 +110,8 @@ class Raster:
         height, width = (max(round(side * factor), 1) for side in self.size)
         with _readable(self._path):
             values = self._source.read([band + 1 for band in bands], out_shape=(len(bands), height, width))
-        shown = [np.where(self.is_nothing(values[band], band), 0, self._band(values[band], band)) for band in bands]
-        return np.dstack(shown).astype(np.uint8)
+        nothing = [self.is_nothing(values[band], band) for band in bands]
+        return np.dstack([self._eight_bits(values[band], band, nothing[band]) for band in bands])
 
     def is_nothing(self, values: NDArray[Any], band: int) -> NDArray[np.bool_]:
         """Return where values of a band hold no data: NaN, or the value that the file names."""
@@ -93,9 +119,10 @@ class Raster:
         named = self._source.nodatavals[band]
         return nothing if named is None else nothing | (values == named)
 
-    def _band(self, values: NDArray[Any], band: int) -> NDArray[np.uint8]:
+    def _eight_bits(self, values: NDArray[Any], band: int, nothing: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        """Return values of a band as uint8; 0 where there is ``nothing``."""
         try:
-            return eight_bits(values, self._levels[band])
+            return np.where(nothing, np.uint8(0), eight_bits(values, self._levels[band]))
         except ValueError as error:
             raise UserError(
                 f"{self._path} holds {error}",
@@ -135,31 +162,13 @@ def opened_raster(path: Path, bands: int | None, image_range: Range = None) -> I
 def read_raster(path: Path, bands: int, image_range: Range = None) -> Pixels:
     """Read a whole raster; raises as :func:`opened_raster`, also if all bands are too large."""
     with opened_raster(path, bands, image_range) as raster:
-        height, width = raster.size
-        if height * width * bands > _COLOURS * max_pixels():
-            check_size(width * bands, height, f"{path}, its {bands} bands side by side,")
-        return raster.pixels(0, height)
+        return raster.whole()
 
 
 def count_bands(path: Path) -> tuple[int, str]:
     """Return the number of a TIFF's bands, and the type of their values; raises as :func:`opened_raster`."""
     with opened_raster(path, None) as raster:
         return raster.bands, raster.dtype
-
-
-def rows_to_look_at(raster: Raster) -> tuple[int, int]:
-    """Return the first and the last of some rows in the middle of a raster."""
-    top = max(raster.size[0] - _LOOKED_AT, 0) // 2
-    return top, min(top + _LOOKED_AT, raster.size[0])
-
-
-def bands_lose_levels(path: Path, bands: int, image_range: Range = None) -> bool:
-    """Return whether a band of a raster keeps few of its levels in 8 bits, by its rows in the middle."""
-    with opened_raster(path, bands, image_range) as raster:
-        raster.pixels(0, 1)  # raises where the range is missing
-        values = raster.values(*rows_to_look_at(raster))
-    each = zip(np.moveaxis(values, -1, 0), levels_of(image_range, bands), strict=True)
-    return any(loses_levels(band, levels) for band, levels in each)
 
 
 def georeferenced_among(paths: Iterable[Path]) -> frozenset[Path]:

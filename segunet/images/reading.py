@@ -19,7 +19,7 @@ from segunet.base.errors import UserError
 from segunet.base.files import is_file
 from segunet.images.integrity import check_frames, check_size, check_whole, orientation, read_header
 from segunet.images.levels import FEW_LEVELS, Range, eight_bits, levels_of, loses_levels
-from segunet.images.rasters import bands_lose_levels, opened_raster, read_raster
+from segunet.images.rasters import opened_raster, read_raster
 
 logger = logging.getLogger(__name__)
 PEEK = 16  # images to check before a run starts
@@ -117,7 +117,8 @@ def first_to_lose_levels(paths: Sequence[Path], image_range: Range, bands: int |
     for path in paths[:PEEK]:
         with suppress(UserError):  # unreadable images are reported when they are used
             if bands is not None:
-                lost = bands_lose_levels(path, bands, image_range)
+                with opened_raster(path, bands, image_range) as raster:
+                    lost = raster.loses_levels()
             else:
                 lost = _is_deep(path) and colours_lose_levels(read_stored(path), image_range)
             if lost:

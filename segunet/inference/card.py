@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
 from segunet.formats.interface import Interface
-from segunet.images.levels import Bands, Range, check_image_range
+from segunet.images.levels import Bands, Range, channels_of, check_image_range
 from segunet.images.palette import ClassColours, background_of
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
@@ -70,7 +70,7 @@ class DataCard(_Plain):
     @property
     def channels(self) -> int:
         """Channels of the images that the network takes."""
-        return self.bands or 3
+        return channels_of(self.bands)
 
     @model_validator(mode="after")
     def _check_levels(self) -> Self:

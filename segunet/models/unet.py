@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, counted
-from segunet.base.normalization import mean_of, std_of
+from segunet.base.normalization import Statistic, per_channel
 from segunet.base.validation import Above0, Finite, checked
 
 # At most the number of values of an 8-bit mask.
@@ -70,7 +70,9 @@ class UNet(nn.Module):
         if head_kernel_size % 2 == 0:
             raise UserError(f"model.head_kernel_size must be an odd number, got {head_kernel_size}.")
         self.in_channels: int = getattr(encoder, "in_channels", 3)
-        for name, values in (("mean", mean_of(self.in_channels, mean)), ("std", std_of(self.in_channels, std))):
+        statistics: dict[Statistic, Sequence[float] | None] = {"mean": mean, "std": std}
+        for name, given in statistics.items():
+            values = per_channel(name, self.in_channels, given)
             if len(values) != self.in_channels:
                 wanted = counted(self.in_channels, "number")
                 raise UserError(f"model.{name} must have {wanted}, one per channel of the images; got {len(values)}.")

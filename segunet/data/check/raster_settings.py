@@ -13,7 +13,7 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.data.check.moments import Moments
 from segunet.images.levels import Levels
-from segunet.images.rasters import SUFFIXES, count_bands, opened_raster, rows_to_look_at
+from segunet.images.rasters import SUFFIXES, count_bands, opened_raster
 from segunet.images.reading import PEEK, read_stored
 
 _MOST = 2**17  # values of each band and image
@@ -41,7 +41,7 @@ def raster_settings(images: Sequence[Path]) -> dict[str, Any]:
     moments = Moments.none(bands)
     for path in same:
         with suppress(UserError), opened_raster(path, bands, levels) as raster:
-            moments += Moments.of(raster.pixels(*rows_to_look_at(raster)).values)
+            moments += Moments.of(raster.pixels(*raster.middle).values)
     if not moments.count:
         return {}
     found = {"bands": bands, "image_range": levels, "mean": moments.mean, "std": moments.std}
@@ -71,7 +71,7 @@ def _levels(images: Sequence[Path], bands: int) -> list[Levels]:
     samples: list[list[NDArray[Any]]] = [[np.empty(0)] for _ in range(bands)]
     for path in images:
         with suppress(UserError), opened_raster(path, bands) as raster:
-            values = raster.values(*rows_to_look_at(raster))
+            values = raster.values(*raster.middle)
             for band, seen in enumerate(samples):
                 there = values[..., band][~raster.is_nothing(values[..., band], band)]
                 there = there[np.isfinite(there)]

@@ -33,7 +33,7 @@ from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_p
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.levels import FEW_LEVELS
 from segunet.images.palette import ClassColours
-from segunet.images.rasters import bands_lose_levels, count_bands, read_raster
+from segunet.images.rasters import count_bands, opened_raster
 from segunet.images.reading import as_eight_bit_rgb, colours_lose_levels, is_transparent, opened, read_stored
 
 _OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
@@ -280,7 +280,8 @@ def _bands(seen: Examined, form: MaskFormat, bands: int) -> tuple[NDArray[np.uin
     path = seen.pair.image
     count, kind = count_bands(path)
     seen.image_mode = f"{counted(count, 'band')} {kind}"
-    return read_raster(path, bands, form.image_range).values, bands_lose_levels(path, bands, form.image_range)
+    with opened_raster(path, bands, form.image_range) as raster:
+        return raster.whole().values, raster.loses_levels()
 
 
 def _examine_mask(seen: Examined, form: MaskFormat) -> None:
