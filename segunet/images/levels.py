@@ -90,6 +90,12 @@ def eight_bits(values: NDArray[Any], levels: Levels | None) -> NDArray[np.uint8]
     return np.nan_to_num(scaled, nan=0.0).astype(np.uint8)
 
 
+def few_levels(bands: int | None) -> str:
+    """Say of an image that :func:`loses_levels`."""
+    depth = "16" if bands is None else "more than 8"
+    return f"has {depth} bits, but fewer than {FEW_LEVELS} levels are left in 8"
+
+
 def loses_levels(values: NDArray[Any], levels: Levels | None) -> bool:
     """Return whether values of more than 8 bits keep fewer than ``FEW_LEVELS`` of their levels in 8 bits."""
     if values.dtype == np.uint8:

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile
 from segunet.base.errors import UserError
 from segunet.base.files import is_file
 from segunet.images.integrity import check_frames, check_size, check_whole, orientation, read_header
-from segunet.images.levels import FEW_LEVELS, Range, eight_bits, levels_of, loses_levels
+from segunet.images.levels import Range, eight_bits, few_levels, levels_of, loses_levels
 from segunet.images.rasters import opened_raster, read_raster
 
 logger = logging.getLogger(__name__)
@@ -130,8 +130,7 @@ def warn_of_few_levels(paths: Sequence[Path], image_range: Range, bands: int | N
     """Log a warning for :func:`first_to_lose_levels`, if there is one; ``setting`` is the name of the range setting."""
     if path := first_to_lose_levels(paths, image_range, bands):
         logger.warning(
-            f"{path} has {'16' if bands is None else 'more than 8'} bits, but fewer than {FEW_LEVELS} levels are left "
-            f"in 8. Set which values are black and white, such as {setting}=[0,4095] for 12 bits."
+            f"{path} {few_levels(bands)}. Set which values are black and white, such as {setting}=[0,4095] for 12 bits."
         )
 
 

@@ -31,7 +31,7 @@ from segunet.data.masks import (
 from segunet.data.objects import check_object_map
 from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
 from segunet.images.integrity import IMAGE_SUFFIXES
-from segunet.images.levels import FEW_LEVELS
+from segunet.images.levels import few_levels
 from segunet.images.palette import ClassColours
 from segunet.images.rasters import count_bands, opened_raster
 from segunet.images.reading import as_eight_bit_rgb, colours_lose_levels, is_transparent, opened, read_stored
@@ -257,8 +257,7 @@ def _examine_image(seen: Examined, form: MaskFormat) -> None:
     with seen.noting("unreadable", path):
         pixels, loses_levels = _colours(seen, form) if form.bands is None else _bands(seen, form, form.bands)
         if loses_levels:
-            depth = "16" if form.bands is None else "more than 8"
-            seen.note("few_levels", path, f"has {depth} bits, but fewer than {FEW_LEVELS} levels are left in 8")
+            seen.note("few_levels", path, few_levels(form.bands))
         seen.size = pixels.shape[:2]
         seen.digest = hashlib.blake2b(pixels.data, digest_size=16).digest()
         seen.moments = Moments.of(pixels)
