@@ -1,5 +1,10 @@
 """Time segunet on this machine: ``python -m segunet.benchmark [parts=[training,inference]] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("benchmark")
+
 import logging
 import tempfile
 from dataclasses import asdict, replace

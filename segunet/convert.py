@@ -1,5 +1,10 @@
 """Convert a checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("convert")
+
 import logging
 from pathlib import Path
 from typing import get_args
@@ -8,9 +13,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.errors import UserError, abbreviated, counted
-from segunet.base.files import draft_folder_beside, save_torch
+from segunet.base.files import draft_folder_beside
 from segunet.base.safetensors_file import read_weights
 from segunet.base.terminal import setting
+from segunet.base.torch_file import save_torch
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
 from segunet.inference.checkpoint import Checkpoint, load_checkpoint

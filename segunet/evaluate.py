@@ -1,5 +1,10 @@
 """Score a checkpoint: ``python -m segunet.evaluate checkpoint=PATH [key=value] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("evaluate")
+
 import logging
 import time
 from contextlib import nullcontext

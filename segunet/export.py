@@ -1,5 +1,10 @@
 """Export a network: ``python -m segunet.export checkpoint=PATH format=NAME [key=value] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("export")
+
 import logging
 import math
 from collections.abc import Callable

@@ -1,5 +1,10 @@
 """Generate images: ``python -m segunet.generate checkpoint=PATH prompt="disc, star" ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("generate")
+
 import logging
 import re
 from collections.abc import Iterable

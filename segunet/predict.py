@@ -1,5 +1,10 @@
 """Predict images and videos: ``python -m segunet.predict checkpoint=PATH input=FILE|FOLDER|GLOB|VIDEO ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("predict")
+
 import errno
 import logging
 import math

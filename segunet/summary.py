@@ -1,5 +1,10 @@
 """Show the cost of a network: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("summary")
+
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace

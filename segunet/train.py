@@ -1,5 +1,10 @@
 """Train a network: ``python -m segunet.train [group=choice] [key=value] ...``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("train")
+
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

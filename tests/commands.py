@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from segunet.base.paths import CONF_DIR
+from segunet.cli.arguments import check_arguments
 
 
 @dataclass
@@ -76,14 +77,21 @@ def for_any_size(model: str) -> list[str]:
     return ["model.padded=true"] if model == "classic_unet" else ["model.encoder.weights=null"]
 
 
-def make_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Return a function that runs ``module.main`` with overrides."""
+def main(module: ModuleType, *overrides: str) -> None:
+    """Run a command as ``python -m`` does, with the words of a command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [f"{module.__name__}.py", *overrides])
+        check_arguments(module.__name__.split(".")[1])
+        module.main()
+
+
+def make_command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs a command with overrides."""
 
     def run(module: ModuleType, *overrides: str) -> Result:
-        monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *overrides])
         status, error = 0, ""
         try:
-            module.main()
+            main(module, *overrides)
         except SystemExit as stop:
             error = stop.code if isinstance(stop.code, str) else ""
             status = 1 if error else int(stop.code or 0)

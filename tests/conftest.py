@@ -21,7 +21,7 @@ from segunet import train
 from segunet.base.files import write_json
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.inference import precision
-from tests.commands import TINY, TINY_DENOISER, Command, make_command
+from tests.commands import TINY, TINY_DENOISER, Command, main, make_command
 
 # (height, width) of the images of a split, in the list's order.
 VOC_SIZES = {
@@ -67,8 +67,8 @@ def _float32_on_cpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return make_command(monkeypatch, capsys)
+def run(capsys: pytest.CaptureFixture[str]) -> Command:
+    return make_command(capsys)
 
 
 @pytest.fixture
@@ -83,10 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train for two epochs."""
     folder = tmp_path_factory.mktemp("trained")
     _write_voc_folder(folder / "voc")
-    overrides = [*TINY, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *overrides])
-        train.main()
+    main(train, *TINY, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}")
     return folder
 
 
@@ -95,10 +92,7 @@ def denoiser(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train a conditional denoiser for two epochs."""
     folder = tmp_path_factory.mktemp("denoiser")
     _write_voc_folder(folder / "voc")
-    overrides = [*TINY_DENOISER, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["train.py", *overrides])
-        train.main()
+    main(train, *TINY_DENOISER, f"data.root={folder / 'voc'}", "trainer.max_epochs=2", f"run_dir={folder}")
     return folder
 
 

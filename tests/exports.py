@@ -2,16 +2,14 @@
 
 import contextlib
 import io
-import sys
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
-
-import pytest
 
 from segunet import export, train
 from segunet.formats.write import FORMATS
-from tests.commands import TINY
+from tests.commands import TINY, main
 
 _SMALLER = ["model.encoder.num_maps=2", "model.decoder.widths=[8]", "model.decoder.reduced_channels=[4,8]"]
 
@@ -43,8 +41,7 @@ def export_everything(checkpoint: Path, folder: Path, *options: str) -> Exports:
     return Exports(checkpoint, files, printed)
 
 
-def _run(module: object, *overrides: str) -> str:
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as output:
-        patch.setattr(sys, "argv", ["command.py", *overrides])
-        module.main()  # type: ignore[attr-defined]
+def _run(module: ModuleType, *overrides: str) -> str:
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        main(module, *overrides)
     return output.getvalue()

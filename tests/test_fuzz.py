@@ -20,7 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from segunet.base.errors import UserError
-from segunet.base.files import read_torch_file, stays_below
+from segunet.base.files import stays_below
+from segunet.base.torch_file import read_torch_file
 from segunet.data.masks import MaskFormat, read_mask
 from segunet.data.voc import read_names
 from segunet.images.palette import voc_palette

@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 from collections.abc import Callable
 from multiprocessing import get_context, set_start_method
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from segunet import train
 from segunet.base.nested import leaves
-from tests.commands import CHECKPOINTS, TINY
+from tests.commands import CHECKPOINTS, TINY, main
 from tests.runs import board_of
 
 # Functions, and in which of their calls the process is killed, in this order; each start counts anew. 3 steps an epoch.
@@ -43,13 +42,12 @@ OPTIONS = [
 def training(arguments: list[str], moment: tuple[str, int] | None) -> None:
     """Train in this process, and kill it in the moment."""
     set_start_method("fork", force=True)  # as in a run of its own: loader processes are its children, and see it end
-    sys.argv = ["train.py", *arguments]
     if moment is None:
-        train.main()
+        main(train, *arguments)
         return
     name, number = moment
     with patch(name, killing(resolve_name(name), number, name == "torch.save")):
-        train.main()
+        main(train, *arguments)
 
 
 def killing(function: Callable[..., Any], number: int, writes: bool) -> Callable[..., Any]:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
-from segunet.base.files import read_torch_file, whole_file
+from segunet.base.files import whole_file
+from segunet.base.torch_file import read_torch_file
 
 SUFFIX = ".safetensors"
 _CHECKSUM = "checksum"

@@ -1,7 +1,6 @@
 """Shared by all commands: Hydra around the main function, and errors as short messages."""
 
 import logging
-import os
 import signal
 import sys
 import threading
@@ -12,26 +11,23 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from segunet.base.errors import UserError
 from segunet.base.failures import explained
-from segunet.base.paths import CONF_DIR
 from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
-from segunet.cli.help import choices_help, settings_help
-from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
-from segunet.cli.own_files import own_files, with_own_files
+from segunet.cli.arguments import full_errors, hydra_config
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
-OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
-OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
-    """Turn a function of a config into a command line program, configured by ``conf/<config_name>.yaml``.
+def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
+    """Turn a function of a config into a command line program, configured by ``conf/<name>.yaml``.
+
+    Its arguments are those that :func:`segunet.cli.arguments.check_arguments` has left.
 
     A UserError ends it with exit status 1 and its message; HYDRA_FULL_ERROR=1 shows the traceback. In a sweep (-m)
     only that run ends. A sweep can maximize the function's return value.
@@ -43,24 +39,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], float | None]]
             with stopped_by_signals(), _errors_as_paragraphs():  # a launcher's job is no program of its own
                 return function(cfg)
 
-        program = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(run)
+        program = hydra.main(**hydra_config(name))(run)
 
-        def checked_program() -> None:
-            files = ", ".join(map(str, own_files(sys.argv)))
-            try:
-                check_flags(config_name, sys.argv)
-                named = with_recipe(config_name, with_name(config_name, sys.argv))
-                sys.argv = with_quoted_text(config_name, with_own_files(named))
-                check_command_line(config_name)
-            except UserError as error:
-                if full_errors():
-                    raise
-                sys.exit(f"error: {error}{f' Settings are also read from {files}.' if files else ''}")
+        def stoppable_program() -> None:
             threading.excepthook = _thread_excepthook
             with stopped_by_signals():
                 program()
 
-        return checked_program
+        return stoppable_program
 
     return decorate
 
@@ -109,11 +95,6 @@ def _thread_excepthook(failure: threading.ExceptHookArgs) -> None:
     """Ignore system failures in a library's thread, such as TensorBoard's: the main thread gets them too."""
     if full_errors() or failure.exc_value is None or explained(failure.exc_value) is None:
         threading.__excepthook__(failure)
-
-
-def full_errors() -> bool:
-    """Return whether to show errors with their traceback."""
-    return os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
 def _paragraph(error: BaseException) -> str:

@@ -3,18 +3,17 @@
 The explanation is the comment in its file in conf/ or, if there is none, the docstring of the class that takes it.
 """
 
-import inspect
 import re
 import textwrap
 from collections.abc import Iterator
 from itertools import takewhile
 
 import yaml
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.paths import CONF_DIR
 from segunet.cli.conf_files import package_of
+from segunet.cli.docstrings import docstrings
 
 _ARGUMENT = re.compile(
     r"^    (\w+(?:, \w+)*): (.+(?:\n      .+)*)", re.MULTILINE
@@ -74,10 +73,8 @@ def comments_of(group: str, name: str) -> dict[str, list[str]]:
 
 def _documented(cfg: DictConfig, name: str = "") -> Iterator[tuple[str, list[str]]]:
     """Yield the settings of segunet's classes, each with its description in the class's docstring."""
-    target = str(cfg.get("_target_", ""))
-    classes = get_class(target).__mro__ if target.startswith("segunet.") else ()
-    for each in reversed(classes):
-        for arguments, text in _ARGUMENT.findall(inspect.getdoc(each) or ""):
+    for docstring in docstrings(str(cfg.get("_target_", ""))):
+        for arguments, text in _ARGUMENT.findall(docstring):
             plain = re.sub(r"\bNone\b", "null", re.sub(r":\w+:`|`", "", text))
             lines = [f"# {line}" for line in textwrap.wrap(" ".join(plain.split()), width=100)]
             yield from ((f"{name}.{argument}", lines) for argument in arguments.split(", "))

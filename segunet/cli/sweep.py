@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from segunet.base.errors import UserError
 from segunet.base.terminal import close_log_files, setup_logging
 from segunet.base.trust import target_of
-from segunet.cli.command import full_errors
+from segunet.cli.arguments import full_errors
 from segunet.cli.comparison import Job, failures, read_runs, show_comparison, write_comparison, write_job
 from segunet.cli.run_dir import check_writable, is_main_process
 from segunet.cli.search import Search, check_search

@@ -1,5 +1,10 @@
 """Show a network on a page in the browser: ``python -m segunet.demo checkpoint=PATH``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("demo")
+
 import logging
 from typing import Annotated
 

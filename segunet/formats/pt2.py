@@ -19,7 +19,7 @@ import torch
 from torch.export.pt2_archive._package import load_pt2
 
 from segunet.base.errors import UserError
-from segunet.base.files import check_archive
+from segunet.base.torch_file import check_archive
 
 EXTRA_FILE = "segunet.json"  # added by segunet.export
 _PROGRAM, _EXTRA = "models/model.json", f"extra/{EXTRA_FILE}"

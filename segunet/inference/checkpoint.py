@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError, abbreviated
-from segunet.base.files import is_file, read_torch_file
+from segunet.base.files import is_file
 from segunet.base.safetensors_file import SUFFIX, read_tensors, write_tensors
 from segunet.base.terminal import setting
+from segunet.base.torch_file import read_torch_file
 from segunet.base.validation import one_line
 from segunet.base.version import __version__
 from segunet.formats.interface import check_gives_scores

@@ -1,5 +1,10 @@
 """Write the report of a training as it is now: ``python -m segunet.report RUN``."""
 
+from segunet.cli.arguments import check_arguments
+
+if __name__ == "__main__":  # before the imports below, which take seconds
+    check_arguments("report")
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

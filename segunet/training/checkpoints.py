@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from segunet.base.errors import UserError
-from segunet.base.files import link_whole, save_torch
+from segunet.base.files import link_whole
 from segunet.base.stopping import StopRequest, stop_for
+from segunet.base.torch_file import save_torch
 from segunet.base.validation import one_line
 from segunet.inference.checkpoint import read_card
 from segunet.training.board import board_of

@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from segunet.base.errors import UserError
 from segunet.base.files import (
     DRAFTS,
     draft_folder_beside,
     locked,
-    read_torch_file,
     read_whole,
     remove_abandoned,
     whole_file,
@@ -197,15 +195,6 @@ def test_a_user_error_of_the_body_is_passed_on_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^mine$"):
         write_half(tmp_path / "file.bin", UserError("mine"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_with_code_in_it_is_refused_with_the_code_s_name_and_no_advice_to_trust_it(tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pt")
-    with pytest.raises(UserError) as error:
-        read_torch_file(tmp_path / "model.pt", "Give another.")
-    assert "Unsupported global: GLOBAL torch.nn.modules.linear.Linear" in str(error.value)
-    assert "weights_only" not in str(error.value)
-    assert "\x1b" not in str(error.value)
 
 
 def test_no_cell_of_a_table_is_a_formula(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """A denoiser of latents, through the commands: a folder of .npy files, trained on, generated, decoded."""
 
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from segunet.base.errors import UserError
 from segunet.data.latents import LatentsDataModule, read_latent
 from segunet.inference.checkpoint import read_card
 from segunet.inference.generator import load_denoiser
-from tests.commands import TINY_DENOISER, Command
+from tests.commands import TINY_DENOISER, Command, main
 
 AutoencoderKL: Any = diffusers.AutoencoderKL
 
@@ -46,10 +45,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def checkpoint(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Train for one epoch."""
     run_dir = tmp_path_factory.mktemp("run")
-    with pytest.MonkeyPatch.context() as patch:
-        own = [f"data.root={latents}", "trainer.max_epochs=1", f"run_dir={run_dir}"]
-        patch.setattr(sys, "argv", ["train.py", *SETTINGS, *own])
-        train.main()
+    main(train, *SETTINGS, f"data.root={latents}", "trainer.max_epochs=1", f"run_dir={run_dir}")
     return run_dir / "checkpoints" / "best.ckpt"
 
 

@@ -1,0 +1,55 @@
+"""What a command line gets before its command's own imports: help, or what is wrong with it.
+
+Those imports, torch and Lightning, take seconds, and neither needs them. So a command calls :func:`check_arguments`
+at the top of its file.
+"""
+
+import os
+import sys
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from segunet.base.errors import UserError
+from segunet.base.paths import CONF_DIR
+from segunet.cli.help import choices_help, settings_help
+from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
+from segunet.cli.own_files import own_files, with_own_files
+
+_SHOWN_BY_HYDRA = ("help", "hydra_help", "info", "cfg", "version")  # flags that run no command
+OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
+OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
+
+
+def check_arguments(command: str) -> None:
+    """Make of ``sys.argv`` what Hydra reads; answer --help and its like; exit with a message for invalid settings.
+
+    Args:
+        command: name of the command and of its file in conf/.
+    """
+    files = ", ".join(map(str, own_files(sys.argv)))
+    try:
+        check_flags(command, sys.argv)
+        named = with_recipe(command, with_name(command, sys.argv))
+        sys.argv = with_quoted_text(command, with_own_files(named))
+        check_command_line(command)
+    except UserError as error:
+        if full_errors():
+            raise
+        sys.exit(f"error: {error}{f' Settings are also read from {files}.' if files else ''}")
+    given = get_args_parser().parse_args()
+    if any(getattr(given, flag, None) for flag in _SHOWN_BY_HYDRA):
+        hydra.main(**hydra_config(command))(lambda _: None)()
+        sys.exit()
+
+
+def hydra_config(command: str) -> dict[str, Any]:
+    """Return where Hydra finds the config of a command, as arguments of ``hydra.main``."""
+    return {"version_base": "1.3", "config_path": str(CONF_DIR), "config_name": command}
+
+
+def full_errors() -> bool:
+    """Return whether to show errors with their traceback."""
+    return os.environ.get("HYDRA_FULL_ERROR") == "1"
