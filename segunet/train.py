@@ -52,6 +52,7 @@ from segunet.training.diffusion import DiffusionTask
 from segunet.training.fine_tuning import check_init
 from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
+from segunet.training.tuning import CHOICES, largest_batch, rate_curve, show_batch_size, show_rates
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log")  # written besides config and checkpoints
@@ -106,6 +107,25 @@ def train(cfg: DictConfig) -> Path:
             check_new(start.run_dir)
             fit(start, parts)
     return start.run_dir
+
+
+def tune(cfg: DictConfig) -> None:
+    """Try what ``cfg.tune`` names, and print what was found; nothing is written.
+
+    Raises:
+        UserError: anything the user can fix.
+    """
+    wanted = str(cfg.tune).split(",")
+    if unknown := [each for each in wanted if each not in CHOICES]:
+        raise UserError(f"tune={cfg.tune}: there is no {unknown[0]!r} to try. Give {' or '.join(CHOICES)}, or both.")
+    if cfg.resume:
+        raise UserError("tune is for a new run, and resume goes on with another. Give one of them.")
+    start = new_run(cfg)
+    datamodule, task, _ = built(start)
+    if "batch_size" in wanted:
+        show_batch_size(largest_batch(start.cfg, task, datamodule), datamodule)
+    if "lr" in wanted:
+        show_rates(rate_curve(start.cfg, task, datamodule), start.cfg.optimizer)
 
 
 def new_run(cfg: DictConfig) -> Start:
@@ -305,6 +325,9 @@ def introduce(start: Start, datamodule: VOCDataModule, trainer: pl.Trainer) -> N
 @command("train")
 def main(cfg: DictConfig) -> float | None:
     """Run the command; a sweep can maximise the best mIoU, or the negative of the best loss of a denoiser."""
+    if cfg.tune is not None:
+        tune(cfg)
+        return None
     scores = read_scores(train(cfg))
     loss = scores.get("val_loss")
     return scores.get("miou") if loss is None else -loss

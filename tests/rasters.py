@@ -40,7 +40,10 @@ def write_raster_folder(root: Path, dtype: str, bands: int) -> Path:
             values[-1] += 0.3 * mask
             scale = {"uint8": 255, "uint16": 10_000, "float32": 1}[dtype]
             write_raster(root / "JPEGImages" / f"{name}.tif", (values * scale).astype(dtype), **PLACE)
-            Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
+            if dtype == "uint8":
+                Image.fromarray(mask).save(root / "SegmentationClass" / f"{name}.png")
+            else:  # as programs for maps write them
+                write_raster(root / "SegmentationClass" / f"{name}.tif", mask[None], **PLACE)
         names = [f"{split}_{number}\n" for number in range(count)]
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(names))
     return root

@@ -81,7 +81,7 @@ def test_the_printed_weights_are_those_of_auto_and_can_be_pasted(
     assert weights == datamodule(voc_folder).class_weights() == written(tmp_path)["class_weights"]
 
 
-@pytest.mark.parametrize("name", ["mask of another size", "mask is .PNG", "a name on both lists"])
+@pytest.mark.parametrize("name", ["mask of another size", "mask is .bmp", "a name on both lists"])
 def test_errors_end_with_status_1_and_a_paragraph(
     run: Command, options: list[str], voc_folder: Path, tmp_path: Path, name: str
 ) -> None:

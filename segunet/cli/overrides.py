@@ -27,7 +27,10 @@ _RECIPE = "experiment=sample"  # default of segunet.train, unless the command li
 _OWN_DATA = "data=custom"  # of segunet.check_data, if a folder is given
 _UNNAMED = {"report": "run"}  # the setting that a word without a name is for
 _OTHER_NAMES = {"import_labels": {"from": "format"}}  # names of settings; from is also a group of conf/, for convert
-_FREE_TEXT = {"generate": ("prompt",)}  # settings whose commas do not separate the values of a sweep
+_FREE_TEXT = {
+    "generate": ("prompt",),
+    "train": ("tune",),
+}  # whose commas do not separate the values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
 # The resolvers ${name:...} in conf/; those of --help are in command.py.

@@ -193,9 +193,14 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the free bytes of a device."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+
+
 def check_memory(needed: int, device: torch.device) -> None:
     """Raise a UserError if ``device`` has fewer than ``needed`` bytes free."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory()
+    free = free_memory(device)
     if needed > free:
         raise UserError(
             f"Measuring this network takes at least {needed / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free "

@@ -16,6 +16,7 @@ from segunet.images.reading import opened, turn_of
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
 MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
 _INDEX_MODES = ("1", "L", "P", "I", "I;16")
+_SCALES = {"L;2": 85, "L;4": 17}  # that Pillow multiplies grey values of 2 and 4 bits by
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,21 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
     """
     _check_upright(path, image)
     if image.mode in _INDEX_MODES:
-        return np.asarray(image)  # for a palette image, its indices
+        scale = _SCALES.get(_stored_as(image), 1)
+        values = np.asarray(image)  # for a palette image, its indices
+        return values if scale == 1 else values // scale
     raise UserError(
         f"{path} has the mode {image.mode}, wanted an index PNG (palette or grey whose values are class indices or, in "
-        "SegmentationObject, object numbers)",
+        "SegmentationObject, object numbers) or a TIFF of one band of integers",
         "Save it as one.",
     )
+
+
+def _stored_as(image: Image.Image) -> str:
+    """Return Pillow's name for how the values of an image that is not decoded yet are stored, such as L;4."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0].args if tiles else ""
+    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
 
 
 def _check_upright(path: Path, image: Image.Image) -> None:

@@ -1,7 +1,7 @@
 """A folder in PASCAL VOC's layout: its lists, images and masks.
 
 <folder>/JPEGImages/<name>.jpg
-<folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
+<folder>/SegmentationClass/<name>.png          index (palette) PNG, or TIFF: class, or 255 for "ignore"
 <folder>/SegmentationClassAug/<name>.png       the masks of the list trainaug: VOC's and SBD's
 <folder>/SegmentationObject/<name>.png         optional: the number of each pixel's object, 0 for background
 <folder>/ImageSets/Segmentation/<split>.txt    one name per line
@@ -17,10 +17,13 @@ import numpy as np
 from segunet.base.errors import UserError, counted
 from segunet.base.files import is_file, stays_below
 from segunet.images.integrity import IMAGE_SUFFIXES
+from segunet.images.rasters import SUFFIXES as TIFF_SUFFIXES
 
 SBD_SPLIT = "trainaug"
 IMAGE_FOLDER = "JPEGImages"
 OBJECT_FOLDER = "SegmentationObject"
+_LOSSLESS = (".png", *TIFF_SUFFIXES)
+MASK_SUFFIXES = (*_LOSSLESS, *map(str.upper, _LOSSLESS))  # of masks and object maps; the first that is there is read
 
 
 class Pair(NamedTuple):
@@ -159,11 +162,17 @@ def named_pairs(folder: Path, split: str, names: Sequence[str], objects: bool = 
     masks, maps = mask_folder(folder, split), folder / OBJECT_FOLDER
     with_maps = objects and split != SBD_SPLIT and maps.is_dir()
     return [
-        Pair(name, _image_path(folder, name), masks / f"{name}.png", maps / f"{name}.png" if with_maps else None)
+        Pair(
+            name,
+            _file_of(folder / IMAGE_FOLDER, name, IMAGE_SUFFIXES),
+            _file_of(masks, name, MASK_SUFFIXES),
+            _file_of(maps, name, MASK_SUFFIXES) if with_maps else None,
+        )
         for name in names
     ]
 
 
-def _image_path(folder: Path, name: str) -> Path:
-    files = [folder / IMAGE_FOLDER / f"{name}{suffix}" for suffix in IMAGE_SUFFIXES]
+def _file_of(folder: Path, name: str, suffixes: Sequence[str]) -> Path:
+    """Return the file of a name with the first of the suffixes that there is, or, if there is none, the first."""
+    files = [folder / f"{name}{suffix}" for suffix in suffixes]
     return next((file for file in files if is_file(file)), files[0])

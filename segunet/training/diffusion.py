@@ -14,7 +14,7 @@ from segunet.data.dataset import Batch
 from segunet.losses.denoising import DenoisingLoss, Noised, as_samples
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.models.prompts import PromptEncoder, present_in
-from segunet.training.lr_schedule import WarmupCosine
+from segunet.training.lr_schedule import Schedule
 from segunet.training.optimizer import OptimizerFactory
 from segunet.training.scheduled import ScheduledTask
 
@@ -42,7 +42,7 @@ class DiffusionTask(ScheduledTask):
         prompts: PromptEncoder | None,
         loss: DenoisingLoss,
         optimizer: OptimizerFactory,
-        lr_schedule: WarmupCosine,
+        lr_schedule: Schedule,
         vocabulary: Mapping[int, str],
         card: dict[str, Any],
         size: int,

@@ -1,7 +1,7 @@
 """Warm-up, cosine and flat final phase, as a pure function of the run's progress."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,6 +9,7 @@ from pydantic import Field
 
 from segunet.base.validation import AtLeast0, Bounds, Share, checked
 
+Schedule = Callable[[float, float, float], float]  # (epochs done, of how many, peak rate) -> rate
 Epochs = Annotated[float, Field(ge=0)]  # math.inf for no upper bound
 
 

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from segunet.base.errors import UserError
 from segunet.data.dataset import Batch
-from segunet.training.lr_schedule import WarmupCosine
+from segunet.training.lr_schedule import Schedule
 
 
 class Loss(NamedTuple):
@@ -32,7 +32,7 @@ class ScheduledTask(LightningModule):
     its epochs end first, None for no limit.
     """
 
-    lr_schedule: WarmupCosine
+    lr_schedule: Schedule
     max_steps: int | None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

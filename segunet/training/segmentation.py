@@ -14,7 +14,7 @@ from segunet.inference.logits import logits_at, naming
 from segunet.inference.tiling import Inference
 from segunet.losses.segmentation import LossParts, SegmentationLoss
 from segunet.metrics.scores import Scores, absent_note
-from segunet.training.lr_schedule import WarmupCosine
+from segunet.training.lr_schedule import Schedule
 from segunet.training.optimizer import OptimizerFactory
 from segunet.training.scheduled import ScheduledTask
 from segunet.training.scoring import ScoringTask
@@ -42,7 +42,7 @@ class SegmentationTask(ScoringTask, ScheduledTask):
         net: nn.Module,
         loss: SegmentationLoss,
         optimizer: OptimizerFactory,
-        lr_schedule: WarmupCosine,
+        lr_schedule: Schedule,
         class_names: Sequence[str],
         card: dict[str, Any],
         inference: Inference,

@@ -1,5 +1,6 @@
 """Ways to damage the folder of ``voc_folder``, and what is to be found then."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -139,9 +140,9 @@ ERRORS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "image is text": (lambda f: (f / IMAGE).write_text("404"), {"unreadable": [str(IMAGE)]}),
     "image is gone": (lambda f: (f / IMAGE).unlink(), {"missing": [str(IMAGE)]}),
     "image is a folder": (lambda f: into_folder(f / IMAGE), {"missing": [str(IMAGE)]}),
-    "mask is .PNG": (
-        lambda f: (f / MASK).rename(f / MASK.with_suffix(".PNG")),
-        {"missing": [str(MASK)], "unused_file": [str(MASK.with_suffix(".PNG"))]},
+    "mask is .bmp": (
+        lambda f: (f / MASK).rename(f / MASK.with_suffix(".bmp")),
+        {"missing": [str(MASK)], "unused_file": [str(MASK.with_suffix(".bmp"))]},
     ),
     "image of floats": (lambda f: convert(f / IMAGE, "F"), {"unreadable": [str(IMAGE)]}),
     "mask truncated": (lambda f: cut(f / MASK, 0.5), {"unreadable": [str(MASK)]}),
@@ -283,6 +284,10 @@ HARMLESS: dict[str, tuple[Damage, dict[str, list[str]]]] = {
     "an image of two formats": (
         lambda f: as_png(f / IMAGE),
         {"stray_file": [str(IMAGE.with_suffix(".png"))]},
+    ),
+    "a mask of two formats": (
+        lambda f: shutil.copy(f / MASK, f / MASK.with_suffix(".tif")),
+        {"stray_file": [str(MASK.with_suffix(".tif"))]},
     ),
     "a name off the list": (
         lambda f: replace_in(f / VAL_LIST, "val_1\n", ""),

@@ -1,9 +1,13 @@
 """Masks of every kind, and what is refused."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from segunet.base.errors import UserError
@@ -12,6 +16,7 @@ from segunet.data.voc import Pair
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.images.reading import read_size
 from tests.pixels import colours, indices, save_mask
+from tests.rasters import PLACE, write_raster
 
 VOC = MaskFormat(21, IGNORE_INDEX, voc_palette())
 THREE = MaskFormat(3, IGNORE_INDEX, voc_palette())
@@ -107,6 +112,45 @@ def test_a_colour_of_a_class_beyond_the_data_set_s_is_refused(tmp_path: Path) ->
     Image.fromarray(voc_palette()[indices(0, 1, 15)]).save(tmp_path / "mask.png")
     with pytest.raises(UserError, match=r"\(192, 128, 128\)"):
         read_mask(tmp_path / "mask.png", (24, 40), THREE)
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "int32"])
+@pytest.mark.parametrize("compressed", ["none", "lzw", "deflate"])
+def test_a_geotiff_of_integers_is_a_mask(tmp_path: Path, kind: str, compressed: str) -> None:
+    values = default_rng(0).choice([0, 1, 2, 255], (40, 24)).astype(kind)
+    path = write_raster(tmp_path / "mask.tif", values[None], compress=compressed, nodata=0, **PLACE)
+    assert read_mask(path, (40, 24), THREE).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_values_of_few_bits_are_classes(tmp_path: Path, bits: int, suffix: str) -> None:
+    values = np.tile(np.arange(2**bits, dtype=np.uint8), (8, 16 // 2**bits))
+    path = tmp_path / f"mask{suffix}"
+    if suffix == ".tif":
+        write_raster(path, values[None], nbits=bits)
+    else:
+        path.write_bytes(grey_png(values, bits))
+    assert read_mask(path, values.shape, VOC).tolist() == values.tolist()
+
+
+def grey_png(values: NDArray[np.uint8], bits: int) -> bytes:
+    """Return a grey PNG of 1, 2 or 4 bits, which Pillow does not write."""
+    rows = np.unpackbits(values[..., None], axis=-1)[..., 8 - bits :].reshape(len(values), -1)
+    lines = b"".join(b"\0" + np.packbits(row).tobytes() for row in rows)
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("kind", "bands"), [("float32", 1), ("uint8", 2), ("uint16", 3)])
+def test_a_tiff_of_other_values_is_no_mask(tmp_path: Path, kind: str, bands: int) -> None:
+    path = write_raster(tmp_path / "mask.tif", np.ones((bands, 8, 8), dtype=kind))
+    with pytest.raises(UserError, match=r"mask\.tif .*"):
+        read_mask(path, (8, 8), THREE)
 
 
 def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:

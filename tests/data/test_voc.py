@@ -1,6 +1,7 @@
 """A VOC folder and its lists: what is read, and what is refused."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,17 @@ def test_images_of_every_suffix_are_found_in_small_and_in_capital_letters(voc_fo
         for spelt in (suffix, suffix.upper()):
             image = image.rename(image.with_suffix(spelt))
             assert list_pairs(voc_folder, "val")[0].image == image
+
+
+def test_masks_and_object_maps_of_every_suffix_are_found(voc_folder: Path) -> None:
+    mask, objects = (voc_folder / folder / "val_0.png" for folder in ("SegmentationClass", "SegmentationObject"))
+    objects.parent.mkdir()
+    shutil.copytree(mask.parent, objects.parent, dirs_exist_ok=True)
+    for suffix in (".png", ".tif", ".tiff", ".PNG", ".TIF", ".TIFF"):
+        mask, objects = (file.rename(file.with_suffix(suffix)) for file in (mask, objects))
+        assert list_pairs(voc_folder, "val", objects=True)[0][2:] == (mask, objects)
+    shutil.copy(mask, mask.with_suffix(".png"))
+    assert list_pairs(voc_folder, "val")[0].mask == mask.with_suffix(".png")
 
 
 def test_trainaug_takes_its_masks_from_the_other_folder(voc_folder: Path) -> None:

@@ -31,7 +31,7 @@ class Slope(ScheduledTask):
         super().__init__()
         self.net, self.fused = nn.Linear(9, 1, bias=False), fused
         self.max_steps = None
-        self.lr_schedule = lambda *given: given[-1]  # type: ignore[assignment]
+        self.lr_schedule = lambda *given: given[-1]
         nn.init.zeros_(self.net.weight)
 
     def new_optimizer(self) -> Optimizer:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from segunet.data.voc import MASK_SUFFIXES
 from segunet.images.integrity import IMAGE_SUFFIXES
 
 Severity = Literal["error", "warning", "note"]
@@ -33,15 +34,16 @@ class Finding(NamedTuple):
     split: str | None
 
 
-_SUFFIXES = ", ".join(suffix for suffix in IMAGE_SUFFIXES if suffix.islower())
+_SUFFIXES, _MASK_SUFFIXES = (
+    ", ".join(suffix for suffix in suffixes if suffix.islower()) for suffixes in (IMAGE_SUFFIXES, MASK_SUFFIXES)
+)
 
 # In the order of the report, most serious first.
 KINDS = {
     "missing": Kind(
         "error",
         "names without their image, mask or object map",
-        f"Put the image there as one of {_SUFFIXES}, mask and object map as .png in lower case (gdal_translate -of PNG "
-        "makes one of a GeoTIFF), or fix the list.",
+        f"Put the image there as one of {_SUFFIXES}, mask and object map as one of {_MASK_SUFFIXES}, or fix the list.",
     ),
     "unreadable": Kind(
         "error",
@@ -104,7 +106,7 @@ KINDS = {
     ),
     "stray_file": Kind(
         "warning",
-        "images hidden by another of the same name, and masks without an image",
+        "images and masks hidden by another of the same name, and masks without an image",
         "Remove the wrong file, or restore the missing image.",
     ),
     "only_class_0": Kind("note", "masks that hold only class 0", "Fine if nothing else is in the image."),
@@ -116,6 +118,6 @@ KINDS = {
     "unused_file": Kind(
         "note",
         "files that are not on a list",
-        f"They are not used. Images are {_SUFFIXES}, masks .png in lower case, and their names are on a list.",
+        f"They are not used. Images are {_SUFFIXES}, masks {_MASK_SUFFIXES}, and their names are on a list.",
     ),
 }

@@ -117,8 +117,8 @@ def _seen_in(pairs: Sequence[Pair], threads: int) -> Seen:
         )
     if not seen.colours and not seen.values:
         raise UserError(
-            f"No mask in {pairs[0].mask.parent} can be read, such as {pairs[0].mask}. Masks are .png files; "
-            "gdal_translate -of PNG makes one of a GeoTIFF."
+            f"No mask in {pairs[0].mask.parent} can be read, such as {pairs[0].mask}. Masks are .png files, or "
+            ".tif of one band of integers."
         )
     return seen
 

@@ -29,14 +29,23 @@ from segunet.data.masks import (
     teaches_nothing,
 )
 from segunet.data.objects import check_object_map
-from segunet.data.voc import IMAGE_FOLDER, Pair, list_path, mask_folder, named_pairs, read_names, repeated_names
+from segunet.data.voc import (
+    IMAGE_FOLDER,
+    MASK_SUFFIXES,
+    Pair,
+    list_path,
+    mask_folder,
+    named_pairs,
+    read_names,
+    repeated_names,
+)
 from segunet.images.integrity import IMAGE_SUFFIXES
 from segunet.images.levels import few_levels
 from segunet.images.palette import ClassColours
 from segunet.images.rasters import count_bands, opened_raster
 from segunet.images.reading import as_eight_bit_rgb, colours_lose_levels, is_transparent, opened, read_stored
 
-_OTHER_SUFFIXES = (".PNG", *IMAGE_SUFFIXES, "")  # that a file may have by mistake
+_OTHER_SUFFIXES = (*IMAGE_SUFFIXES, "")  # that a file may have by mistake
 
 
 @dataclass
@@ -235,7 +244,7 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
     images, others = _files_in(folder / IMAGE_FOLDER, IMAGE_SUFFIXES)
     masks: dict[Path, str] = {}
     for each in sorted({split.masks for split in splits}):
-        found, strange = _files_in(each, (".png",))
+        found, strange = _files_in(each, MASK_SUFFIXES)
         masks, others = masks | found, others + strange
     with_image, with_mask = set(images.values()), set(masks.values())
     on_neither = f"is on neither {' nor '.join(split.path.name for split in splits)}"
@@ -246,9 +255,12 @@ def unlisted_files(folder: Path, splits: Sequence[Split]) -> list[Finding]:
             findings.append(Finding("unused_file", path, on_neither + mask, None))
         elif path != image_of[name]:
             findings.append(Finding("stray_file", path, f"is hidden by {image_of[name].name}", None))
+    read = {pair.mask.with_suffix(""): pair.mask for split in splits for pair in split.pairs}
     for path, name in masks.items():
         if name not in image_of and name not in with_image:
             findings.append(Finding("stray_file", path, f"{on_neither}, and has no image", None))
+        elif path != (first := read.get(path.with_suffix(""), path)):
+            findings.append(Finding("stray_file", path, f"is hidden by {first.name}", None))
     return findings
 
 

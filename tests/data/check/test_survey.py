@@ -140,7 +140,7 @@ def test_a_list_that_cannot_be_read_is_refused_as_in_training(voc_folder: Path, 
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("mask is .PNG", "missing", "is not there, but val_1.PNG is"),
+        ("mask is .bmp", "missing", "is not there, but val_1.bmp is"),
         ("image is gone", "missing", "is not there"),
         ("image is a folder", "missing", "is a folder"),
         ("a name with its suffix", "missing", "is not there, but val_1.jpg is"),

@@ -1,0 +1,101 @@
+"""A learning rate and a batch size that are found by trying."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segunet import train
+from segunet.training import tuning
+from segunet.training.tuning import RateCurve, growing_rate
+from tests.commands import TINY, TINY_DENOISER, Command
+
+
+def test_the_rate_grows_by_the_same_factor_in_each_step() -> None:
+    rates = [growing_rate(epoch, 10, lr=0.01) for epoch in range(11)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[-1] == pytest.approx(1)
+    assert np.divide(rates[1:], rates[:-1]) == pytest.approx(10**0.5)
+
+
+def test_the_loss_falls_fastest_in_the_middle_of_a_slope() -> None:
+    rates = np.geomspace(1e-5, 1, 100)
+    falling = 1 / (1 + (rates / 1e-2) ** 2)  # over the logarithm of the rate it is steepest at 1e-2
+    losses = np.where(rates < 0.2, falling, rates * 10)  # and then it diverges
+    best = RateCurve(rates.tolist(), losses.tolist()).steepest()
+    assert best is not None
+    assert rates[best] == pytest.approx(1e-2, rel=0.15)
+
+
+@pytest.mark.parametrize("losses", [[1.0] * 50, [1.0 + step for step in range(50)], [1.0]])
+def test_a_loss_that_never_falls_has_no_such_rate(losses: list[float]) -> None:
+    assert RateCurve(np.geomspace(1e-5, 1, len(losses)).tolist(), losses).steepest() is None
+
+
+@pytest.mark.parametrize("own", [TINY, TINY_DENOISER], ids=["segmentation", "denoiser"])
+def test_a_curve_of_the_loss_over_rates_is_shown_and_nothing_written(
+    run: Command, voc_folder: Path, tmp_path: Path, own: list[str]
+) -> None:
+    given = [*own, f"data.root={voc_folder}", f"run_dir={tmp_path / 'run'}", "optimizer.encoder_lr=1e-4"]
+    result = run(train, *given, "optimizer.lr=1e-3", "tune=lr")
+    assert result.status == 0, result.error
+    rows = re.findall(r"^ *(\d\.\d\de[+-]\d\d) +(\d+\.\d+) ", result.output, re.MULTILINE)
+    assert len(rows) > 10
+    assert float(rows[0][0]) == pytest.approx(1e-6, rel=0.01)
+    assert max(float(rate) for rate, _ in rows) <= 0.1
+    found = re.search(r"falls fastest at optimizer.lr=(\S+) optimizer.encoder_lr=(\S+)", result.output)
+    assert found is not None
+    assert float(found[1]) / float(found[2]) == pytest.approx(10, rel=0.1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_diverges_ends_the_test(run: Command, voc_folder: Path) -> None:
+    given = [*TINY, f"data.root={voc_folder}", "optimizer=sgd", "optimizer.lr=1e6", "optimizer.encoder_lr=1e6"]
+    result = run(train, *given, "tune=lr")
+    assert result.status == 0, result.error
+    assert "the loss did not fall at any rate" in result.output
+
+
+def test_the_largest_batch_is_on_the_line_of_what_was_measured(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(workload: tuning.Workload, **_: int) -> object:
+        count = len(workload.make_inputs().args[0])
+        return type("Measurement", (), {"peak_bytes": 10**9 + count * 10**8})
+
+    monkeypatch.setattr(tuning, "measure", measured)
+    monkeypatch.setattr(tuning, "free_memory", lambda _: 10 * 10**9)
+    result = run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size")
+    assert result.status == 0, result.error
+    assert "a training step of 16 images takes 2.60 GB" in result.output
+    assert "a training step of 32 images" not in result.output  # those of 16 take more than twice those of 2
+    assert "up to 80 images fit, of which the list has 6: data.batch_size=6" in result.output
+    monkeypatch.setattr(tuning, "free_memory", lambda _: 10**9)
+    assert "Not even one image fits" in run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size").error
+
+
+def test_the_memory_of_a_batch_is_measured(run: Command, voc_folder: Path) -> None:
+    given = [*TINY, f"data.root={voc_folder}", "data.transform.crop_size=256"]
+    result = run(train, *given, "tune=batch_size")
+    assert result.status == 0, result.error
+    taken = [float(size) for size in re.findall(r"images takes (\d+\.\d+) GB", result.output)]
+    assert len(taken) > 1
+    assert taken[-1] > taken[0]
+    assert "data.batch_size=6" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["tune=rate"], "tune=rate: there is no 'rate' to try. Give lr or batch_size, or both."),
+        (["tune=lr,resume"], "there is no 'resume' to try"),
+        (["tune=lr", "resume=nowhere"], "tune is for a new run"),
+        ([*TINY_DENOISER, "tune=batch_size"], "not denoisers"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused(run: Command, voc_folder: Path, given: list[str], said: str) -> None:
+    own = [] if "resume=nowhere" in given or "data=custom" in given else TINY
+    result = run(train, *own, *([] if "resume=nowhere" in given else [f"data.root={voc_folder}"]), *given)
+    assert result.status == 1
+    assert said in result.error
