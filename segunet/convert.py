@@ -1,4 +1,4 @@
-"""Convert a checkpoint: ``python -m segunet.convert source=PATH from=article|smp output=PATH [key=value] ...``."""
+"""Convert a checkpoint: ``python -m segunet.convert source=PATH from=article|smp|smp_timm output=PATH [key=value]``."""
 
 from segunet.cli.arguments import check_arguments
 
@@ -60,13 +60,13 @@ def convert(cfg: DictConfig) -> Checkpoint:
     card["data"]["flip"] = None  # unknown
     net = build.net_from_config(OmegaConf.create(card["model"]))
     if not isinstance(net, UNet):
-        raise UserError("The network is determined by from=article or from=smp: leave model=... out.")
+        raise UserError(f"The network is determined by from={cfg['from']}: leave model=... out.")
     try:
         weights = to_segunet(state, origin, net.state_dict(), net.encoder.channels[-2::-1])
     except UserError as error:
         raise UserError(
-            f"{source} as from={cfg['from']} with a ResNet-{cfg.model.encoder.depth}: {error} The network must be the "
-            "original one, with a ResNet encoder, three colour channels and a decoder of five steps without attention."
+            f"{source} as from={cfg['from']} with {encoder_of(cfg.model)}: {error} The network must be the original one, "
+            f"with this encoder, three colour channels and a decoder of five steps without attention.{_hint(state)}"
         ) from error
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
@@ -81,9 +81,19 @@ def convert(cfg: DictConfig) -> Checkpoint:
     return checkpoint
 
 
+def encoder_of(model: DictConfig) -> str:
+    """Return what the encoder of a ``model`` config is called."""
+    return str(model.encoder.get("name") or f"ResNet-{model.encoder.depth}")
+
+
+def _hint(state: StateDict) -> str:
+    of_timm = any(name.startswith("encoder.model.") for name in state)
+    return " An encoder of timm (tu-NAME there) is from=smp_timm model.encoder.name=NAME." if of_timm else ""
+
+
 def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:
     """Set depth and widths in the ``model`` config to those of ``state``, as far as they can be determined."""
-    if (depth := resnet_depth(state)) in get_args(Depth):
+    if "depth" in model.encoder and (depth := resnet_depth(state)) in get_args(Depth):
         model.encoder.depth = depth
     if len(widths := decoder_widths(state, origin)) == 5:
         model.decoder.widths, model.decoder.full_resolution_width = widths[:4], widths[4]
@@ -164,10 +174,10 @@ def conclude(cfg: DictConfig, checkpoint: Checkpoint) -> None:
     """Log what was written and the next steps."""
     names, output = checkpoint.class_names, setting("checkpoint", cfg.output)
     logger.info(
-        "written to %s: %s's network with a ResNet-%d encoder, %s parameters, %d classes (%s)",
+        "written to %s: %s's network with the encoder %s, %s parameters, %d classes (%s)",
         cfg.output,
         cfg["from"],
-        cfg.model.encoder.depth,
+        encoder_of(cfg.model),
         f"{sum(parameter.numel() for parameter in checkpoint.net.parameters()):,}",
         len(names),
         ", ".join(names),

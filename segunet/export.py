@@ -29,7 +29,7 @@ from segunet.cli.command import command
 from segunet.cli.run_dir import as_path
 from segunet.data.datamodule import VOCDataModule
 from segunet.data.dataset import EvalDataset
-from segunet.data.voc import find_voc_folder, list_pairs
+from segunet.data.voc import find_voc_folder, list_pairs, voc_folder_in
 from segunet.formats.interface import Interface, resized
 from segunet.formats.output import check_output, whole_files
 from segunet.formats.quantize import Calibration
@@ -209,11 +209,12 @@ def images_to_compare(cfg: DictConfig, checkpoint: Checkpoint) -> VOCDataModule 
         UserError: it is named and not there, or it is invalid.
     """
     named = "_target_" in cfg.data or any(_names(each, ("data", "split")) for each in HydraConfig.get().overrides.task)
-    if not named and not is_folder(Path(checkpoint.data.root)):
+    root = Path(checkpoint.data.root)
+    if not named and not (is_folder(root) and voc_folder_in(root)):
         logger.warning(
             "the checkpoint's data set %s is not here: the networks are compared on noise alone; with data.root=PATH "
             "on images too",
-            checkpoint.data.root,
+            root,
         )
         return None
     _, datamodule = scoring_data(cfg, checkpoint, prepare=True)

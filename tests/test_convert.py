@@ -76,7 +76,7 @@ def test_the_article_s_state_dict_gives_the_article_s_logits(run: Command, tmp_p
     result = run(convert, f"source={tmp_path}/article.pth", "from=article", f"output={tmp_path}/article.ckpt")
     assert result.status == 0, result.error
     assert "ignored keys, not needed for the logits: resnet.fc.weight, resnet.fc.bias" in result.output
-    assert "article's network with a ResNet-50 encoder, 43,934,101 parameters, 21 classes" in result.output
+    assert "article's network with the encoder ResNet-50, 43,934,101 parameters, 21 classes" in result.output
     assert f"segunet.evaluate checkpoint={tmp_path}/article.ckpt" in result.output
     assert_same_logits(tmp_path / "article.ckpt", original, Tensor.float)
 
@@ -86,7 +86,7 @@ def test_a_state_dict_of_smp_gives_smp_s_logits(run: Command, tmp_path: Path) ->
     torch.save(original.state_dict(), tmp_path / "smp.pth")
     result = run(convert, f"source={tmp_path}/smp.pth", "from=smp", *NAMES, f"output={tmp_path}/smp.ckpt")
     assert result.status == 0, result.error
-    assert "smp's network with a ResNet-50 encoder, 32,521,395 parameters, 3 classes" in result.output
+    assert "smp's network with the encoder ResNet-50, 32,521,395 parameters, 3 classes" in result.output
     assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
 
 
@@ -95,6 +95,21 @@ def test_the_decoder_s_widths_are_read_off_the_state_dict(run: Command, tmp_path
     torch.save(original.state_dict(), tmp_path / "smp.pth")
     result = run(convert, f"source={tmp_path}/smp.pth", "from=smp", *NAMES, f"output={tmp_path}/smp.ckpt")
     assert result.status == 0, result.error
+    assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b0", "mobilenetv3_small_050", "convnext_atto"])
+def test_a_state_dict_of_smp_with_an_encoder_of_timm_gives_its_logits(run: Command, tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    original = randomised(smp.Unet(f"tu-{name}", encoder_weights=None, classes=3))
+    torch.save(original.state_dict(), tmp_path / "smp.pth")
+    given = [f"source={tmp_path}/smp.pth", *NAMES, f"output={tmp_path}/smp.ckpt"]
+    refused = run(convert, *given, "from=smp")
+    assert "An encoder of timm (tu-NAME there) is from=smp_timm model.encoder.name=NAME." in refused.error
+    assert "as from=smp_timm with convnext_tiny: " in run(convert, *given, "from=smp_timm").error
+    result = run(convert, *given, "from=smp_timm", f"model.encoder.name={name}")
+    assert result.status == 0, result.error
+    assert f"smp_timm's network with the encoder {name}, " in result.output
     assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
 
 
@@ -181,7 +196,7 @@ def test_unreadable_files_are_refused_by_name_and_nothing_in_them_runs(
             ["from=smp", *NAMES, "model.std=[1,1]"],
             "model.std must have 3 numbers, one per channel of the images; got 2.",
         ),
-        (["from=unknown"], "Give one of article, smp."),
+        (["from=unknown"], "Give one of article, smp, smp_timm."),
     ],
 )
 def test_settings_that_do_not_fit_the_state_dict_are_explained(

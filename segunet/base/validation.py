@@ -22,7 +22,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0, le=2**32 - 1)]  # the range of NumPy's seeds
 Positive = Annotated[int, Field(ge=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Channels = Annotated[int, Field(ge=1, le=8192)]
+MOST_CHANNELS = 8192
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
 Pixels = Annotated[int, Field(ge=1, le=100_000)]  # length of a side
 Text = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]  # YAML reads some names as numbers
 

@@ -1,12 +1,13 @@
 """The U-Net's decoder: from the encoder's maps to one map of fine features."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError
-from segunet.base.validation import Channels, checked
+from segunet.base.validation import MOST_CHANNELS, Channels, checked
 from segunet.models.blocks import ConvNormAct, Norm, ScaleShift, UpBlock
 from segunet.models.context import AtrousPyramid
 from segunet.models.weights import load_decoder_weights
@@ -17,7 +18,7 @@ class UNetDecoder(nn.Module):
     """Go from the coarsest map to the finest: upsample, concatenate the skip, convolve twice.
 
     Args:
-        encoder_channels: channels of the encoder's maps, finest first.
+        encoder_channels: channels of the encoder's maps, finest first; 0 for a map that is no skip.
         widths: output channels of each step, coarsest step first; one fewer than there are maps.
         reduced_channels: number of channels that each map is projected to (1x1 convolution) before use, finest
             first; None uses the maps unchanged.
@@ -35,7 +36,7 @@ class UNetDecoder(nn.Module):
 
     def __init__(
         self,
-        encoder_channels: Sequence[Channels],
+        encoder_channels: Sequence[Annotated[int, Field(ge=0, le=MOST_CHANNELS)]],
         widths: Sequence[Channels],
         reduced_channels: Sequence[Channels] | None = None,
         full_resolution_width: Channels | None = None,
@@ -55,6 +56,8 @@ class UNetDecoder(nn.Module):
             )
         self.reduce = nn.ModuleList()
         if reduced_channels is not None:
+            if 0 in encoder_channels:
+                raise UserError("model.decoder.reduced_channels: a map has no channels (stem_width=0). Set it to null.")
             pairs = zip(encoder_channels, channels, strict=True)
             self.reduce.extend(ConvNormAct(wide, narrow, kernel_size=1, norm=norm) for wide, narrow in pairs)
         self.context: AtrousPyramid | None = None
@@ -85,7 +88,7 @@ class UNetDecoder(nn.Module):
         x = maps[-1] if self.context is None else self.context(maps[-1])
         given: Sequence[ScaleShift | None] = scale_shifts or [None] * len(self.steps)
         for step, skip, scale_shift in zip(self.steps, maps[-2::-1], given, strict=True):
-            x = step(x, skip, scale_shift)
+            x = step(x, skip if skip.shape[1] else None, scale_shift)
         if self.to_full_resolution is not None:
             x = self.to_full_resolution(x)
         return x

@@ -1,7 +1,8 @@
 """State dicts of other projects' U-Nets, and how their names map to segunet's network.
 
 ``article`` is the article's code (bubbliiiing/unet-pytorch, ResNet backbone), ``smp`` is
-``segmentation_models_pytorch.Unet`` with a ResNet encoder. Both keep torchvision's names within the encoder.
+``segmentation_models_pytorch.Unet`` with a ResNet encoder. Both keep torchvision's names within the encoder. In
+``smp_timm`` the encoder is one of timm ("tu-..."), whose names it keeps.
 """
 
 import re
@@ -40,6 +41,11 @@ class Origin:
         return there + ours.removeprefix(here)
 
 
+_SMP = (
+    {"segmentation_head.0.": "head."}
+    | {f"decoder.blocks.{i}.": f"decoder.steps.{i}." for i in range(4)}
+    | {"decoder.blocks.4.": "decoder.to_full_resolution."}
+)
 ORIGINS = {
     "article": Origin(
         names={"resnet.": "encoder.", "final.": "head."}
@@ -48,13 +54,8 @@ ORIGINS = {
         ignored="resnet.fc.",
         up_first=False,
     ),
-    "smp": Origin(
-        names={"encoder.": "encoder.", "segmentation_head.0.": "head."}
-        | {f"decoder.blocks.{i}.": f"decoder.steps.{i}." for i in range(4)}
-        | {"decoder.blocks.4.": "decoder.to_full_resolution."},
-        ignored="classification_head.",
-        up_first=True,
-    ),
+    "smp": Origin(names={"encoder.": "encoder."} | _SMP, ignored="classification_head.", up_first=True),
+    "smp_timm": Origin(names={"encoder.model.": "encoder.body."} | _SMP, ignored="classification_head.", up_first=True),
 }
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from segunet.base.errors import UserError, abbreviated, did_you_mean
 from segunet.base.extras import import_extra
 from segunet.base.normalization import IMAGENET_MEAN, IMAGENET_STD
-from segunet.base.validation import Channels, checked, one_line
+from segunet.base.validation import MOST_CHANNELS, Channels, checked, one_line
 from segunet.models.stages import StagedEncoder
 from segunet.models.weights import load_matching, read_state_dict
 
@@ -33,7 +33,7 @@ class TimmEncoder(StagedEncoder):
         weights: ``imagenet`` (timm's own, downloaded once and cached), the path of a state dict of timm or of a segunet
             checkpoint, or None for a random start.
         frozen_stages: how many stages, one for each map, are frozen, with their batch-norm statistics; 0 for none.
-        stem_width: channels of the convolution that makes the finest map, where it is needed.
+        stem_width: channels of the convolution that makes the finest map, where it is needed; 0 for a map without any.
         in_channels: channels of the input; timm adapts its own weights for 3, those of a segunet checkpoint must fit.
 
     Attributes:
@@ -49,7 +49,7 @@ class TimmEncoder(StagedEncoder):
         name: str,
         weights: str | None = None,
         frozen_stages: Annotated[int, Field(ge=0)] = 0,
-        stem_width: Channels = 32,
+        stem_width: Annotated[int, Field(ge=0, le=MOST_CHANNELS)] = 32,
         in_channels: Channels = 3,
     ) -> None:
         super().__init__()
@@ -161,8 +161,17 @@ def _warn_of_normalization(about: Any, name: str) -> None:
         logger.warning("the weights of %s were trained with model.mean=%s model.std=%s: set them so", name, mean, std)
 
 
-def _stem(channels: int, width: int) -> nn.Sequential:
+class _NoChannels(nn.Module):
+    """Make the map (N, 0, H/2, W/2) of images (N, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:, :0, ::2, ::2]
+
+
+def _stem(channels: int, width: int) -> nn.Module:
     """Return what makes the map (N, width, H/2, W/2) of images (N, channels, H, W)."""
+    if width == 0:
+        return _NoChannels()
     convolution = nn.Conv2d(channels, width, kernel_size=3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return nn.Sequential(convolution, nn.BatchNorm2d(width), nn.ReLU(inplace=True))

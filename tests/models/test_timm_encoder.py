@@ -60,8 +60,8 @@ def test_the_rate_falls_from_stage_to_stage() -> None:
     net = UNet(encoder, partial(UNetDecoder, widths=[8] * 4), num_classes=2)
     optimizer = OptimizerFactory(torch.optim.AdamW, lr=1.0, layer_decay=0.5)(net)
     rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
-    assert encoder.stem is not None
-    assert rates[encoder.stem[0].weight] == 0.125
+    stem = encoder.get_submodule("stem.0")
+    assert rates[stem.get_parameter("weight")] == 0.125
     assert rates[next(iter(encoder.stages[-1].parameters()))] == 1.0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from segunet import train
+from segunet.cost.measurement import Workload
 from segunet.training import tuning
 from segunet.training.tuning import RateCurve, growing_rate
 from tests.commands import TINY, TINY_DENOISER, Command
@@ -60,7 +61,7 @@ def test_a_loss_that_diverges_ends_the_test(run: Command, voc_folder: Path) -> N
 def test_the_largest_batch_is_on_the_line_of_what_was_measured(
     run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(workload: tuning.Workload, **_: int) -> object:
+    def measured(workload: Workload, **_: int) -> object:
         count = len(workload.make_inputs().args[0])
         return type("Measurement", (), {"peak_bytes": 10**9 + count * 10**8})
 
