@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from segunet.base.errors import did_you_mean
+from segunet.base.stopping import end_with_reader
 from segunet.base.version import __version__
 from segunet.cli.completion import completions
 
@@ -20,6 +21,8 @@ _COMMANDS = [
 def main() -> None:
     """Run the command that is named first, with the words after it."""
     name, *words = sys.argv[1:] or ["--help"]
+    if name not in _COMMANDS:
+        end_with_reader()
     if name in ("--help", "-h", "help"):
         print(help_text())
     elif name == "--complete":  # called by the shell

@@ -65,7 +65,7 @@ def convert(cfg: DictConfig) -> Checkpoint:
         weights = to_segunet(state, origin, net.state_dict(), net.encoder.channels[-2::-1])
     except UserError as error:
         raise UserError(
-            f"{source} as from={cfg['from']} with {encoder_of(cfg.model)}: {error} The network must be the original one, "
+            f"{source} as from={cfg['from']} with {encoder_of(cfg.model)}: {error} The network must be the original, "
             f"with this encoder, three colour channels and a decoder of five steps without attention.{_hint(state)}"
         ) from error
     net.load_state_dict(net.state_dict() | weights)

@@ -45,7 +45,7 @@ from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
-from segunet.training.board import board_of, drop_lost, wandb_run
+from segunet.training.board import begun, board_of, drop_lost
 from segunet.training.build_callbacks import callbacks_from_config
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
@@ -205,7 +205,7 @@ def built(start: Start) -> Parts:
 def fit(start: Start, parts: Parts) -> None:
     """Train, and write everything to the run's folder."""
     datamodule, task, trainer = parts
-    with wandb_run(trainer):
+    with begun(trainer):
         open_run_dir(start.cfg, start.run_dir)
         if is_main_process():
             remove_abandoned(start.run_dir.rglob(DRAFTS))

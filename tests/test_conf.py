@@ -38,7 +38,15 @@ def test_every_file_is_a_root_or_a_choice_that_is_tested() -> None:
     tested = {choice.replace("=", "/") for choice in TRAIN_CHOICES}
     roots = {"train", "evaluate", "predict", "check_data", "export", "summary", "convert", "generate"}
     roots |= {"benchmark", "report", "import_labels", "demo"}
-    parts = {"command", "data/from_checkpoint", "data/latents", "from/article", "from/smp", "hydra/sweeper/search"}
+    parts = {
+        "command",
+        "data/from_checkpoint",
+        "data/latents",
+        "from/article",
+        "from/smp",
+        "from/smp_timm",
+        "hydra/sweeper/search",
+    }
     assert files - tested == roots | parts
 
 

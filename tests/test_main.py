@@ -1,5 +1,6 @@
 """The program ``segunet``, which runs the commands."""
 
+import signal
 import subprocess
 import sys
 
@@ -47,3 +48,15 @@ def test_an_unknown_command_is_refused(typed: str, said: str) -> None:
     result = segunet(typed)
     assert result.returncode == 1
     assert said in result.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--complete"], ["train", "--help"], ["--version"]])
+def test_what_is_only_shown_ends_in_silence_with_its_reader(words: list[str]) -> None:
+    command = [sys.executable, "-m", "segunet", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == -signal.SIGPIPE

@@ -140,3 +140,8 @@ def _is_copy() -> bool:
         return True
     _noted = now
     return False
+
+
+def end_with_reader() -> None:
+    """Let the process end, as other programs do, when what reads its output has ended; for what only prints."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)

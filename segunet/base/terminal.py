@@ -1,8 +1,10 @@
 """Output for the user: the console, its progress bar, and log messages to the console and the run's log file."""
 
 import logging
+import os
 import re
 import shlex
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,17 @@ from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-console = Console()
+
+class _Console(Console):
+    """Rich's, which exits when what reads its output has ended, as ``| head`` does; a training must not."""
+
+    def on_broken_pipe(self) -> None:
+        """Go on in silence."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+
+
+console = _Console()
 _WIDEST = 1000  # characters
 
 _IGNORED_WARNINGS = (

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from segunet.base.errors import UserError
 from segunet.base.paths import CONF_DIR
+from segunet.base.stopping import end_with_reader
 from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
 from segunet.cli.own_files import own_files, with_own_files
@@ -41,6 +42,7 @@ def check_arguments(command: str) -> None:
         sys.exit(f"error: {error}{f' Settings are also read from {files}.' if files else ''}")
     given = get_args_parser().parse_args()
     if any(getattr(given, flag, None) for flag in _SHOWN_BY_HYDRA):
+        end_with_reader()
         hydra.main(**hydra_config(command))(lambda _: None)()
         sys.exit()
 

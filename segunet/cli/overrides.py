@@ -19,6 +19,7 @@ from segunet.base.errors import UserError, did_you_mean
 from segunet.base.normalization import per_channel
 from segunet.base.paths import CONF_DIR, DATA_DIR, OUTPUTS_DIR
 from segunet.base.terminal import setting
+from segunet.cli.conf_files import choices_with
 from segunet.images.levels import channels_of
 
 _HYDRA_FLAGS = ("shell_completion", "hydra_help", "experimental_rerun", "config_name", "config_dir", "config_path")
@@ -198,6 +199,9 @@ def _check_added(command: str, overrides: Sequence[Override]) -> None:
 
 def _unknown(command: str, name: str, known: Sequence[str]) -> str:
     """Return the message for an unknown setting, with a suggestion."""
+    groups = compose(command, return_hydra_config=True).hydra.runtime.choices
+    if elsewhere := [each for each in choices_with(name) if each.partition("=")[0] in groups]:
+        return f"{name} belongs to {', '.join(elsewhere)}, which is not chosen. Add it, or leave the setting out."
     meant = did_you_mean(name, [each for each in known if not each.startswith("hydra")])
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
 
@@ -210,7 +214,7 @@ def _known_names(command: str, overrides: Sequence[Override]) -> list[str]:
         cfg = compose(command, chosen, return_hydra_config=True)
     except _HYDRA_ERRORS:
         cfg = compose(command, return_hydra_config=True)
-    return [*_names(cfg), *groups, *cfg.hydra.runtime.choices]
+    return [*_names(cfg), *cfg.hydra.runtime.choices]
 
 
 def composed(command: str, overrides: Sequence[str]) -> DictConfig:

@@ -5,7 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytorch_lightning as pl
-from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger
 
 from segunet.base.terminal import setting
 from segunet.training.callbacks import MaxSteps, MaxTime
@@ -27,9 +27,9 @@ def best_checkpoint(run_dir: Path) -> Path | None:
 
 
 def score_to_board(trainer: pl.Trainer, name: str, value: float | None) -> None:
-    """Log the best score to TensorBoard and Weights & Biases, unless it is unknown, and close all loggers' files."""
+    """Log the best score, unless it is unknown, to all loggers but tables, and close their files."""
     for board in trainer.loggers:
-        if value is not None and isinstance(board, TensorBoardLogger | WandbLogger):
+        if value is not None and not isinstance(board, CSVLogger):
             board.log_metrics({name: value}, trainer.global_step)
         board.finalize("success")
 

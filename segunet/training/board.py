@@ -1,4 +1,4 @@
-"""What a run logs to TensorBoard and Weights & Biases, and TensorBoard's files."""
+"""What a run logs to TensorBoard, Weights & Biases and MLflow, and TensorBoard's files."""
 
 import logging
 import struct
@@ -15,6 +15,7 @@ from segunet.base.errors import UserError
 from segunet.base.extras import import_extra
 from segunet.base.validation import one_line
 from segunet.images.drawing import ImageArray
+from segunet.training.mlflow_logger import MLFlowLogger
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def board_of(trainer: pl.Trainer) -> pl.loggers.TensorBoardLogger | None:
 
 def shows_images(trainer: pl.Trainer) -> bool:
     """Return whether the trainer has a logger that shows images."""
-    return any(isinstance(each, pl.loggers.TensorBoardLogger | WandbLogger) for each in trainer.loggers)
+    return any(isinstance(each, pl.loggers.TensorBoardLogger | WandbLogger | MLFlowLogger) for each in trainer.loggers)
 
 
 def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
@@ -50,6 +51,18 @@ def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
                 board.experiment.add_image(name, image, step, dataformats="HWC")
             elif isinstance(board, WandbLogger):
                 board.log_image(name, [image], step)
+            elif isinstance(board, MLFlowLogger):
+                board.log_image(name, image, step)
+
+
+@contextmanager
+def begun(trainer: pl.Trainer) -> Iterator[None]:
+    """Begin the runs of loggers that send what is logged; raises as they do. Those of MLflow are ended by Lightning."""
+    with wandb_run(trainer):
+        for board in trainer.loggers:
+            if isinstance(board, MLFlowLogger) and trainer.is_global_zero:
+                board.begin()
+        yield
 
 
 @contextmanager

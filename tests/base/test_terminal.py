@@ -2,6 +2,9 @@
 
 import io
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -48,3 +51,27 @@ def test_a_table_is_whole_in_a_narrow_terminal(width: int, monkeypatch: pytest.M
     assert {len(line) for line in lines} == {len(lines[0])}
     for text in ("swimming pool", "0.1234", "12,345,678", "accuracy"):
         assert text in shown.getvalue()
+
+
+GOES_ON = """
+import sys
+from pathlib import Path
+from segunet.base.terminal import console
+
+for _ in range(10_000):
+    console.print("a long line " * 9)
+Path(sys.argv[1]).write_text("all done")
+"""
+
+
+def test_a_command_goes_on_when_what_reads_its_output_has_ended(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", GOES_ON, str(tmp_path / "result")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == (b"", 0)
+    process.stderr.close()
+    assert (tmp_path / "result").read_text() == "all done"

@@ -35,6 +35,9 @@ FLAGS = {
 WRONG_OF_TRAIN = {
     "trainer.max_epoch=3": "train has no setting trainer.max_epoch. Did you mean trainer.max_epochs?",
     "optimzer=sgd": "Did you mean optimizer?",
+    "logger.csv.name=x": "error: logger.csv.name belongs to logger=csv, which is not chosen.",
+    "data.bands=4": "error: data.bands belongs to data=custom, which is not chosen.",
+    "from=smp": "error: train has no setting from. ",
     "optimizer=adm": "optimizer=adm: there is no such optimizer. Give one of adam, adamw, adamw_scratch, sgd.",
     "optimizer=null": "Config group override must be",
     "model=article model.decoder.width=1": "Did you mean model.decoder.widths?",

@@ -109,18 +109,19 @@ def test_weights_and_biases_has_curves_images_and_settings(
     assert wandb.run is None  # a sweep's next run begins its own
 
 
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_a_logger_that_is_not_installed_is_named(
-    run: Command, one_epoch: list[str], monkeypatch: pytest.MonkeyPatch
+    run: Command, one_epoch: list[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    result = run(train, *one_epoch, "logger=wandb")
-    assert (result.status, "segunet[wandb]" in result.error) == (1, True)
+    monkeypatch.setitem(sys.modules, name, None)
+    result = run(train, *one_epoch, f"logger={name}")
+    assert (result.status, f"segunet[{name}]" in result.error) == (1, True)
 
 
 def test_a_logger_that_is_none_is_refused(run: Command, one_epoch: list[str], tmp_path: Path) -> None:
     for wrong, words in {
         "+logger.name=tables": "logger.name=tables: each logger has its own settings, such as logger.tensorboard.name",
-        "logger=[tensorboard,wandbb]": "logger=wandbb: there is no such logger. Give one of csv, tensorboard, wandb.",
+        "logger=[tensorboard,wandbb]": "no such logger. Give one of csv, mlflow, tensorboard, wandb.",
         "+logger.mine={_target_: builtins.dict}": "logger.mine: builtins.dict is no logger of Lightning",
         "logger.tensorboard._target_=builtins.dict": "logger.tensorboard: builtins.dict is no logger of Lightning",
         "+logger.wandb.offline=true": "wandb is not chosen: add 'logger=[tensorboard,wandb]'",
