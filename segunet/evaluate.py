@@ -7,10 +7,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from segunet.base.errors import UserError, counted
@@ -29,7 +32,7 @@ from segunet.cli.run_dir import (
 )
 from segunet.data.datamodule import VOCDataModule
 from segunet.images.palette import ClassColours
-from segunet.images.rasters import georeferenced_among
+from segunet.images.rasters import georeferenced_among, read_raster
 from segunet.inference.checkpoint import Checkpoint, check_augmentation
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.precision import precision_for
@@ -74,7 +77,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     if cfg.save_predictions:
         located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
         files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
-        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours, files))
+        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours, files, no_data_in(datamodule)))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
@@ -101,6 +104,15 @@ def check_settings(cfg: DictConfig) -> None:
     check("images", cfg.images, Count)
     for name in ("boundary_iou", "save_predictions"):
         check(name, cfg[name], bool)
+
+
+def no_data_in(datamodule: VOCDataModule) -> Callable[[str], NDArray[np.bool_]] | None:
+    """Return what tells where the raster of a name has no data, bool (H, W); None if the images are no rasters."""
+    bands, image_range = datamodule.form.bands, datamodule.form.image_range
+    if bands is None:
+        return None
+    files = {pair.name: pair.image for pair in datamodule.val_pairs}
+    return lambda name: read_raster(files[name], bands, image_range).empty
 
 
 def colours_of(checkpoint: Checkpoint, datamodule: VOCDataModule) -> ClassColours:

@@ -130,6 +130,16 @@ def test_where_there_is_no_data_nothing_is_predicted_or_learned(run: Command, tm
     _, mask = read_pair(Pair("image", path, tmp_path / "mask.png"), form)
     assert (mask == np.where(empty, 255, 1)).all()
 
+    for folder, file in (("JPEGImages", path), ("SegmentationClass", tmp_path / "mask.png")):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        shutil.copy(file, tmp_path / "data" / folder / f"image{file.suffix}")
+    (tmp_path / "data" / "ImageSets" / "Segmentation").mkdir(parents=True)
+    (tmp_path / "data" / "ImageSets" / "Segmentation" / "val.txt").write_text("image\n")
+    given = [five_bands, f"data.root={tmp_path / 'data'}", f"run_dir={tmp_path / 'scored'}"]
+    assert run(evaluate, *given, "save_predictions=true").status == 0
+    scored = np.asarray(Image.open(tmp_path / "scored" / "predictions" / "image.png"))
+    assert ((scored == 255) == empty).all()
+
 
 def test_a_large_raster_is_predicted_from_its_rows(
     run: Command, tmp_path: Path, five_bands: str, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: Server
     timeout = 60  # seconds that a connection may be silent
+    error_content_type = "application/json"  # of what http.server refuses itself, such as other methods
+    error_message_format = '{"error": "%(message)s"}'
 
     def do_GET(self) -> None:
         """Send the page."""

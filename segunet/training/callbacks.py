@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Timer, WeightAveraging
@@ -110,10 +111,17 @@ class SavePredictions(Callback):
         folder: to write to.
         colours: of the masks.
         georeferenced: the file of each such image, by its name.
+        no_data: returns where the raster of a name has no data, bool (H, W), which is ignored; None for other images.
     """
 
-    def __init__(self, folder: Path, colours: ClassColours, georeferenced: Mapping[str, Path]) -> None:
-        self.folder, self.colours, self.georeferenced = folder, colours, georeferenced
+    def __init__(
+        self,
+        folder: Path,
+        colours: ClassColours,
+        georeferenced: Mapping[str, Path],
+        no_data: Callable[[str], NDArray[np.bool_]] | None = None,
+    ) -> None:
+        self.folder, self.colours, self.georeferenced, self.no_data = folder, colours, georeferenced, no_data
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, *_: Any
@@ -126,6 +134,8 @@ class SavePredictions(Callback):
         check_within(self.folder, [f"{name}{suffix}" for name in batch.names for suffix in (".png", ".tif")])
         for name, prediction in zip(batch.names, outputs, strict=True):
             mask = prediction.cpu().numpy().astype(np.uint8)
+            if self.no_data is not None:
+                mask[self.no_data(name)] = self.colours.ignore_index
             with whole_file(self.folder / f"{name}.png") as file:
                 palette_image(mask, self.colours.palette).save(file, format="PNG")
             if name in self.georeferenced:

@@ -98,6 +98,7 @@ def test_what_cannot_be_answered_says_why(server: Server, image: Path) -> None:
     content = image.read_bytes()
     for request, status, words in (
         (("GET", "/other", b""), 404, "no such page"),
+        (("PUT", "/predict", content), 501, "Unsupported method ('PUT')"),
         (("POST", "/other", content), 400, "Wanted an image's file"),
         (("POST", "/predict?name=a.jpg", content[:500]), 422, "a.jpg"),
         (("POST", "/predict?name=..%2F..%2Fb.jpg", b"text"), 422, "../../b.jpg"),
