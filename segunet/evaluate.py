@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,9 @@ def no_data_in(datamodule: VOCDataModule) -> Callable[[str], NDArray[np.bool_]] 
 
 
 def colours_of(checkpoint: Checkpoint, datamodule: VOCDataModule) -> ClassColours:
-    """Return the checkpoint's colours, with the data set's own for ignored pixels."""
-    form = datamodule.form
-    return checkpoint.colours.ignoring(form.ignore_index, form.palette[form.ignore_index])
+    """Return the checkpoint's colours, with the data set's own for ignored pixels, and its bands that are shown."""
+    form, colours = datamodule.form, replace(checkpoint.colours, channels=datamodule.shown_channels)
+    return colours.ignoring(form.ignore_index, form.palette[form.ignore_index])
 
 
 def report_of(

@@ -64,7 +64,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Read(NamedTuple):
-    """An image uint8 (H, W, 3); of a raster, which is predicted from its file, what is shown: (h, w, 3 or fewer)."""
+    """An image uint8 (H, W, 3); of a raster, which is predicted from its file, what is shown: (h, w, 3)."""
 
     path: Path
     image: ImageArray
@@ -263,7 +263,7 @@ class Work:
             if self.model.bands is None:
                 return Read(path, read_image(path, self.model.image_range))
             with opened_raster(path, self.model.bands, self.model.image_range) as raster:
-                return Read(path, raster.shown(_SHOWN_SIDE))
+                return Read(path, raster.shown(_SHOWN_SIDE, self.model.colours.channels))
         except UserError as error:
             self._note(path, error)
             return None

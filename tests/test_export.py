@@ -277,7 +277,9 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         "tolerance.miou=2": "tolerance.miou must be",
         "seed=abc": "seed must be a valid integer, got 'abc'",
         "data.root=/nowhere": "data.root",
-        "size=512": "size must be a valid list, got 512",
+        "size=large": "size must be a side in pixels, such as 512, or [height,width], got 'large'",
+        "size=[512]": "size must be a side in pixels, such as 512, or [height,width], got [512]",
+        "size=0": "size[0] must be greater than or equal to 1, got 0",
         "size=[0,64]": "size[0] must be greater than or equal to 1, got 0",
         "size=[4000,4000]": "batch and size: wanted at most 8,388,608 pixels at once, got 16,000,000",
         "batch=0": "batch must be greater than or equal to 1, got 0",
@@ -372,7 +374,7 @@ def test_what_is_exported_for_batches_is_calibrated_on_batches(run: Command, tra
     options = [f"checkpoint={trained / 'checkpoints' / 'best.ckpt'}", "format=onnx", f"output={path}", "images=3"]
     options += ["quantize=int8", "calibration_images=3", "argmax=true", "float_input=true", "batch=2"]
     assert "needs images of one size: give size, too" in run(export, *options).error
-    result = run(export, *options, "size=[64,64]", "tolerance.miou=0.3")
+    result = run(export, *options, "size=64", "tolerance.miou=0.3")
     assert result.status == 0, result.error
     masks, _ = read_exported(path)
     assert masks.run(torch.zeros(2, 3, 64, 64)).shape == (2, 64, 64)

@@ -38,7 +38,8 @@ def _trained(run: Command, tmp_path: Path, dtype: str, bands: int) -> str:
     result = run(check_data, f"data.root={tmp_path / 'data'}", f"run_dir={proposal.parent}")
     assert result.status == 0, result.error
     assert f"bands: {bands}\n" in proposal.read_text()
-    result = run(train, f"data={proposal}", *_NETWORK, *_LEARN, f"run_dir={tmp_path / 'run'}")
+    shown = ["data.shown_bands=[5,2,1]"] if bands == 5 else []
+    result = run(train, f"data={proposal}", *_NETWORK, *_LEARN, *shown, f"run_dir={tmp_path / 'run'}")
     assert result.status == 0, result.error
     assert f"data.bands={bands}: colour jitter is of brightness and contrast alone" in result.output
     return f"checkpoint={tmp_path / 'run' / 'checkpoints' / 'best.ckpt'}"
@@ -100,6 +101,20 @@ def test_a_file_of_another_kind_than_the_network_s_is_refused(
     wanted = r"raster of 5 bands, or an array \(H, W, 5\) of its values, got uint8 \(9, 9, 3\).*numpy\.moveaxis"
     with pytest.raises(segunet.UserError, match=wanted):
         model.predict(np.zeros((9, 9, 3), dtype=np.uint8))
+
+
+def test_the_bands_that_are_named_are_drawn(run: Command, tmp_path: Path, five_bands: str) -> None:
+    model, image = segunet.load(five_bands.partition("=")[2]), tmp_path / "image.tif"
+    smooth = np.broadcast_to(np.linspace(2500, 4500, 128), (5, 96, 128)) + np.linspace(0, 1500, 5)[:, None, None]
+    write_raster(image, smooth.astype(np.uint16))
+    wanted = read_image(image, model.image_range, 5)[..., [4, 1, 0]].astype(int)
+    assert run(predict, five_bands, f"input={image}", f"output={tmp_path / 'out'}").status == 0
+    bare = model.predict(image) == 0
+    assert bare.any()
+    with Image.open(tmp_path / "out" / "overlays" / "image.jpg") as written:
+        for overlay in (written, model.show(image)):
+            drawn = np.asarray(overlay)[:96, :128].astype(int)
+            assert np.median(abs(drawn - wanted)[bare]) <= 2
 
 
 def test_an_array_is_taken_as_a_file_s_values(five_bands: str) -> None:
@@ -199,6 +214,9 @@ def test_settings_that_do_not_go_with_rasters_are_refused_before_the_first_step(
             "model.mean must have 3 numbers, one per channel of the images; got 2",
         ),
         (["data.bands=0", levels], "data.bands"),
+        (["data.shown_bands=[1,2]", levels], "data.shown_bands must be three bands for red, green and blue, or one"),
+        (["data.shown_bands=[3]", levels], "or one for grey, each 1..2; got [3]"),
+        (["data.bands=null", "data.shown_bands=[1]"], "data.shown_bands is for rasters: set data.bands too"),
         (["data.bands=3", levels], "train_0.tif has 2 bands, wanted 3"),
     ):
         result = run(train, f"data={data}", *_NETWORK, *settings, f"run_dir={tmp_path / 'run'}")

@@ -30,7 +30,7 @@ def check_arguments(command: str) -> None:
     Args:
         command: name of the command and of its file in conf/.
     """
-    files = ", ".join(map(str, own_files(sys.argv)))
+    files = [str(path) for path in own_files(sys.argv)]
     try:
         check_flags(command, sys.argv)
         named = with_recipe(command, with_name(command, sys.argv))
@@ -39,7 +39,8 @@ def check_arguments(command: str) -> None:
     except UserError as error:
         if full_errors():
             raise
-        sys.exit(f"error: {error}{f' Settings are also read from {files}.' if files else ''}")
+        unnamed = ", ".join(path for path in files if path not in str(error))
+        sys.exit(f"error: {error}{f' Settings are also read from {unnamed}.' if unnamed else ''}")
     given = get_args_parser().parse_args()
     if any(getattr(given, flag, None) for flag in _SHOWN_BY_HYDRA):
         end_with_reader()

@@ -33,7 +33,7 @@ from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
-from segunet.images.levels import Bands, Range, channels_of, check_image_range
+from segunet.images.levels import Bands, Range, ShownBands, channels_of, check_image_range, shown_channels
 from segunet.images.palette import ClassColours, background_of
 from segunet.images.rasters import opened_raster
 from segunet.images.reading import read_size, warn_of_few_levels
@@ -74,6 +74,8 @@ class VOCDataModule(pl.LightningDataModule):
         image_range: [low, high], the values of 16-bit images that become 0 and 255; None is [0, 65535]. For rasters, of
             any values, and also one such pair for each band.
         bands: number of bands of rasters (.tif files); None for colour images.
+        shown_bands: bands of rasters that images are drawn by, from 1: three for red, green and blue, or one for grey;
+            None for the first ones.
         mean, std: of each channel of the images as the network gets them, 0..255, which a model can take.
         inference_size: long side at which validation images enter the network; None is their own size.
         objects: whether the masks show separate objects, which are scored too; they are read from SegmentationObject
@@ -110,6 +112,7 @@ class VOCDataModule(pl.LightningDataModule):
         sbd_md5: Text | None = None,
         image_range: Range = None,
         bands: Bands | None = None,
+        shown_bands: ShownBands | None = None,
         mean: Sequence[Finite] | None = None,
         std: Sequence[Above0] | None = None,
         inference_size: Pixels | None = None,
@@ -123,6 +126,8 @@ class VOCDataModule(pl.LightningDataModule):
         self.class_names = list(class_names)
         check_background(background, class_names)
         self.background = background
+        self.shown_bands = None if shown_bands is None else list(shown_bands)
+        self.shown_channels = shown_channels(shown_bands, bands)
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
         check_image_range("data.image_range", image_range, bands)
@@ -165,7 +170,9 @@ class VOCDataModule(pl.LightningDataModule):
     def colours(self) -> ClassColours:
         """How masks are drawn."""
         background = background_of(self.class_names, self.background)
-        return ClassColours(self.class_names, self.form.palette, self.form.ignore_index, background)
+        return ClassColours(
+            self.class_names, self.form.palette, self.form.ignore_index, background, self.shown_channels
+        )
 
     @property
     def resumed(self) -> bool:

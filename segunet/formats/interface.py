@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from segunet.base.errors import UserError
@@ -17,6 +17,14 @@ from segunet.models.classic_unet import border_of
 _MARGIN = 20.0  # by which the logit of a mask's class is above the others
 _MOST_PIXELS = 2**23  # of all images that go in at once
 _SMALL = 64**2  # pixels of an image
+
+
+def _sides(given: Any) -> Any:
+    """Return a side as [height, width]."""
+    sides = [given, given] if type(given) is int else given
+    if not isinstance(sides, list) or len(sides) != 2:
+        raise ValueError("must be a side in pixels, such as 512, or [height,width]")
+    return sides
 
 
 class Interface(Settings):
@@ -32,7 +40,7 @@ class Interface(Settings):
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
     argmax: bool = False
     float_input: bool = False
-    size: Annotated[list[Pixels], Field(min_length=2, max_length=2)] | None = None
+    size: Annotated[list[Pixels], BeforeValidator(_sides)] | None = None
     batch: Annotated[int, Field(ge=1, le=512)] | None = None
 
     @model_validator(mode="after")

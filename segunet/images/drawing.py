@@ -1,7 +1,6 @@
 """Draw masks, predictions and confusion matrices; NumPy arrays in and out.
 
-Shapes: image uint8 (H, W, C), RGB or the bands of a raster, of which the first three are shown; mask (H, W), class
-index or the ignore index. Masks are drawn by one rule, that of
+Shapes: image uint8 (H, W, 3); mask (H, W), class index or the ignore index. Masks are drawn by one rule, that of
 :class:`ClassColours`: every pixel in its value's colour, ignored ones too, but for the background's.
 """
 
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from segunet.images.levels import first_channels
 from segunet.images.palette import ClassColours
 
 ImageArray = NDArray[np.uint8]
@@ -29,7 +29,6 @@ def overlay(
     image: ImageArray, mask: NDArray[np.integer[Any]], colours: ClassColours, opacity: float = 0.6
 ) -> ImageArray:
     """Return the image overlaid with the mask's colours, (H, W, 3)."""
-    image = colours_of(image)
     blended = cv2.addWeighted(image, 1 - opacity, colour_mask(mask, colours.drawn), opacity, 0)
     return np.where(colours.painted[mask][..., None], blended, image)
 
@@ -38,24 +37,23 @@ def differences(
     image: ImageArray, truth: NDArray[np.integer[Any]], prediction: NDArray[np.integer[Any]], colours: ClassColours
 ) -> ImageArray:
     """Return the image in pale grey, red where the prediction is wrong, in their colour where pixels are ignored."""
-    pale = cv2.cvtColor(cv2.cvtColor(colours_of(image), cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
+    pale = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) // 2 + 100, cv2.COLOR_GRAY2RGB)
     red = cv2.addWeighted(pale, 0.35, np.full_like(pale, _WRONG), 0.65, 0)
     drawn = np.where((prediction != truth)[..., None], red, pale)
     drawn[truth == colours.ignore_index] = colours.drawn[colours.ignore_index]
     return drawn
 
 
-def colours_of(image: ImageArray) -> ImageArray:
-    """Return what is shown of an image (H, W, C), uint8 (H, W, 3): of one or two bands the first one, as grey."""
-    if image.shape[2] == 3:
-        return image
-    return np.ascontiguousarray(image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2))
+def rgb_of(image: ImageArray, colours: ClassColours) -> ImageArray:
+    """Return what is shown of an image or raster uint8 (H, W, C), uint8 (H, W, 3)."""
+    channels = colours.channels or first_channels(image.shape[2])
+    return image if channels == (*range(image.shape[2]),) else np.ascontiguousarray(image[..., channels])
 
 
-def at_size_of(mask: NDArray[np.integer[Any]], image: ImageArray) -> ImageArray:
+def at_size_of(mask: NDArray[np.integer[Any]], image: ImageArray, colours: ClassColours) -> ImageArray:
     """Return what is shown of the image (h, w, C) at the mask's size, (H, W, 3), resized bilinearly if it differs."""
     height, width = mask.shape
-    image = colours_of(image)
+    image = rgb_of(image, colours)
     if image.shape[:2] == (height, width):
         return image
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
@@ -68,7 +66,7 @@ def strip(
 
     (H + h, 3W + 2 gaps, 3), or wider if a name is long.
     """
-    image = at_size_of(truth, image)
+    image = at_size_of(truth, image, colours)
     gap = np.full((len(truth), 4, 3), 255, dtype=np.uint8)
     row = np.concatenate([image, gap, overlay(image, truth, colours), gap, overlay(image, prediction, colours)], axis=1)
     names = _entries(colours)

@@ -15,7 +15,9 @@ from segunet.base.validation import check
 FEW_LEVELS = 32  # a 16-bit image with fewer levels left in 8 bits is reported
 MOST_BANDS = 256
 Bands = Annotated[int, Field(ge=1, le=MOST_BANDS)]
+ShownBands = Annotated[Sequence[Bands], Field(min_length=1, max_length=3)]  # counted from 1, as programs for maps do
 Levels = tuple[float, float]
+Channels = tuple[int, int, int]  # drawn as red, green and blue
 _COLOURS = 3
 _ALL = (0.0, 65535.0)
 
@@ -23,6 +25,30 @@ _ALL = (0.0, 65535.0)
 def channels_of(bands: int | None) -> int:
     """Return the number of channels of rasters of so many ``bands``, or, of None, of colour images."""
     return _COLOURS if bands is None else bands
+
+
+def first_channels(bands: int) -> Channels:
+    """Return the channels that are shown as red, green and blue unless others are named; of two bands the first."""
+    return (0, 1, 2) if bands > 2 else (0, 0, 0)
+
+
+def shown_channels(shown: Sequence[int] | None, bands: int | None) -> Channels | None:
+    """Return the channels, from 0, that are red, green and blue where these bands are ``shown``; None for the first.
+
+    Raises:
+        UserError: of rasters neither one nor three bands, or one that they do not have; any of colour images.
+    """
+    if shown is None:
+        return None
+    if bands is None:
+        raise UserError("data.shown_bands is for rasters: set data.bands too, or leave it out.")
+    if len(shown) == 2 or max(shown) > bands:
+        raise UserError(
+            f"data.shown_bands must be three bands for red, green and blue, or one for grey, each 1..{bands}; got "
+            f"{list(shown)}."
+        )
+    red, green, blue = shown if len(shown) == 3 else [shown[0]] * 3
+    return red - 1, green - 1, blue - 1
 
 
 def _check_range(given: Sequence[Any]) -> tuple[Any, ...]:

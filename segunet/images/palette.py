@@ -1,4 +1,4 @@
-"""The colours of classes: PASCAL VOC's palette and ignore index, and what is drawn of a data set's classes."""
+"""The colours of classes: PASCAL VOC's palette and ignore index, and what is drawn of a data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,6 +6,8 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from segunet.images.levels import Channels
 
 IGNORE_INDEX = 255
 _BACKGROUND = "background"
@@ -35,12 +37,14 @@ class ClassColours:
         palette: uint8 (256, 3), the colour of each mask value; ignored pixels have their own.
         ignore_index: mask value of ignored pixels, a class or not.
         background: index of the class that is not painted; None if all are. Ignored pixels are always painted.
+        channels: those of an image that are drawn as red, green and blue; None for the first ones.
     """
 
     names: Sequence[str]
     palette: NDArray[np.uint8]
     ignore_index: int
     background: int | None
+    channels: Channels | None = None
 
     def ignoring(self, index: int, colour: NDArray[np.uint8]) -> Self:
         """Return these colours for masks in which ignored pixels are ``index``, drawn in ``colour``, uint8 (3,)."""

@@ -18,7 +18,7 @@ from segunet.base.errors import UserError, counted
 from segunet.base.extras import import_extra
 from segunet.base.files import is_file
 from segunet.images.integrity import WARNINGS, check_size, max_pixels, tiff_pages
-from segunet.images.levels import Range, channels_of, eight_bits, levels_of, loses_levels
+from segunet.images.levels import Channels, Range, channels_of, eight_bits, first_channels, levels_of, loses_levels
 from segunet.images.palette import ClassColours
 
 logger = logging.getLogger(__name__)
@@ -104,14 +104,14 @@ class Raster:
         bands = np.moveaxis(self.values(*self.middle), -1, 0)
         return any(loses_levels(band, levels) for band, levels in zip(bands, self._levels, strict=True))
 
-    def shown(self, long_side: int) -> NDArray[np.uint8]:
-        """Return the bands that are shown, the first three, as uint8 (h, w, 3 or fewer), at most ``long_side`` long."""
-        factor, bands = min(long_side / max(self.size), 1), range(min(self.bands, 3))
+    def shown(self, long_side: int, channels: Channels | None = None) -> NDArray[np.uint8]:
+        """Return what is shown, the ``channels`` or the first ones, as uint8 (h, w, 3), at most ``long_side`` long."""
+        factor, bands = min(long_side / max(self.size), 1), channels or first_channels(self.bands)
         height, width = (max(round(side * factor), 1) for side in self.size)
         with _readable(self._path):
             values = self._source.read([band + 1 for band in bands], out_shape=(len(bands), height, width))
-        nothing = [self.is_nothing(values[band], band) for band in bands]
-        return np.dstack([self._eight_bits(values[band], band, nothing[band]) for band in bands])
+        drawn = zip(values, bands, strict=True)
+        return np.dstack([self._eight_bits(each, band, self.is_nothing(each, band)) for each, band in drawn])
 
     def is_nothing(self, values: NDArray[Any], band: int) -> NDArray[np.bool_]:
         """Return where values of a band hold no data: NaN, or the value that the file names."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
 from segunet.formats.interface import Interface
-from segunet.images.levels import Bands, Range, channels_of, check_image_range
+from segunet.images.levels import Bands, Range, ShownBands, channels_of, check_image_range, shown_channels
 from segunet.images.palette import ClassColours, background_of
 from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 
@@ -47,6 +47,7 @@ class DataCard(_Plain):
 
     Attributes:
         bands: number of bands of rasters; None for colour images.
+        shown_bands: bands of rasters that are drawn, from 1; None for the first ones.
         background: name of the class that is not painted; None is the one called background, if any.
         mask_values: pairs of a value stored in index masks and its class; None if they are the same.
         flip: whether training images were mirrored, so the network does not tell left from right; None if unknown.
@@ -62,6 +63,7 @@ class DataCard(_Plain):
     num_workers: Annotated[int, Field(ge=0, le=1000)] | None = None
     image_range: Range = None
     bands: Bands | None = None
+    shown_bands: ShownBands | None = None
     objects: bool = False
     background: Text | None = None
     mask_values: Annotated[list[ValueAndClass], Field(max_length=2**16)] | None = None
@@ -76,6 +78,7 @@ class DataCard(_Plain):
     def _check_levels(self) -> Self:
         try:
             check_image_range("data.image_range", self.image_range, self.bands)
+            shown_channels(self.shown_bands, self.bands)
         except UserError as error:
             raise ValueError(str(error)) from error
         return self
@@ -178,7 +181,8 @@ class Card(_Plain):
         """How masks are drawn."""
         background = background_of(self.class_names, self.data.background)
         palette = np.array(self.palette, dtype=np.uint8)
-        return ClassColours(list(self.class_names), palette, self.data.ignore_index, background)
+        channels = shown_channels(self.data.shown_bands, self.data.bands)
+        return ClassColours(list(self.class_names), palette, self.data.ignore_index, background, channels)
 
 
 class DenoiserCard(_Plain):

@@ -15,7 +15,7 @@ from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.extras import import_extra
 from segunet.base.failures import enough_memory
 from segunet.formats.interface import AnyImages, Interface, check_gives_scores
-from segunet.images.drawing import ImageArray, overlay_with_legend
+from segunet.images.drawing import ImageArray, overlay_with_legend, rgb_of
 from segunet.images.levels import Range, check_image_range, eight_bits, levels_of
 from segunet.images.rasters import Raster, opened_raster, read_raster
 from segunet.images.reading import as_rgb, read_image, readable
@@ -139,7 +139,8 @@ class Predictor:
         Notebooks display it; elsewhere use ``.save(PATH)`` or ``.show()``.
         """
         pixels = as_image(image, self.image_range, self.bands)
-        return Image.fromarray(overlay_with_legend(pixels, self.predict(pixels), self.colours))
+        drawn = overlay_with_legend(rgb_of(pixels, self.colours), self.predict(pixels), self.colours)
+        return Image.fromarray(drawn)
 
     def _predicted(
         self, image: Source, advance: Advance, with_scores: bool

@@ -98,7 +98,7 @@ def examples(
 def panels(batch: Batch, prediction: NDArray[np.integer[Any]], colours: ClassColours) -> dict[str, ImageArray]:
     """Return the panels of an example, image (C, h, w) and mask (H, W), with its prediction (H, W)."""
     truth = batch.masks.numpy()
-    image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0))
+    image = at_size_of(truth, batch.images.numpy().transpose(1, 2, 0), colours)
     drawn = {
         "image": image,
         "truth": overlay(image, truth, colours),

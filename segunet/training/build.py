@@ -345,6 +345,7 @@ def card(cfg: DictConfig, datamodule: VOCDataModule, denoiser: dict[str, Any] | 
         "num_workers": cfg.data.get("num_workers"),
         "image_range": datamodule.form.image_range,
         "bands": datamodule.form.bands,
+        "shown_bands": datamodule.shown_bands,
         "objects": datamodule.objects,
         "background": datamodule.background,
         "mask_values": datamodule.form.values and [list(pair) for pair in datamodule.form.values.items()],

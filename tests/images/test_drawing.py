@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from segunet.images.drawing import (
     overlay,
     overlay_with_legend,
     palette_image,
+    rgb_of,
     stack,
     strip,
 )
@@ -87,10 +89,22 @@ def test_a_strip_is_image_truth_and_prediction_side_by_side() -> None:
     assert (whole[10 : 10 + len(below)] == below).all()
 
 
+def test_of_a_raster_the_bands_that_are_named_are_drawn() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 5), dtype=np.uint8)
+    for channels, drawn in ((None, (0, 1, 2)), ((3, 2, 1), (3, 2, 1)), ((4, 4, 4), (4, 4, 4))):
+        assert (rgb_of(image, replace(VOC, channels=channels)) == image[..., drawn]).all()
+    reversed_colours = replace(VOC, channels=(2, 1, 0))  # of an image with no further bands
+    assert (rgb_of(image[..., :3], reversed_colours) == image[..., 2::-1]).all()
+    assert rgb_of(image[..., :2], VOC).tolist() == image[..., [0, 0, 0]].tolist()
+    mask = np.zeros((9, 7), dtype=np.uint8)
+    row = strip(image[..., :3], mask, mask, reversed_colours)
+    assert (row[:9, :7] == image[..., 2::-1]).all()  # turned round once, not twice
+
+
 def test_an_image_is_brought_to_its_mask_s_size() -> None:
     image, mask = np.full((20, 30, 3), 90, dtype=np.uint8), np.zeros((40, 50), dtype=np.int64)
-    assert at_size_of(mask, image).shape == (40, 50, 3)
-    assert at_size_of(mask[:20, :30], image) is image
+    assert at_size_of(mask, image, VOC).shape == (40, 50, 3)
+    assert at_size_of(mask[:20, :30], image, VOC) is image
 
 
 def test_a_strip_of_a_resized_image_has_the_truth_s_size() -> None:

@@ -13,7 +13,7 @@ from segunet.data.check.findings import KINDS
 from segunet.data.check.survey import Split, Survey
 from segunet.data.masks import read_mask
 from segunet.data.voc import Pair
-from segunet.images.drawing import ImageArray, colours_of, legend_of_shares, overlay, stack
+from segunet.images.drawing import ImageArray, legend_of_shares, overlay, rgb_of, stack
 from segunet.images.reading import read_image
 
 _COLUMNS = 6
@@ -92,13 +92,14 @@ def _tile(pair: Pair, survey: Survey, trouble: str | None) -> ImageArray:
 def _overlaid(pair: Pair, survey: Survey) -> ImageArray | None:
     """Return the image overlaid with its mask, the image alone if the mask is invalid, or None."""
     try:
-        image = read_image(pair.image, survey.form.image_range, survey.form.bands)
+        read = read_image(pair.image, survey.form.image_range, survey.form.bands)
+        image = rgb_of(read, survey.colours)
     except UserError:
         return None
     try:
         return overlay(image, read_mask(pair.mask, image.shape[:2], survey.form), survey.colours)
     except UserError:
-        return colours_of(image)
+        return image
 
 
 def _heading(text: str) -> ImageArray:
