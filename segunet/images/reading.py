@@ -176,8 +176,9 @@ def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
     if isinstance(error, FileNotFoundError):
         return UserError(f"There is no {kind} {path.absolute()}.")
     size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
+    reason = " ".join(str(error).split()).rstrip(". ")
     return UserError(
-        f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {error}",
+        f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {reason}",
         "It may be damaged or of another format: copy it again from its source, save it again, or remove it.",
     )
 
