@@ -3,13 +3,11 @@
 import logging
 import math
 import os
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -20,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.extras import import_extra
-from segunet.base.stopping import STOP_SIGNALS
 from segunet.base.validation import Above0, Byte, Count, Finite, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
@@ -33,6 +30,7 @@ from segunet.data.objects import check_object_maps
 from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
+from segunet.data.workers import prepare_worker
 from segunet.images.levels import Bands, Range, ShownBands, channels_of, check_image_range, shown_channels
 from segunet.images.palette import ClassColours, background_of
 from segunet.images.rasters import opened_raster
@@ -40,7 +38,6 @@ from segunet.images.reading import read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
 logger = logging.getLogger(__name__)
-_GRACE = 10  # seconds
 _OFF = BorderWeights(w0=0.0)
 
 
@@ -350,7 +347,7 @@ class VOCDataModule(pl.LightningDataModule):
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
-            "worker_init_fn": _prepare_worker,
+            "worker_init_fn": prepare_worker,
             "collate_fn": collate,
         }
 
@@ -396,19 +393,3 @@ def check_rasters(images: Sequence[Path], form: MaskFormat) -> None:
 
 def _bytes(example: Batch) -> int:
     return sum(field.nbytes for field in example if isinstance(field, Tensor))
-
-
-def _prepare_worker(_worker: int) -> None:
-    """Limit a loader process to one core, and let it outlast a signal to the group, as the training ends it.
-
-    After SIGTERM, which Python also sends to what is left at its own end, it lives for :data:`_GRACE` seconds.
-    """
-    cv2.setNumThreads(0)
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, _end_soon)
-
-
-def _end_soon(*_: Any) -> None:
-    signal.alarm(_GRACE)
