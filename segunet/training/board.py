@@ -57,12 +57,22 @@ def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
 
 @contextmanager
 def begun(trainer: pl.Trainer) -> Iterator[None]:
-    """Begin the runs of loggers that send what is logged; raises as they do. Those of MLflow are ended by Lightning."""
+    """Begin the runs of loggers that send what is logged, and end them with the block, as failed on an error.
+
+    Raises:
+        UserError: one cannot be begun.
+    """
+    boards = [each for each in trainer.loggers if isinstance(each, MLFlowLogger) and trainer.is_global_zero]
+    status = "failed"
     with wandb_run(trainer):
-        for board in trainer.loggers:
-            if isinstance(board, MLFlowLogger) and trainer.is_global_zero:
+        try:
+            for board in boards:
                 board.begin()
-        yield
+            yield
+            status = "success"
+        finally:
+            for board in boards:
+                board.finalize(status)
 
 
 @contextmanager

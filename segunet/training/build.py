@@ -277,9 +277,10 @@ def _logger(name: str, config: Any, run_dir: Path, steps_done: int) -> Logger:
         )
     if name == "wandb":
         import_extra("wandb", "wandb")
-    again = {"purge_step": steps_done} if config._target_ == target_of(TensorBoardLogger) else {}
+    below = {"save_dir": str(run_dir)} if name in own and name != "mlflow" else {}
+    again = {"purge_step": steps_done} if below and config._target_ == target_of(TensorBoardLogger) else {}
     try:
-        board = instantiate(config, **({"save_dir": str(run_dir)} | again if name in own else {}))
+        board = instantiate(config, **below, **again)
         if not isinstance(board, Logger):
             raise UserError(f"logger.{name}: {config._target_} is no logger of Lightning.")
         if name in own:

@@ -2,10 +2,11 @@
 
 import logging
 import os
+import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,42 +22,43 @@ logger = logging.getLogger(__name__)
 _SERVER = "MLFLOW_TRACKING_URI"
 _TAG = "segunet.id"
 _AT_ONCE, _LONGEST = 100, 500  # parameters, and characters of one, that MLflow takes
+_EVERY = 5.0  # seconds after which scores are sent, so that steps do not wait for a server
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}  # by Lightning's names
 
 
 @checked("logger.mlflow")
 class MLFlowLogger(Logger):
-    """Log to a server, or to a database in the run's folder; a resumed run goes on in its run there.
+    """Log to the server, or the database, that ``MLFLOW_TRACKING_URI`` names; a resumed run goes on in its run there.
 
-    Unlike Lightning's, it connects and writes only when the run begins. The server is named by the environment alone,
-    so that no config of somebody else's run can name one.
+    Unlike Lightning's, it connects only when the run begins, outlives the server, and takes its address from the
+    environment alone, so that no config of somebody else's run can name one.
 
     Args:
-        save_dir: the run's folder.
         experiment_name: name of the experiment.
         run_name: name of the run; None for a random one.
         identity: tag by which the run is found again.
 
     Raises:
-        UserError: MLflow is not installed, or an invalid value.
+        UserError: no such variable, MLflow is not installed, or an invalid value.
     """
 
     def __init__(
-        self,
-        save_dir: Text,
-        experiment_name: Text,
-        run_name: Text | None,
-        identity: Annotated[str, Field(pattern=r"^\w+$")],
+        self, experiment_name: Text, run_name: Text | None, identity: Annotated[str, Field(pattern=r"^\w+$")]
     ) -> None:
         super().__init__()
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        import_extra("mlflow", "mlflow")
-        folder, server = Path(save_dir).absolute(), os.environ.get(_SERVER)
-        self._address = server or f"sqlite:///{folder / 'mlflow.db'}"
-        self._artifacts = None if server else str(folder / "mlflow")
+        if find_spec("mlflow") is None:
+            import_extra("mlflow", "mlflow")  # says how to install it
+        self._address = os.environ.get(_SERVER, "")
+        if not self._address:
+            raise UserError(
+                f"logger=mlflow: where to? Set the environment variable {_SERVER} to a server's address, or to a "
+                "database of your own, such as sqlite:////home/me/mlflow.db."
+            )
         self._experiment_name, self._run_name, self._identity = experiment_name, run_name, identity
         self._client: Any = None  # while there is none, nothing is sent
         self._run_id = ""
+        self._waiting: list[Any] = []  # scores to be sent
+        self._sent = time.monotonic()
 
     @property
     def name(self) -> str:
@@ -74,23 +76,40 @@ class MLFlowLogger(Logger):
         Raises:
             UserError: the server cannot be reached, or refuses.
         """
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        client = import_extra("mlflow", "mlflow").MlflowClient
         try:
-            client = import_extra("mlflow", "mlflow").MlflowClient(self._address)
-            found = client.get_experiment_by_name(self._experiment_name)
-            experiment = found.experiment_id if found else client.create_experiment(self.name, self._artifacts)
-            runs = client.search_runs([experiment], f"tags.`{_TAG}` = '{self._identity}'", max_results=1)
-            new = {"tags": {_TAG: self._identity}, "run_name": self._run_name}
-            run = runs[0] if runs else client.create_run(experiment, **new)
-            client.set_terminated(run.info.run_id, "RUNNING")
-        except _refused() as error:
+            self._client = client(self._address)
+            self._run_id = self._found_run() or self._new_run()
+        except Exception as error:  # of MLflow, of its database, of the network
+            self._client = None
             raise UserError(
-                f"MLflow at {self._address}: {one_line(str(error), 300).rstrip('.')}. Set {_SERVER} to a server's "
-                "address, or to nothing: then mlflow.db in the run's folder is written."
+                f"MLflow at {_without_password(self._address)}: {_reason(error).rstrip('.')}. Check "
+                f"{_SERVER}, and that the server runs (for a database, that sqlalchemy and alembic are installed)."
             ) from error
-        self._client, self._run_id = client, run.info.run_id
+
+    def _found_run(self) -> str | None:
+        experiment = self._client.get_experiment_by_name(self._experiment_name)
+        wanted = f"tags.`{_TAG}` = '{self._identity}'"
+        runs = self._client.search_runs([experiment.experiment_id], wanted, max_results=1) if experiment else []
+        for run in runs:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        return runs[0].info.run_id if runs else None
+
+    def _new_run(self) -> str:
+        try:
+            experiment = self._client.create_experiment(self._experiment_name)
+        except Exception:  # it is there, perhaps since another run has begun in this moment
+            if (found := self._client.get_experiment_by_name(self._experiment_name)) is None:
+                raise
+            experiment = found.experiment_id
+        run = self._client.create_run(experiment, tags={_TAG: self._identity}, run_name=self._run_name)
+        return str(run.info.run_id)
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Log the values of a config, in plain containers."""
+        if self._client is None:
+            return
         entity = import_extra("mlflow.entities", "mlflow").Param
         values = [entity(_plain(name), str(value)[:_LONGEST]) for name, value in leaves(params).items()]
         for first in range(0, len(values), _AT_ONCE):
@@ -98,37 +117,52 @@ class MLFlowLogger(Logger):
             self._send(lambda client: client.log_batch(self._run_id, params=some))  # noqa: B023, it is called at once
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log all but the epoch, which Lightning adds to everything."""
+        """Log all but the epoch, which Lightning adds to everything; sent after some seconds."""
+        if self._client is None:
+            return
         entity, now = import_extra("mlflow.entities", "mlflow").Metric, int(1000 * time.time())
         own = {_plain(name): float(value) for name, value in metrics.items() if name != "epoch"}
-        values = [entity(name, value, now, step or 0) for name, value in own.items()]
-        self._send(lambda client: client.log_batch(self._run_id, metrics=values))
+        self._waiting += [entity(name, value, now, step or 0) for name, value in own.items()]
+        if time.monotonic() - self._sent > _EVERY or len(self._waiting) > _AT_ONCE:
+            self.save()
 
     def log_image(self, name: str, image: ImageArray, step: int) -> None:
         """Log an image uint8 (H, W, 3)."""
         self._send(lambda client: client.log_image(self._run_id, image, f"{_plain(name)}/{step:06d}.png"))
 
+    def save(self) -> None:
+        """Send the scores that wait."""
+        self._sent = time.monotonic()
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._send(lambda client: client.log_batch(self._run_id, metrics=waiting))
+
     def finalize(self, status: str) -> None:
         """End the run."""
+        self.save()
         self._send(lambda client: client.set_terminated(self._run_id, _STATUS.get(status, "FAILED")))
 
     def _send(self, send: Callable[[Any], None]) -> None:
-        """Send something; once that has failed, the training goes on and nothing more is sent."""
+        """Send something; once that has failed, whatever the reason, the training goes on and nothing more is sent."""
         if self._client is None:
             return
         try:
             send(self._client)
-        except _refused() as error:
+        except Exception as error:  # of MLflow, of its storage, of the network
             self._client = None
-            logger.warning("MLflow: %s; nothing more is sent to it", one_line(str(error), 300))
+            logger.warning("MLflow: %s; nothing more is sent to it", _reason(error))
 
 
 def _plain(name: str) -> str:
-    """Return a name in the characters that MLflow takes."""
-    return re.sub(r"[^\w./ -]", "_", name, flags=re.ASCII)
+    """Return a name that MLflow takes: in its characters, and nothing that would change as a path."""
+    plain = re.sub(r"[^\w./: -]", "_", name)
+    return plain if posixpath.normpath(plain) == plain and plain[0] not in "./" else re.sub("[./]", "_", plain)
 
 
-def _refused() -> type[Exception]:
-    """Return the error that MLflow raises."""
-    error: type[Exception] = import_extra("mlflow.exceptions", "mlflow").MlflowException
-    return error
+def _reason(error: Exception) -> str:
+    return one_line(_without_password(str(error)), 300)
+
+
+def _without_password(text: str) -> str:
+    """Return a text without what stands before the @ of addresses."""
+    return re.sub(r"//[^/@\s]*@", "//", text)
