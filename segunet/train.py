@@ -36,6 +36,7 @@ from segunet.cli.run_dir import (
     planned_run_dir,
     started_from_outside,
 )
+from segunet.cost.tuning import CHOICES, largest_batch, rate_curve, show_batch_size, show_rates
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import default_precision, gpu_precision
 from segunet.report.denoising import BEST_LOSS, conclude_denoiser
@@ -52,7 +53,6 @@ from segunet.training.diffusion import DiffusionTask
 from segunet.training.fine_tuning import check_init
 from segunet.training.resume import Resumed, check_same_data, first_batch, found_run, read_resumed
 from segunet.training.saved_config import naming, resume_changes, resumed_config
-from segunet.training.tuning import CHOICES, largest_batch, rate_curve, show_batch_size, show_rates
 
 logger = logging.getLogger("segunet.train")  # __name__ is "__main__" when run as a program
 RESULTS = (*FILES, PAGE, "train.log")  # written besides config and checkpoints
@@ -115,11 +115,13 @@ def tune(cfg: DictConfig) -> None:
     Raises:
         UserError: anything the user can fix.
     """
-    wanted = str(cfg.tune).split(",")
-    if unknown := [each for each in wanted if each not in CHOICES]:
-        raise UserError(f"tune={cfg.tune}: there is no {unknown[0]!r} to try. Give {' or '.join(CHOICES)}, or both.")
+    wanted = [str(each) for each in cfg.tune] if OmegaConf.is_list(cfg.tune) else str(cfg.tune).split(",")
+    if not wanted or not {*wanted} <= {*CHOICES}:
+        raise UserError(f"tune={cfg.tune}: there is no such thing to try. Give {' or '.join(CHOICES)}, or both.")
     if cfg.resume:
         raise UserError("tune is for a new run, and resume goes on with another. Give one of them.")
+    if not is_main_process() or started_from_outside():
+        raise UserError("tune runs in one process. Start it without torchrun or srun.")
     start = new_run(cfg)
     datamodule, task, _ = built(start)
     if "batch_size" in wanted:

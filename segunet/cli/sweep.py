@@ -31,6 +31,7 @@ _NOT_SHARED = {
     "run_dir": "each run has its own folder. To choose their parent folder, give hydra.sweep.dir=PATH.",
     "output": "all runs would write there. To choose the parent of their folders, give hydra.sweep.dir=PATH.",
     "resume": "runs are resumed one by one. Leave -m out.",
+    "tune": "nothing is trained. Leave -m out.",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from lightning_fabric import Fabric
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, open_dict
 from pytorch_lightning import Callback, Trainer
 from rich.table import Table
 
@@ -34,6 +34,7 @@ _DIVERGED = 4.0  # times the lowest loss
 _FIRST = 10  # steps before which no rate is suggested: their average is of few losses
 _ROWS, _BAR = 20, 40  # of the curve that is shown, and its width in characters
 _FEWEST = 2  # images in the smallest batch whose memory is measured
+_LESS = "Lower data.transform.crop_size, or choose a smaller model."
 _USED = 0.9  # of the free memory
 
 
@@ -77,12 +78,10 @@ def rate_curve(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) -> 
         UserError: out of memory, or no loss is finite.
     """
     task.lr_schedule, task.max_steps = growing_rate, STEPS
-    alone = cfg.copy()
-    alone.trainer.update({"max_epochs": STEPS, "limit_val_batches": 0, "devices": 1, "strategy": "auto"})
     with progress_bar() as bar:
         row = bar.add_task("trying learning rates", total=STEPS)
         losses = _Losses(lambda: bar.advance(row))
-        trainer = build.scorer_from_config(alone, [losses, MaxSteps(STEPS)], Path())
+        trainer = build.scorer_from_config(_alone(cfg), [losses, MaxSteps(STEPS)], Path())
         with enough_memory("while learning rates were tried", "Lower data.batch_size or data.transform.crop_size."):
             trainer.fit(task, datamodule=datamodule)
     if not losses.curve.losses:
@@ -90,19 +89,32 @@ def rate_curve(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) -> 
     return losses.curve
 
 
+def _alone(cfg: DictConfig) -> DictConfig:
+    """Return ``cfg`` for a training in one process without validation, whose losses this module reads."""
+    cfg, devices = cfg.copy(), cfg.trainer.devices
+    with open_dict(cfg):
+        cfg.trainer.update({"max_epochs": STEPS, "limit_val_batches": 0, "strategy": "auto", "num_nodes": 1})
+        cfg.trainer.devices = list(devices[:1]) if isinstance(devices, ListConfig) else 1
+        cfg.trainer.log_every_n_steps = STEPS + 1  # otherwise a loss that is not finite would end the command
+    return cfg
+
+
 class _Losses(Callback):
     """Keep the rates and the average loss, and end the training when it diverges."""
 
     def __init__(self, advance: Callable[[], None]) -> None:
         self.curve, self._advance, self._average = RateCurve([], []), advance, 0.0
+        self._of_step: list[float] = []  # losses of the batches of an optimizer step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
-        """Add the loss of a batch."""
-        pl_module.unread.clear()  # a loss that is not finite ends the test, not the command
-        loss = float(outputs["loss"])
+        """Add the loss of a batch; with the last one of an optimizer step, add the step."""
+        self._of_step.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)  # which Lightning divides it by
         number = len(self.curve.losses) + 1
-        self._average = _KEPT * self._average + (1 - _KEPT) * loss
+        if trainer.global_step < number:
+            return
+        self._average = _KEPT * self._average + (1 - _KEPT) * float(np.mean(self._of_step))
         average = self._average / (1 - _KEPT**number)
+        self._of_step.clear()
         self._advance()
         if not math.isfinite(average) or average > _DIVERGED * min([average, *self.curve.losses]):
             trainer.should_stop = True
@@ -138,7 +150,7 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
     """Return the estimated number of images in the largest training batch that fits into the free memory.
 
     The memory of training steps is measured, each in a process of its own, with more and more images until these take
-    as much as the network alone; that of further images grows as it did last.
+    as much as the network alone, or do not fit; that of further images grows as it did last.
 
     Raises:
         UserError: a denoiser, or not even the smallest batch fits.
@@ -147,18 +159,25 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
         raise UserError("tune=batch_size measures segmentation networks, not denoisers. Leave it out of tune.")
     make_fabric = partial(fabric_from_settings, device_kind(cfg.trainer.accelerator), cfg.trainer.precision)
     room = _USED * free_memory(make_fabric().device)
-    taken: dict[int, int] = {}  # bytes by number of images
-    number = _FEWEST
-    while len(taken) < 2 or ((last := taken[number // 2]) < 2 * taken[_FEWEST] and 2 * last < room):
-        taken[number] = measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes
+    taken: dict[int, int] = {0: 0}  # bytes by number of images; of none, as if the network alone took none
+    number, too_many = _FEWEST, math.inf
+    while number == _FEWEST or (2 * (last := taken[number // 2]) < room and last < 2 * taken[_FEWEST]):
+        try:
+            taken[number] = measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes
+        except UserError as error:
+            if number == _FEWEST:
+                raise UserError(f"Not even {number} images fit into the memory. {_LESS}") from error
+            too_many = number
+            break
         logger.info("a training step of %d images takes %.2f GB", number, taken[number] / 1e9)
         number *= 2
     fewer, most = sorted(taken)[-2:]
     each = max((taken[most] - taken[fewer]) / (most - fewer), 1.0)
     logger.info("%.1f GB can be used, and each further image takes about %.3f GB", room / 1e9, each / 1e9)
-    if (fits := most + math.floor((room - taken[most]) / each)) < 1:
-        raise UserError("Not even one image fits. Lower data.transform.crop_size, or choose a smaller model.")
-    return fits
+    fits = min(most + math.floor((room - taken[most]) / each), too_many - 1)
+    if fits < _FEWEST:
+        raise UserError(f"Not even {_FEWEST} images fit into the memory. {_LESS}")
+    return int(fits)
 
 
 def _training_step(
@@ -181,4 +200,5 @@ def show_batch_size(fits: int, datamodule: VOCDataModule) -> None:
     """Log the largest batch size, at most the number of training images."""
     count = len(datamodule.train_pairs)
     limit = f", of which the list has {count}" if fits > count else ""
-    logger.info("up to %d images fit%s: data.batch_size=%d", fits, limit, min(fits, count))
+    logger.info("about %d images fit%s: data.batch_size=%d", fits, limit, min(fits, count))
+    logger.info("not counted: torch.compile, averaged weights and, in the main memory, loader processes")

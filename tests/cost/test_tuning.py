@@ -1,15 +1,19 @@
 """A learning rate and a batch size that are found by trying."""
 
+import math
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from segunet import train
+from segunet.base.errors import UserError
+from segunet.cost import tuning
 from segunet.cost.measurement import Workload
-from segunet.training import tuning
-from segunet.training.tuning import RateCurve, growing_rate
+from segunet.cost.tuning import RateCurve, growing_rate
+from segunet.losses.segmentation import LossParts, SegmentationLoss
 from tests.commands import TINY, TINY_DENOISER, Command
 
 
@@ -51,6 +55,35 @@ def test_a_curve_of_the_loss_over_rates_is_shown_and_nothing_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_step_of_several_batches_is_one_point(run: Command, voc_folder: Path) -> None:
+    given = [*TINY, f"data.root={voc_folder}", "optimizer.lr=1e-3", "optimizer.encoder_lr=null"]
+    once = run(train, *given, "tune=lr")
+    several = run(train, *given, "tune=[lr]", "trainer.accumulate_grad_batches=3")
+    first, other = (float(re.findall(r" 1.00e-06 +(\d+\.\d+) ", each.output)[0]) for each in (once, several))
+    assert other == pytest.approx(first, rel=0.3)  # not a third of it
+    rates = re.findall(r"^ *(\d\.\d\de[+-]\d\d) ", several.output, re.MULTILINE)
+    assert len(rates) == len(set(rates)) > 10
+
+
+def test_a_loss_that_is_not_finite_ends_the_test(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weighed = SegmentationLoss.forward
+
+    def overflowing(self: SegmentationLoss, *given: Tensor) -> LossParts:
+        parts = weighed(self, *given)
+        steps.append(0)
+        return parts if len(steps) < 40 else parts._replace(total=parts.total * math.nan)
+
+    steps: list[int] = []
+    monkeypatch.setattr(SegmentationLoss, "forward", overflowing)
+    result = run(train, *TINY, f"data.root={voc_folder}", "tune=lr")
+    assert result.status == 0, result.error
+    assert len(steps) == 40
+    steps = [0] * 40
+    assert "first loss is not finite" in run(train, *TINY, f"data.root={voc_folder}", "tune=lr").error
+
+
 def test_a_loss_that_diverges_ends_the_test(run: Command, voc_folder: Path) -> None:
     given = [*TINY, f"data.root={voc_folder}", "optimizer=sgd", "optimizer.lr=1e6", "optimizer.encoder_lr=1e6"]
     result = run(train, *given, "tune=lr")
@@ -71,9 +104,36 @@ def test_the_largest_batch_is_on_the_line_of_what_was_measured(
     assert result.status == 0, result.error
     assert "a training step of 16 images takes 2.60 GB" in result.output
     assert "a training step of 32 images" not in result.output  # those of 16 take more than twice those of 2
-    assert "up to 80 images fit, of which the list has 6: data.batch_size=6" in result.output
+    assert "about 80 images fit, of which the list has 6: data.batch_size=6" in result.output
     monkeypatch.setattr(tuning, "free_memory", lambda _: 10**9)
-    assert "Not even one image fits" in run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size").error
+    assert "Not even 2 images fit" in run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size").error
+
+
+@pytest.mark.parametrize(
+    ("from_size", "said"), [(2, "Not even 2 images fit"), (4, "about 3 images fit"), (8, "about 7")]
+)
+def test_a_size_that_does_not_fit_is_the_limit(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch, from_size: int, said: str
+) -> None:
+    def measured(workload: Workload, **_: int) -> object:
+        if len(workload.make_inputs().args[0]) >= from_size:
+            raise UserError("out of memory, measure=false")
+        return type("Measurement", (), {"peak_bytes": 10**9 + len(workload.make_inputs().args[0])})
+
+    monkeypatch.setattr(tuning, "measure", measured)
+    monkeypatch.setattr(tuning, "free_memory", lambda _: 10 * 10**9)
+    result = run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size")
+    assert said in result.error + result.output
+    assert "measure=false" not in result.error + result.output
+
+
+def test_where_twice_the_memory_is_not_there_one_measurement_has_to_do(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "measure", lambda *_, **__: type("Measurement", (), {"peak_bytes": 10**9}))
+    monkeypatch.setattr(tuning, "free_memory", lambda _: 1.9 * 10**9)
+    result = run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size")
+    assert "about 3 images fit" in result.output  # each at most half of what two take with the network
 
 
 def test_the_memory_of_a_batch_is_measured(run: Command, voc_folder: Path) -> None:
@@ -89,8 +149,10 @@ def test_the_memory_of_a_batch_is_measured(run: Command, voc_folder: Path) -> No
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["tune=rate"], "tune=rate: there is no 'rate' to try. Give lr or batch_size, or both."),
-        (["tune=lr,resume"], "there is no 'resume' to try"),
+        (["tune=rate"], "tune=rate: there is no such thing to try. Give lr or batch_size, or both."),
+        (["tune=lr,resume"], "there is no such thing to try"),
+        (["tune=[]"], "there is no such thing to try"),
+        (["tune="], "there is no such thing to try"),
         (["tune=lr", "resume=nowhere"], "tune is for a new run"),
         ([*TINY_DENOISER, "tune=batch_size"], "not denoisers"),
     ],
@@ -100,3 +162,10 @@ def test_what_cannot_be_tried_is_refused(run: Command, voc_folder: Path, given: 
     result = run(train, *own, *([] if "resume=nowhere" in given else [f"data.root={voc_folder}"]), *given)
     assert result.status == 1
     assert said in result.error
+
+
+def test_a_sweep_trains(run: Command) -> None:
+    assert (
+        "tune=lr,batch_size cannot be combined with -m: nothing is trained."
+        in run(train, "-m", "tune=lr,batch_size").error
+    )
