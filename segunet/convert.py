@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.errors import UserError, abbreviated, counted
@@ -32,6 +33,7 @@ from segunet.models.state_dicts import (
     with_background,
     wrappers_in,
 )
+from segunet.models.timm_encoder import warn_of_normalization
 from segunet.models.unet import UNet
 from segunet.training import build
 
@@ -53,6 +55,9 @@ def convert(cfg: DictConfig) -> Checkpoint:
     check_output(output)
     origin = ORIGINS[cfg["from"]]
     state = read_state_dict(source, cfg["from"])
+    if cfg["from"] == "smp_timm":
+        check_named()
+        warn_of_normalization(cfg.model.encoder.name)
     datamodule = build.datamodule_from_config(cfg)
     state = fit_classes(state, origin, datamodule.class_names, source)
     fit_model(cfg.model, state, origin)
@@ -66,7 +71,8 @@ def convert(cfg: DictConfig) -> Checkpoint:
     except UserError as error:
         raise UserError(
             f"{source} as from={cfg['from']} with {encoder_of(cfg.model)}: {error} The network must be the original, "
-            f"with this encoder, three colour channels and a decoder of five steps without attention.{_hint(state)}"
+            f"with this encoder, three colour channels and a decoder of five steps without attention."
+            f"{_hint(state, cfg['from'])}"
         ) from error
     net.load_state_dict(net.state_dict() | weights)
     content = {"segunet": card, "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()}}
@@ -81,14 +87,22 @@ def convert(cfg: DictConfig) -> Checkpoint:
     return checkpoint
 
 
+def check_named() -> None:
+    """Raise a UserError unless the command line names the encoder, which a state dict does not."""
+    if not any(each.startswith("model.encoder.name=") for each in HydraConfig.get().overrides.task):
+        raise UserError("Which encoder? Give model.encoder.name=NAME, the NAME of tu-NAME, as timm calls it.")
+
+
 def encoder_of(model: DictConfig) -> str:
     """Return what the encoder of a ``model`` config is called."""
     return str(model.encoder.get("name") or f"ResNet-{model.encoder.depth}")
 
 
-def _hint(state: StateDict) -> str:
+def _hint(state: StateDict, origin: str) -> str:
     of_timm = any(name.startswith("encoder.model.") for name in state)
-    return " An encoder of timm (tu-NAME there) is from=smp_timm model.encoder.name=NAME." if of_timm else ""
+    if of_timm and origin == "smp":
+        return " An encoder of timm (tu-NAME there) is from=smp_timm model.encoder.name=NAME."
+    return " It looks like one of torchvision's: from=smp." if origin == "smp_timm" and not of_timm else ""
 
 
 def fit_model(model: DictConfig, state: StateDict, origin: Origin) -> None:

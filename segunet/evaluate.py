@@ -33,7 +33,7 @@ from segunet.cli.run_dir import (
 )
 from segunet.data.datamodule import VOCDataModule
 from segunet.images.palette import ClassColours
-from segunet.images.rasters import georeferenced_among, read_raster
+from segunet.images.rasters import georeferenced_among, opened_raster
 from segunet.inference.checkpoint import Checkpoint, check_augmentation
 from segunet.inference.ensemble import load_checkpoints
 from segunet.inference.precision import precision_for
@@ -78,7 +78,7 @@ def evaluate(cfg: DictConfig) -> Scores:
     if cfg.save_predictions:
         located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
         files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
-        callbacks.append(SavePredictions(run_dir / "predictions", checkpoint.colours, files, no_data_in(datamodule)))
+        callbacks.append(SavePredictions(run_dir / "predictions", colours, files, no_data_in(datamodule)))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = build.scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
@@ -109,11 +109,15 @@ def check_settings(cfg: DictConfig) -> None:
 
 def no_data_in(datamodule: VOCDataModule) -> Callable[[str], NDArray[np.bool_]] | None:
     """Return what tells where the raster of a name has no data, bool (H, W); None if the images are no rasters."""
-    bands, image_range = datamodule.form.bands, datamodule.form.image_range
-    if bands is None:
+    if datamodule.form.bands is None:
         return None
     files = {pair.name: pair.image for pair in datamodule.val_pairs}
-    return lambda name: read_raster(files[name], bands, image_range).empty
+
+    def no_data(name: str) -> NDArray[np.bool_]:
+        with opened_raster(files[name], datamodule.form.bands) as raster:
+            return raster.no_data()
+
+    return no_data
 
 
 def colours_of(checkpoint: Checkpoint, datamodule: VOCDataModule) -> ClassColours:

@@ -8,7 +8,6 @@ from types import ModuleType
 import pytest
 
 from segunet.base.paths import CONF_DIR
-from segunet.cli.arguments import check_arguments
 
 
 @dataclass
@@ -81,7 +80,6 @@ def main(module: ModuleType, *overrides: str) -> None:
     """Run a command as ``python -m`` does, with the words of a command line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{module.__name__}.py", *overrides])
-        check_arguments(module.__name__.split(".")[1])
         module.main()
 
 

@@ -106,11 +106,17 @@ def test_a_state_dict_of_smp_with_an_encoder_of_timm_gives_its_logits(run: Comma
     given = [f"source={tmp_path}/smp.pth", *NAMES, f"output={tmp_path}/smp.ckpt"]
     refused = run(convert, *given, "from=smp")
     assert "An encoder of timm (tu-NAME there) is from=smp_timm model.encoder.name=NAME." in refused.error
-    assert "as from=smp_timm with convnext_tiny: " in run(convert, *given, "from=smp_timm").error
+    assert "Which encoder? Give model.encoder.name=NAME" in run(convert, *given, "from=smp_timm").error
     result = run(convert, *given, "from=smp_timm", f"model.encoder.name={name}")
     assert result.status == 0, result.error
     assert f"smp_timm's network with the encoder {name}, " in result.output
     assert_same_logits(tmp_path / "smp.ckpt", original, smp_input)
+
+
+def test_a_state_dict_that_is_not_of_timm_is_pointed_to_its_origin(run: Command, source: Path, tmp_path: Path) -> None:
+    given = [f"source={source}", "from=smp_timm", "model.encoder.name=resnet18", *NAMES, f"output={tmp_path}/x.ckpt"]
+    result = run(convert, *given)
+    assert (result.status, "It looks like one of torchvision's: from=smp." in result.error) == (1, True), result.error
 
 
 def test_what_a_state_dict_does_not_tell_can_be_given(run: Command, tmp_path: Path) -> None:

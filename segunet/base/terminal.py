@@ -1,5 +1,6 @@
 """Output for the user: the console, its progress bar, and log messages to the console and the run's log file."""
 
+import io
 import logging
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,8 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Go on in silence."""
         self.quiet = True
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is buffered
+        with suppress(io.UnsupportedOperation), open(os.devnull, "w") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # for what is buffered
 
 
 console = _Console()

@@ -19,6 +19,7 @@ from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
 from segunet.cli.own_files import own_files, with_own_files
 
+_checked: list[str] = []  # sys.argv as it was left
 _SHOWN_BY_HYDRA = ("help", "hydra_help", "info", "cfg", "version")  # flags that run no command
 OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
 OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
@@ -27,9 +28,13 @@ OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 def check_arguments(command: str) -> None:
     """Make of ``sys.argv`` what Hydra reads; answer --help and its like; exit with a message for invalid settings.
 
+    What has been checked is not checked again.
+
     Args:
         command: name of the command and of its file in conf/.
     """
+    if _checked == sys.argv:
+        return
     files = [str(path) for path in own_files(sys.argv)]
     try:
         check_flags(command, sys.argv)
@@ -39,13 +44,15 @@ def check_arguments(command: str) -> None:
     except UserError as error:
         if full_errors():
             raise
-        unnamed = ", ".join(path for path in files if path not in str(error))
+        words = {word.rstrip(":,.") for word in str(error).split()}
+        unnamed = ", ".join(path for path in files if path not in words)
         sys.exit(f"error: {error}{f' Settings are also read from {unnamed}.' if unnamed else ''}")
     given = get_args_parser().parse_args()
     if any(getattr(given, flag, None) for flag in _SHOWN_BY_HYDRA):
         end_with_reader()
         hydra.main(**hydra_config(command))(lambda _: None)()
         sys.exit()
+    _checked[:] = sys.argv
 
 
 def hydra_config(command: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from segunet.base.errors import UserError
 from segunet.base.failures import explained
 from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
-from segunet.cli.arguments import full_errors, hydra_config
+from segunet.cli.arguments import check_arguments, full_errors, hydra_config
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Callable[[], None]]:
     """Turn a function of a config into a command line program, configured by ``conf/<name>.yaml``.
-
-    Its arguments are those that :func:`segunet.cli.arguments.check_arguments` has left.
 
     A UserError ends it with exit status 1 and its message; HYDRA_FULL_ERROR=1 shows the traceback. In a sweep (-m)
     only that run ends. A sweep can maximize the function's return value.
@@ -41,12 +39,13 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
 
         program = hydra.main(**hydra_config(name))(run)
 
-        def stoppable_program() -> None:
+        def checked_program() -> None:
+            check_arguments(name)  # if the program's file has not done so before its imports
             threading.excepthook = _thread_excepthook
             with stopped_by_signals():
                 program()
 
-        return stoppable_program
+        return checked_program
 
     return decorate
 

@@ -17,9 +17,14 @@ def docstrings(target: str) -> Iterator[str]:
     if not module.startswith("segunet.") or not path.is_file():
         return
     body = ast.parse(path.read_text(encoding="utf-8")).body
-    imported = {alias.name: each.module for each in body if isinstance(each, ast.ImportFrom) for alias in each.names}
+    imported = {
+        alias.asname or alias.name: f"{each.module}.{alias.name}"
+        for each in body
+        if isinstance(each, ast.ImportFrom)
+        for alias in each.names
+    }
     for each in body:
         if isinstance(each, ast.ClassDef) and each.name == name:
             for base in (base.id for base in each.bases if isinstance(base, ast.Name)):
-                yield from docstrings(f"{imported.get(base, module)}.{base}")
+                yield from docstrings(imported.get(base, f"{module}.{base}"))
             yield ast.get_docstring(each) or ""

@@ -34,7 +34,7 @@ _FREE_TEXT = {
 }  # whose commas do not separate the values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
-# The resolvers ${name:...} in conf/; those of --help are in command.py.
+# The resolvers ${name:...} in conf/; those of --help are in arguments.py.
 OmegaConf.register_new_resolver("data_dir", lambda: str(DATA_DIR), replace=True)
 OmegaConf.register_new_resolver("outputs_dir", lambda: str(OUTPUTS_DIR), replace=True)
 OmegaConf.register_new_resolver("length", len, replace=True)
@@ -181,7 +181,8 @@ def _check_composition(command: str, overrides: Sequence[Override]) -> None:
         for override in overrides:
             name = override.get_key_element().lstrip("~")
             if name not in known and not name.startswith("+"):
-                raise UserError(_unknown(command, name, known)) from error
+                resumed = any(each.key_or_group == "resume" for each in overrides)  # whose choices cannot change
+                raise UserError(_unknown(command, name, known, [] if resumed else choices_with(name))) from error
         raise UserError(" ".join(str(error).split())) from error
 
 
@@ -197,10 +198,10 @@ def _check_added(command: str, overrides: Sequence[Override]) -> None:
             raise UserError(_unknown(command, name.partition(".")[0], known))
 
 
-def _unknown(command: str, name: str, known: Sequence[str]) -> str:
-    """Return the message for an unknown setting, with a suggestion."""
+def _unknown(command: str, name: str, known: Sequence[str], choices: Sequence[str] = ()) -> str:
+    """Return the message for an unknown setting, with a suggestion: one of the ``choices`` that have it, or a name."""
     groups = compose(command, return_hydra_config=True).hydra.runtime.choices
-    if elsewhere := [each for each in choices_with(name) if each.partition("=")[0] in groups]:
+    if elsewhere := [each for each in choices if each.partition("=")[0] in groups]:
         return f"{name} belongs to {', '.join(elsewhere)}, which is not chosen. Add it, or leave the setting out."
     meant = did_you_mean(name, [each for each in known if not each.startswith("hydra")])
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."
@@ -208,8 +209,8 @@ def _unknown(command: str, name: str, known: Sequence[str]) -> str:
 
 def _known_names(command: str, overrides: Sequence[Override]) -> list[str]:
     """Return the names of a command's settings and groups, with the selected group choices."""
-    groups = GlobalHydra.instance().config_loader().list_groups("")
-    chosen = [text for each in overrides if each.key_or_group in groups and (text := _first_value(each))]
+    options = GlobalHydra.instance().config_loader().get_group_options
+    chosen = [text for each in overrides if options(each.key_or_group) and (text := _first_value(each))]
     try:
         cfg = compose(command, chosen, return_hydra_config=True)
     except _HYDRA_ERRORS:

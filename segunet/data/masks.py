@@ -15,8 +15,9 @@ from segunet.images.reading import opened, turn_of
 
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
 MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
-_INDEX_MODES = ("1", "L", "P", "I", "I;16")
+_INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _SCALES = {"L;2": 85, "L;4": 17}  # that Pillow multiplies grey values of 2 and 4 bits by
+_INVERTED = ("1;I", "L;I", "L;2I", "L;4I")  # how it calls TIFFs in which 0 is white, whose values it turns round
 
 
 @dataclass(frozen=True)
@@ -105,10 +106,9 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
         UserError: a mode without indices, or an EXIF rotation.
     """
     _check_upright(path, image)
+    stored = _stored_as(image)
     if image.mode in _INDEX_MODES:
-        scale = _SCALES.get(_stored_as(image), 1)
-        values = np.asarray(image)  # for a palette image, its indices
-        return values if scale == 1 else values // scale
+        return _as_stored(np.asarray(image), stored)  # for a palette image, its indices
     raise UserError(
         f"{path} has the mode {image.mode}, wanted an index PNG (palette or grey whose values are class indices or, in "
         "SegmentationObject, object numbers) or a TIFF of one band of integers",
@@ -121,6 +121,15 @@ def _stored_as(image: Image.Image) -> str:
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+
+
+def _as_stored(values: NDArray[Any], stored: str) -> NDArray[np.integer[Any]]:
+    """Return what a file holds from the values that Pillow made of it; ``stored`` is its name for the former."""
+    if stored in _INVERTED:
+        values = ~values if values.dtype == bool else 255 - values
+    scale = _SCALES.get(stored.removesuffix("I"), 1)
+    native = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return native if scale == 1 else native // scale
 
 
 def _check_upright(path: Path, image: Image.Image) -> None:

@@ -1,10 +1,12 @@
 """A folder in PASCAL VOC's layout: its lists, images and masks.
 
 <folder>/JPEGImages/<name>.jpg
-<folder>/SegmentationClass/<name>.png          index (palette) PNG, or TIFF: class, or 255 for "ignore"
+<folder>/SegmentationClass/<name>.png          index (palette) PNG: class, or 255 for "ignore"
 <folder>/SegmentationClassAug/<name>.png       the masks of the list trainaug: VOC's and SBD's
 <folder>/SegmentationObject/<name>.png         optional: the number of each pixel's object, 0 for background
 <folder>/ImageSets/Segmentation/<split>.txt    one name per line
+
+Instead of a PNG there can be a TIFF of one band.
 """
 
 from collections import Counter

@@ -84,8 +84,6 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: Server
     timeout = 60  # seconds that a connection may be silent
-    error_content_type = "application/json"  # of what http.server refuses itself, such as other methods
-    error_message_format = '{"error": "%(message)s"}'
 
     def do_GET(self) -> None:
         """Send the page."""
@@ -119,6 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, str(known or f"{type(error).__name__}: {error}"))
         else:
             self._send(HTTPStatus.OK, json.dumps(found), "application/json")
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """Answer as :meth:`_fail` what http.server refuses itself, such as other methods."""
+        self._fail(HTTPStatus(code), message or HTTPStatus(code).phrase)
 
     def _check_own(self) -> None:
         """Refuse what the page itself does not ask for: requests of other sites, or by names that lead here."""

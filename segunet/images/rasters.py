@@ -77,6 +77,15 @@ class Raster:
                 made.values[part, :, band] = self._eight_bits(rows[..., band], band, nothing[band])
         return made
 
+    def no_data(self) -> NDArray[np.bool_]:
+        """Return where no band has data, bool (H, W)."""
+        empty = np.empty(self.size, dtype=bool)
+        for top in range(0, len(empty), _ROWS):
+            rows = self.values(top, min(top + _ROWS, len(empty)))
+            nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
+            empty[top : top + len(rows)] = np.all(nothing, axis=0)
+        return empty
+
     def whole(self) -> Pixels:
         """Return all rows.
 

@@ -27,6 +27,7 @@ PEEK = 16  # images to check before a run starts
 
 _BYTES, _BYTES_BESIDE = 16, 2**27  # largest file size: per pixel, and on top of that
 _EIGHT_BIT_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+_OTHER_TYPE = "unknown pixel mode"  # what it says of TIFFs of 64 bits and the like
 _JPEG_COLOURS = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # Pillow's mode -> simplejpeg's
 
 # Errors of Pillow, simplejpeg and OpenCV.
@@ -177,9 +178,14 @@ def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
         return UserError(f"There is no {kind} {path.absolute()}.")
     size = f" ({path.stat().st_size} bytes)" if is_file(path) else ""
     reason = " ".join(str(error).split()).rstrip(". ")
+    advice = "It may be damaged or of another format: copy it again from its source, save it again, or remove it."
+    if reason == _OTHER_TYPE:
+        reason, advice = (
+            "its values are of a type that Pillow does not read",
+            "Save them as integers of 8 or 16 bits, or as a PNG.",
+        )
     return UserError(
-        f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {reason}",
-        "It may be damaged or of another format: copy it again from its source, save it again, or remove it.",
+        f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {reason}", advice
     )
 
 

@@ -135,7 +135,7 @@ def _network(name: str, channels: int, weights: str | None, state_dict: dict[str
             "imagenet (online), the path of timm's state dict of this network, or null for random weights."
         ) from error
     if weights is not None and channels == 3:
-        _warn_of_normalization(timm.get_pretrained_cfg(name), name)
+        warn_of_normalization(name)
     return network
 
 
@@ -154,8 +154,11 @@ def _check_names(timm: Any, name: str, weights: str, state_dict: dict[str, Tenso
         )
 
 
-def _warn_of_normalization(about: Any, name: str) -> None:
-    """Log which mean and standard deviation the weights were trained with, if these are not ImageNet's."""
+def warn_of_normalization(name: str) -> None:
+    """Log which mean and standard deviation timm's weights were trained with, if these are not ImageNet's."""
+    about = import_extra("timm", "timm").get_pretrained_cfg(name)
+    if about is None:
+        return
     mean, std = ([round(255 * value, 3) for value in values] for values in (about.mean, about.std))
     if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
         logger.warning("the weights of %s were trained with model.mean=%s model.std=%s: set them so", name, mean, std)

@@ -37,6 +37,8 @@ WRONG_OF_TRAIN = {
     "optimzer=sgd": "Did you mean optimizer?",
     "logger.csv.name=x": "error: logger.csv.name belongs to logger=csv, which is not chosen.",
     "data.bands=4": "error: data.bands belongs to data=custom, which is not chosen.",
+    "resume=x logger.wandb.offline=true": "error: train has no setting logger.wandb.offline.",
+    "-m hydra/sweeper=search hydra.sweeper.n_trials=5 optimzer.lr=1": "train has no setting optimzer.lr. Did you mean",
     "from=smp": "error: train has no setting from. ",
     "optimizer=adm": "optimizer=adm: there is no such optimizer. Give one of adam, adamw, adamw_scratch, sgd.",
     "optimizer=null": "Config group override must be",

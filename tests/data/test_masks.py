@@ -3,9 +3,11 @@
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from numpy.random import default_rng
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
@@ -146,11 +148,42 @@ def grey_png(values: NDArray[np.uint8], bits: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize(("kind", "bands"), [("float32", 1), ("uint8", 2), ("uint16", 3)])
-def test_a_tiff_of_other_values_is_no_mask(tmp_path: Path, kind: str, bands: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bands", "said"),
+    [
+        ("float32", 1, "has the mode F, wanted .* a TIFF of one band of integers"),
+        ("float64", 1, "of a type that Pillow does not read. Save them as integers of 8 or 16 bits, or as a PNG"),
+        ("int64", 1, "of a type that Pillow does not read. Save them as integers of 8 or 16 bits, or as a PNG"),
+        ("uint8", 2, "has 2 bands"),
+        ("uint16", 3, "has 3 bands"),
+    ],
+)
+def test_a_tiff_of_other_values_is_no_mask(tmp_path: Path, kind: str, bands: int, said: str) -> None:
     path = write_raster(tmp_path / "mask.tif", np.ones((bands, 8, 8), dtype=kind))
-    with pytest.raises(UserError, match=r"mask\.tif .*"):
+    with pytest.raises(UserError, match=rf"mask\.tif .*{said}"):
         read_mask(path, (8, 8), THREE)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("uint16", {"byteorder": ">"}),
+        ("uint8", {"byteorder": ">", "photometric": "miniswhite"}),
+        ("uint8", {"byteorder": "<", "photometric": "miniswhite"}),
+        ("uint16", {"byteorder": "<", "photometric": "miniswhite"}),
+    ],
+)
+def test_the_order_of_bytes_and_what_is_white_do_not_matter(tmp_path: Path, kind: str, options: dict[str, Any]) -> None:
+    values = default_rng(0).choice([0, 1, 2, 255], (40, 24)).astype(kind)
+    tifffile.imwrite(tmp_path / "mask.tif", values, **options)
+    assert read_mask(tmp_path / "mask.tif", (40, 24), THREE).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_few_bits_of_which_0_is_white_are_classes_too(tmp_path: Path, bits: int) -> None:
+    values = np.tile(np.arange(2**bits, dtype=np.uint8), (8, 16 // 2**bits))
+    write_raster(tmp_path / "mask.tif", values[None], nbits=bits, photometric="miniswhite")
+    assert read_mask(tmp_path / "mask.tif", values.shape, VOC).tolist() == values.tolist()
 
 
 def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:

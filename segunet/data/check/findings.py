@@ -54,13 +54,13 @@ KINDS = {
     "mask_values": Kind(
         "error",
         "masks with values or colours that are not classes",
-        "Save index PNGs, the class index per pixel (not 255 or grey levels for an object); or list more "
+        "Save the class index per pixel (not 255 or grey levels for an object); or list more "
         "data.class_names, or each class's own colour as data.palette. JPEG and resizing blur colours.",
     ),
     "object_map": Kind(
         "error",
         "object maps that cannot be used",
-        "Save index PNGs of the image's size: the number of each pixel's object, 1, 2, ..., 0 for background.",
+        "Save masks of the image's size: the number of each pixel's object, 1, 2, ..., 0 for background.",
     ),
     "other_size": Kind(
         "error",
