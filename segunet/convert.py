@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import get_args
 
 import torch
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from segunet.base.errors import UserError, abbreviated, counted
@@ -55,9 +54,8 @@ def convert(cfg: DictConfig) -> Checkpoint:
     check_output(output)
     origin = ORIGINS[cfg["from"]]
     state = read_state_dict(source, cfg["from"])
-    if cfg["from"] == "smp_timm":
-        check_named()
-        warn_of_normalization(cfg.model.encoder.name)
+    if cfg["from"] == "smp_timm" and cfg.model.encoder.name is None:
+        raise UserError("Which encoder? Give model.encoder.name=NAME, the NAME of tu-NAME, as timm calls it.")
     datamodule = build.datamodule_from_config(cfg)
     state = fit_classes(state, origin, datamodule.class_names, source)
     fit_model(cfg.model, state, origin)
@@ -66,6 +64,8 @@ def convert(cfg: DictConfig) -> Checkpoint:
     net = build.net_from_config(OmegaConf.create(card["model"]))
     if not isinstance(net, UNet):
         raise UserError(f"The network is determined by from={cfg['from']}: leave model=... out.")
+    if cfg["from"] == "smp_timm":
+        warn_of_normalization(cfg.model.encoder.name, cfg.model.mean, cfg.model.std)
     try:
         weights = to_segunet(state, origin, net.state_dict(), net.encoder.channels[-2::-1])
     except UserError as error:
@@ -85,12 +85,6 @@ def convert(cfg: DictConfig) -> Checkpoint:
             raise UserError(str(error).replace(str(draft), str(source))) from error
         draft.replace(output)
     return checkpoint
-
-
-def check_named() -> None:
-    """Raise a UserError unless the command line names the encoder, which a state dict does not."""
-    if not any(each.startswith("model.encoder.name=") for each in HydraConfig.get().overrides.task):
-        raise UserError("Which encoder? Give model.encoder.name=NAME, the NAME of tu-NAME, as timm calls it.")
 
 
 def encoder_of(model: DictConfig) -> str:

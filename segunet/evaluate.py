@@ -122,8 +122,8 @@ def no_data_in(datamodule: VOCDataModule) -> Callable[[str], NDArray[np.bool_]] 
 
 def colours_of(checkpoint: Checkpoint, datamodule: VOCDataModule) -> ClassColours:
     """Return the checkpoint's colours, with the data set's own for ignored pixels, and its bands that are shown."""
-    form, colours = datamodule.form, replace(checkpoint.colours, channels=datamodule.shown_channels)
-    return colours.ignoring(form.ignore_index, form.palette[form.ignore_index])
+    form, channels = datamodule.form, datamodule.shown_channels or checkpoint.colours.channels
+    return replace(checkpoint.colours, channels=channels).ignoring(form.ignore_index, form.palette[form.ignore_index])
 
 
 def report_of(

@@ -207,7 +207,7 @@ def built(start: Start) -> Parts:
 def fit(start: Start, parts: Parts) -> None:
     """Train, and write everything to the run's folder."""
     datamodule, task, trainer = parts
-    with begun(trainer):
+    with begun(trainer, start.resumed is not None):
         open_run_dir(start.cfg, start.run_dir)
         if is_main_process():
             remove_abandoned(start.run_dir.rglob(DRAFTS))

@@ -216,7 +216,7 @@ def test_settings_that_do_not_go_with_rasters_are_refused_before_the_first_step(
         (["data.bands=0", levels], "data.bands"),
         (["data.shown_bands=[1,2]", levels], "data.shown_bands must be three bands for red, green and blue, or one"),
         (["data.shown_bands=[3]", levels], "or one for grey, each 1..2; got [3]"),
-        (["data.bands=null", "data.shown_bands=[1]"], "data.shown_bands is for rasters: set data.bands too"),
+        (["data.bands=null", "data.shown_bands=[1]"], "data.shown_bands is for rasters (data.bands). Leave it out"),
         (["data.bands=3", levels], "train_0.tif has 2 bands, wanted 3"),
     ):
         result = run(train, f"data={data}", *_NETWORK, *settings, f"run_dir={tmp_path / 'run'}")

@@ -5,6 +5,7 @@ at the top of its file.
 """
 
 import os
+import re
 import sys
 from typing import Any
 
@@ -19,7 +20,7 @@ from segunet.cli.help import choices_help, settings_help
 from segunet.cli.overrides import check_command_line, check_flags, with_name, with_quoted_text, with_recipe
 from segunet.cli.own_files import own_files, with_own_files
 
-_checked: list[str] = []  # sys.argv as it was left
+_checked: list[str] = []  # the command, and sys.argv as it was left
 _SHOWN_BY_HYDRA = ("help", "hydra_help", "info", "cfg", "version")  # flags that run no command
 OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
 OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
@@ -33,7 +34,7 @@ def check_arguments(command: str) -> None:
     Args:
         command: name of the command and of its file in conf/.
     """
-    if _checked == sys.argv:
+    if _checked == [command, *sys.argv]:
         return
     files = [str(path) for path in own_files(sys.argv)]
     try:
@@ -44,15 +45,14 @@ def check_arguments(command: str) -> None:
     except UserError as error:
         if full_errors():
             raise
-        words = {word.rstrip(":,.") for word in str(error).split()}
-        unnamed = ", ".join(path for path in files if path not in words)
+        unnamed = ", ".join(path for path in files if not re.search(rf"(^|\s){re.escape(path)}\b", str(error)))
         sys.exit(f"error: {error}{f' Settings are also read from {unnamed}.' if unnamed else ''}")
     given = get_args_parser().parse_args()
     if any(getattr(given, flag, None) for flag in _SHOWN_BY_HYDRA):
         end_with_reader()
         hydra.main(**hydra_config(command))(lambda _: None)()
         sys.exit()
-    _checked[:] = sys.argv
+    _checked[:] = [command, *sys.argv]
 
 
 def hydra_config(command: str) -> dict[str, Any]:

@@ -100,8 +100,8 @@ def measure(workload: Workload, rounds: int = ROUNDS) -> Measurement:
             return fresh.submit(_measure_here, workload, rounds).result()
         except BrokenProcessPool as error:
             raise UserError(
-                "The measuring process was killed by the system, most likely for lack of memory. Give a smaller "
-                "size or batch_size, or measure=false to skip the measurements."
+                "The measuring process was killed by the system, most likely for lack of memory",
+                "Give a smaller size or batch_size, or measure=false to skip the measurements.",
             ) from error
 
 
@@ -123,7 +123,7 @@ def runnable() -> Iterator[None]:
         yield
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
-        raise UserError(f"PyTorch cannot run this: {reason}. Try another size, batch_size or precision.") from None
+        raise UserError(f"PyTorch cannot run this: {reason}", "Try another size, batch_size or precision.") from None
 
 
 def _load_libraries(fabric: Fabric, workload: Workload) -> None:

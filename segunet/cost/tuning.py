@@ -91,12 +91,18 @@ def rate_curve(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) -> 
 
 def _alone(cfg: DictConfig) -> DictConfig:
     """Return ``cfg`` for a training in one process without validation, whose losses this module reads."""
-    cfg, devices = cfg.copy(), cfg.trainer.devices
+    cfg = cfg.copy()
     with open_dict(cfg):
         cfg.trainer.update({"max_epochs": STEPS, "limit_val_batches": 0, "strategy": "auto", "num_nodes": 1})
-        cfg.trainer.devices = list(devices[:1]) if isinstance(devices, ListConfig) else 1
+        cfg.trainer.devices = _first_device(cfg)
         cfg.trainer.log_every_n_steps = STEPS + 1  # otherwise a loss that is not finite would end the command
     return cfg
+
+
+def _first_device(cfg: DictConfig) -> list[int] | int:
+    """Return the first of the devices of a training, as Lightning takes it."""
+    devices = cfg.trainer.devices
+    return [int(devices[0])] if isinstance(devices, ListConfig) else 1
 
 
 class _Losses(Callback):
@@ -150,14 +156,15 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
     """Return the estimated number of images in the largest training batch that fits into the free memory.
 
     The memory of training steps is measured, each in a process of its own, with more and more images until these take
-    as much as the network alone, or do not fit; that of further images grows as it did last.
+    twice as much as the first, would not fit, or do not; that of further images grows as it did last.
 
     Raises:
-        UserError: a denoiser, or not even the smallest batch fits.
+        UserError: a denoiser, or a step cannot be measured, or not even the smallest batch fits.
     """
     if isinstance(task, DiffusionTask):
         raise UserError("tune=batch_size measures segmentation networks, not denoisers. Leave it out of tune.")
-    make_fabric = partial(fabric_from_settings, device_kind(cfg.trainer.accelerator), cfg.trainer.precision)
+    accelerator, precision = device_kind(cfg.trainer.accelerator), cfg.trainer.precision
+    make_fabric = partial(fabric_from_settings, accelerator, precision, _first_device(cfg))
     room = _USED * free_memory(make_fabric().device)
     taken: dict[int, int] = {0: 0}  # bytes by number of images; of none, as if the network alone took none
     number, too_many = _FEWEST, math.inf
@@ -166,7 +173,10 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
             taken[number] = measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes
         except UserError as error:
             if number == _FEWEST:
-                raise UserError(f"Not even {number} images fit into the memory. {_LESS}") from error
+                raise UserError(
+                    f"A training step of {number} images cannot be measured: {error.what}", _LESS
+                ) from error
+            logger.info("a training step of %d images does not fit: %s", number, error.what)
             too_many = number
             break
         logger.info("a training step of %d images takes %.2f GB", number, taken[number] / 1e9)

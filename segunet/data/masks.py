@@ -106,7 +106,7 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
         UserError: a mode without indices, or an EXIF rotation.
     """
     _check_upright(path, image)
-    stored = _stored_as(image)
+    stored = _stored_as(path, image)
     if image.mode in _INDEX_MODES:
         return _as_stored(np.asarray(image), stored)  # for a palette image, its indices
     raise UserError(
@@ -116,11 +116,17 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
     )
 
 
-def _stored_as(image: Image.Image) -> str:
+def _stored_as(path: Path, image: Image.Image) -> str:
     """Return Pillow's name for how the values of an image that is not decoded yet are stored, such as L;4."""
     tiles = getattr(image, "tile", None)
     arguments = tiles[0].args if tiles else ""
-    return str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    stored = str(arguments[0] if isinstance(arguments, tuple) else arguments)
+    if stored.endswith("BS") and tiles and tiles[0].codec_name == "libtiff":
+        raise UserError(
+            f"{path} is a compressed TIFF of signed big-endian integers, which Pillow misreads",
+            "Save it as a PNG, or as a TIFF of unsigned integers.",
+        )
+    return stored.removesuffix("R")  # the order of the bits in a byte
 
 
 def _as_stored(values: NDArray[Any], stored: str) -> NDArray[np.integer[Any]]:

@@ -41,7 +41,7 @@ def shown_channels(shown: Sequence[int] | None, bands: int | None) -> Channels |
     if shown is None:
         return None
     if bands is None:
-        raise UserError("data.shown_bands is for rasters: set data.bands too, or leave it out.")
+        raise UserError("data.shown_bands is for rasters (data.bands). Leave it out: the images are no rasters.")
     if len(shown) == 2 or max(shown) > bands:
         raise UserError(
             f"data.shown_bands must be three bands for red, green and blue, or one for grey, each 1..{bands}; got "

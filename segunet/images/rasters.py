@@ -68,10 +68,7 @@ class Raster:
         """Return rows, read a few at a time."""
         shape = bottom - top, self.size[1]
         made = Pixels(np.empty((*shape, self.bands), dtype=np.uint8), np.empty(shape, dtype=bool))
-        for first in range(top, bottom, _ROWS):
-            rows = self.values(first, min(first + _ROWS, bottom))
-            part = slice(first - top, first - top + len(rows))
-            nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
+        for part, rows, nothing in self._parts(top, bottom):
             made.empty[part] = np.all(nothing, axis=0)
             for band in range(self.bands):
                 made.values[part, :, band] = self._eight_bits(rows[..., band], band, nothing[band])
@@ -80,11 +77,16 @@ class Raster:
     def no_data(self) -> NDArray[np.bool_]:
         """Return where no band has data, bool (H, W)."""
         empty = np.empty(self.size, dtype=bool)
-        for top in range(0, len(empty), _ROWS):
-            rows = self.values(top, min(top + _ROWS, len(empty)))
-            nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
-            empty[top : top + len(rows)] = np.all(nothing, axis=0)
+        for part, _, nothing in self._parts(0, len(empty)):
+            empty[part] = np.all(nothing, axis=0)
         return empty
+
+    def _parts(self, top: int, bottom: int) -> Iterator[tuple[slice, NDArray[Any], list[NDArray[np.bool_]]]]:
+        """Yield a few rows at a time: which of those from ``top`` on, as stored, and where each band has no data."""
+        for first in range(top, bottom, _ROWS):
+            rows = self.values(first, min(first + _ROWS, bottom))
+            nothing = [self.is_nothing(rows[..., band], band) for band in range(self.bands)]
+            yield slice(first - top, first - top + len(rows)), rows, nothing
 
     def whole(self) -> Pixels:
         """Return all rows.
@@ -117,10 +119,12 @@ class Raster:
         """Return what is shown, the ``channels`` or the first ones, as uint8 (h, w, 3), at most ``long_side`` long."""
         factor, bands = min(long_side / max(self.size), 1), channels or first_channels(self.bands)
         height, width = (max(round(side * factor), 1) for side in self.size)
+        each = list(dict.fromkeys(bands))
         with _readable(self._path):
-            values = self._source.read([band + 1 for band in bands], out_shape=(len(bands), height, width))
-        drawn = zip(values, bands, strict=True)
-        return np.dstack([self._eight_bits(each, band, self.is_nothing(each, band)) for each, band in drawn])
+            values = self._source.read([band + 1 for band in each], out_shape=(len(each), height, width))
+        stored = dict(zip(each, values, strict=True))
+        drawn = {band: self._eight_bits(rows, band, self.is_nothing(rows, band)) for band, rows in stored.items()}
+        return np.dstack([drawn[band] for band in bands])
 
     def is_nothing(self, values: NDArray[Any], band: int) -> NDArray[np.bool_]:
         """Return where values of a band hold no data: NaN, or the value that the file names."""

@@ -180,10 +180,8 @@ def _unreadable(path: Path, kind: str, error: Exception) -> UserError:
     reason = " ".join(str(error).split()).rstrip(". ")
     advice = "It may be damaged or of another format: copy it again from its source, save it again, or remove it."
     if reason == _OTHER_TYPE:
-        reason, advice = (
-            "its values are of a type that Pillow does not read",
-            "Save them as integers of 8 or 16 bits, or as a PNG.",
-        )
+        reason = "it is of a kind of TIFF that Pillow does not read (its type of values, byte order, or 0 as white)"
+        advice = "Save it as a PNG, or as a TIFF of unsigned integers of 8 or 16 bits."
     return UserError(
         f"{path}{size} cannot be read as {'an image' if kind == 'image' else f'a {kind}'}: {reason}", advice
     )

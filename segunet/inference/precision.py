@@ -34,15 +34,15 @@ def precision_for(net: nn.Module, precision: str) -> str:
     return "32-true" if precision == "auto" and any(isinstance(each, ArrayNet) for each in net.modules()) else precision
 
 
-def fabric_from_settings(accelerator: str, precision: str) -> Fabric:
-    """Build a Fabric for one device and a precision.
+def fabric_from_settings(accelerator: str, precision: str, devices: list[int] | int = 1) -> Fabric:
+    """Build a Fabric for one device, any one or that of an index, and a precision.
 
     Raises:
         UserError: a setting that Lightning does not support, or an unavailable device.
     """
     chosen: Any = default_precision(accelerator) if precision == "auto" else precision
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=chosen)
+        return Fabric(accelerator=accelerator, devices=devices, precision=chosen)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         raise UserError(f"accelerator={accelerator} precision={precision}: Lightning says: {error}") from error
 

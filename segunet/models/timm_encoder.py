@@ -1,7 +1,7 @@
 """A convolutional network of timm as the U-Net's encoder."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -135,7 +135,7 @@ def _network(name: str, channels: int, weights: str | None, state_dict: dict[str
             "imagenet (online), the path of timm's state dict of this network, or null for random weights."
         ) from error
     if weights is not None and channels == 3:
-        warn_of_normalization(name)
+        warn_of_normalization(name, IMAGENET_MEAN, IMAGENET_STD)
     return network
 
 
@@ -154,13 +154,13 @@ def _check_names(timm: Any, name: str, weights: str, state_dict: dict[str, Tenso
         )
 
 
-def warn_of_normalization(name: str) -> None:
-    """Log which mean and standard deviation timm's weights were trained with, if these are not ImageNet's."""
+def warn_of_normalization(name: str, own_mean: Sequence[float], own_std: Sequence[float]) -> None:
+    """Log which mean and standard deviation timm's weights were trained with, if these are not one's own."""
     about = import_extra("timm", "timm").get_pretrained_cfg(name)
     if about is None:
         return
     mean, std = ([round(255 * value, 3) for value in values] for values in (about.mean, about.std))
-    if (tuple(mean), tuple(std)) != (IMAGENET_MEAN, IMAGENET_STD):
+    if (mean, std) != ([*own_mean], [*own_std]):
         logger.warning("the weights of %s were trained with model.mean=%s model.std=%s: set them so", name, mean, std)
 
 

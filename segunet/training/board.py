@@ -56,8 +56,11 @@ def log_images(trainer: pl.Trainer, images: Mapping[str, ImageArray]) -> None:
 
 
 @contextmanager
-def begun(trainer: pl.Trainer) -> Iterator[None]:
+def begun(trainer: pl.Trainer, resumed: bool) -> Iterator[None]:
     """Begin the runs of loggers that send what is logged, and end them with the block, as failed on an error.
+
+    A training that is ``resumed`` goes on without an MLflow server that cannot be reached, as it cannot change its
+    loggers.
 
     Raises:
         UserError: one cannot be begun.
@@ -67,12 +70,21 @@ def begun(trainer: pl.Trainer) -> Iterator[None]:
     with wandb_run(trainer):
         try:
             for board in boards:
-                board.begin()
+                _begin(board, resumed)
             yield
             status = "success"
         finally:
             for board in boards:
                 board.finalize(status)
+
+
+def _begin(board: MLFlowLogger, resumed: bool) -> None:
+    try:
+        board.begin()
+    except UserError as error:
+        if not resumed:
+            raise
+        logger.warning("the run goes on without MLflow. %s", error)
 
 
 @contextmanager

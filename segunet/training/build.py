@@ -39,6 +39,7 @@ from segunet.training.callbacks import max_steps_of
 from segunet.training.checkpoints import WholeFileCheckpointIO
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.fine_tuning import Init
+from segunet.training.mlflow_logger import MLFlowLogger
 from segunet.training.segmentation import SegmentationTask
 
 logger = logging.getLogger(__name__)
@@ -266,7 +267,7 @@ def trainer_from_config(cfg: DictConfig, callbacks: list[Callback], run_dir: Pat
 
 
 def _logger(name: str, config: Any, run_dir: Path, steps_done: int) -> Logger:
-    """Build the logger ``cfg.logger.<name>``; those of conf/ write below the run's folder, others as they are set."""
+    """Build the logger ``cfg.logger.<name>``; files of those of conf/ are below the run's folder, of others as set."""
     own = sorted(path.stem for path in (CONF_DIR / "logger").glob("*.yaml"))
     if name in own and isinstance(config, DictConfig) and "_target_" not in config:
         raise UserError(f"logger.{name}: {name} is not chosen: add 'logger=[tensorboard,{name}]'.")
@@ -277,13 +278,14 @@ def _logger(name: str, config: Any, run_dir: Path, steps_done: int) -> Logger:
         )
     if name == "wandb":
         import_extra("wandb", "wandb")
-    below = {"save_dir": str(run_dir)} if name in own and name != "mlflow" else {}
+    has_files = name in own and config._target_ != target_of(MLFlowLogger)
+    below = {"save_dir": str(run_dir)} if has_files else {}
     again = {"purge_step": steps_done} if below and config._target_ == target_of(TensorBoardLogger) else {}
     try:
         board = instantiate(config, **below, **again)
         if not isinstance(board, Logger):
             raise UserError(f"logger.{name}: {config._target_} is no logger of Lightning.")
-        if name in own:
+        if has_files:
             check_within(run_dir, ["wandb", ".wandb"] if board.log_dir is None else [str(board.log_dir)])
     except TypeError as error:
         raise UserError(f"logger.{name}: name and version must be folder names: {error}") from error

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _SERVER = "MLFLOW_TRACKING_URI"
 _TAG = "segunet.id"
 _AT_ONCE, _LONGEST = 100, 500  # parameters, and characters of one, that MLflow takes
+_MOST_WAITING = 900  # scores, of 1,000 that MLflow takes at once
 _EVERY = 5.0  # seconds after which scores are sent, so that steps do not wait for a server
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED"}  # by Lightning's names
 
@@ -39,7 +40,7 @@ class MLFlowLogger(Logger):
         identity: tag by which the run is found again.
 
     Raises:
-        UserError: no such variable, MLflow is not installed, or an invalid value.
+        UserError: MLflow is not installed, or an invalid value.
     """
 
     def __init__(
@@ -49,11 +50,6 @@ class MLFlowLogger(Logger):
         if find_spec("mlflow") is None:
             import_extra("mlflow", "mlflow")  # says how to install it
         self._address = os.environ.get(_SERVER, "")
-        if not self._address:
-            raise UserError(
-                f"logger=mlflow: where to? Set the environment variable {_SERVER} to a server's address, or to a "
-                "database of your own, such as sqlite:////home/me/mlflow.db."
-            )
         self._experiment_name, self._run_name, self._identity = experiment_name, run_name, identity
         self._client: Any = None  # while there is none, nothing is sent
         self._run_id = ""
@@ -74,8 +70,13 @@ class MLFlowLogger(Logger):
         """Begin the run, or find that of a resumed training; in one process only.
 
         Raises:
-            UserError: the server cannot be reached, or refuses.
+            UserError: no server is named, or it cannot be reached, or refuses.
         """
+        if not self._address:
+            raise UserError(
+                f"logger=mlflow: where to? Set the environment variable {_SERVER} to a server's address, or to a "
+                "database of your own, such as sqlite:////home/me/mlflow.db."
+            )
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         client = import_extra("mlflow", "mlflow").MlflowClient
         try:
@@ -84,7 +85,7 @@ class MLFlowLogger(Logger):
         except Exception as error:  # of MLflow, of its database, of the network
             self._client = None
             raise UserError(
-                f"MLflow at {_without_password(self._address)}: {_reason(error).rstrip('.')}. Check "
+                f"MLflow at {_shown(self._address)}: {self._reason(error).rstrip('.')}. Check "
                 f"{_SERVER}, and that the server runs (for a database, that sqlalchemy and alembic are installed)."
             ) from error
 
@@ -123,15 +124,18 @@ class MLFlowLogger(Logger):
         entity, now = import_extra("mlflow.entities", "mlflow").Metric, int(1000 * time.time())
         own = {_plain(name): float(value) for name, value in metrics.items() if name != "epoch"}
         self._waiting += [entity(name, value, now, step or 0) for name, value in own.items()]
-        if time.monotonic() - self._sent > _EVERY or len(self._waiting) > _AT_ONCE:
-            self.save()
+        self.save()
 
     def log_image(self, name: str, image: ImageArray, step: int) -> None:
         """Log an image uint8 (H, W, 3)."""
         self._send(lambda client: client.log_image(self._run_id, image, f"{_plain(name)}/{step:06d}.png"))
 
     def save(self) -> None:
-        """Send the scores that wait."""
+        """Send the scores that wait, if that was last done some seconds ago; Lightning calls it after each step."""
+        if time.monotonic() - self._sent > _EVERY or len(self._waiting) > _MOST_WAITING:
+            self._send_waiting()
+
+    def _send_waiting(self) -> None:
         self._sent = time.monotonic()
         waiting, self._waiting = self._waiting, []
         if waiting:
@@ -139,7 +143,7 @@ class MLFlowLogger(Logger):
 
     def finalize(self, status: str) -> None:
         """End the run."""
-        self.save()
+        self._send_waiting()
         self._send(lambda client: client.set_terminated(self._run_id, _STATUS.get(status, "FAILED")))
 
     def _send(self, send: Callable[[Any], None]) -> None:
@@ -150,7 +154,17 @@ class MLFlowLogger(Logger):
             send(self._client)
         except Exception as error:  # of MLflow, of its storage, of the network
             self._client = None
-            logger.warning("MLflow: %s; nothing more is sent to it", _reason(error))
+            logger.warning("MLflow: %s; nothing more is sent to it", self._reason(error))
+
+    def _reason(self, error: Exception) -> str:
+        """Return what an error says, without the user and the password of the address."""
+        _, _, place = self._address.partition("://")
+        user, at, _ = place.rpartition("@")
+        _, _, query = place.partition("?")
+        text = str(error).replace(self._address, _shown(self._address))
+        for secret in (f"{user}{at}", user.partition(":")[2], query):
+            text = text.replace(secret, "") if secret else text
+        return one_line(text, 300)
 
 
 def _plain(name: str) -> str:
@@ -159,10 +173,7 @@ def _plain(name: str) -> str:
     return plain if posixpath.normpath(plain) == plain and plain[0] not in "./" else re.sub("[./]", "_", plain)
 
 
-def _reason(error: Exception) -> str:
-    return one_line(_without_password(str(error)), 300)
-
-
-def _without_password(text: str) -> str:
-    """Return a text without what stands before the @ of addresses."""
-    return re.sub(r"//[^/@\s]*@", "//", text)
+def _shown(address: str) -> str:
+    """Return an address without user, password and query."""
+    scheme, separator, place = address.partition("://")
+    return f"{scheme}{separator}{place.rpartition('@')[2].partition('?')[0]}"

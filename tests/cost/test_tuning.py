@@ -110,14 +110,15 @@ def test_the_largest_batch_is_on_the_line_of_what_was_measured(
 
 
 @pytest.mark.parametrize(
-    ("from_size", "said"), [(2, "Not even 2 images fit"), (4, "about 3 images fit"), (8, "about 7")]
+    ("from_size", "said"),
+    [(2, "images cannot be measured: out of memory. Lower data"), (4, "about 3 images fit"), (8, "about 7")],
 )
 def test_a_size_that_does_not_fit_is_the_limit(
     run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch, from_size: int, said: str
 ) -> None:
     def measured(workload: Workload, **_: int) -> object:
         if len(workload.make_inputs().args[0]) >= from_size:
-            raise UserError("out of memory, measure=false")
+            raise UserError("out of memory", "Give measure=false.")
         return type("Measurement", (), {"peak_bytes": 10**9 + len(workload.make_inputs().args[0])})
 
     monkeypatch.setattr(tuning, "measure", measured)

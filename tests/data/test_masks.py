@@ -152,8 +152,8 @@ def grey_png(values: NDArray[np.uint8], bits: int) -> bytes:
     ("kind", "bands", "said"),
     [
         ("float32", 1, "has the mode F, wanted .* a TIFF of one band of integers"),
-        ("float64", 1, "of a type that Pillow does not read. Save them as integers of 8 or 16 bits, or as a PNG"),
-        ("int64", 1, "of a type that Pillow does not read. Save them as integers of 8 or 16 bits, or as a PNG"),
+        ("float64", 1, "of a kind of TIFF that Pillow does not read .*Save it as a PNG"),
+        ("int64", 1, "of a kind of TIFF that Pillow does not read .*Save it as a PNG"),
         ("uint8", 2, "has 2 bands"),
         ("uint16", 3, "has 3 bands"),
     ],
@@ -177,6 +177,42 @@ def test_the_order_of_bytes_and_what_is_white_do_not_matter(tmp_path: Path, kind
     values = default_rng(0).choice([0, 1, 2, 255], (40, 24)).astype(kind)
     tifffile.imwrite(tmp_path / "mask.tif", values, **options)
     assert read_mask(tmp_path / "mask.tif", (40, 24), THREE).tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("black_is", [0, 1])
+@pytest.mark.parametrize("order", [1, 2])
+def test_the_order_of_the_bits_in_a_byte_does_not_matter(tmp_path: Path, bits: int, black_is: int, order: int) -> None:
+    values = np.tile(np.arange(2**bits, dtype=np.uint8), (8, 16 // 2**bits))
+    (tmp_path / "mask.tif").write_bytes(few_bits_tiff(values, bits, black_is, order))
+    assert read_mask(tmp_path / "mask.tif", values.shape, VOC).tolist() == values.tolist()
+
+
+def few_bits_tiff(values: NDArray[np.uint8], bits: int, photometric: int, fill_order: int) -> bytes:
+    """Return a grey TIFF of few bits, uncompressed, as TIFF 6.0 says."""
+    rows = np.packbits(np.unpackbits(values[..., None], axis=-1)[..., 8 - bits :].reshape(len(values), -1), axis=-1)
+    if fill_order == 2:
+        rows = np.packbits(np.unpackbits(rows[..., None], axis=-1)[..., ::-1], axis=-1)
+    height, width = values.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 266: fill_order}
+    tags |= {273: 8, 277: 1, 278: height, 279: rows.nbytes}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return (
+        struct.pack("<2sHI", b"II", 42, 8 + rows.nbytes)
+        + rows.tobytes()
+        + struct.pack("<H", len(tags))
+        + entries
+        + bytes(4)
+    )
+
+
+def test_a_tiff_that_pillow_misreads_is_refused(tmp_path: Path) -> None:
+    values = default_rng(0).choice([0, 1], (40, 24)).astype(">i2")
+    tifffile.imwrite(tmp_path / "plain.tif", values, byteorder=">")
+    assert read_mask(tmp_path / "plain.tif", (40, 24), THREE).tolist() == values.tolist()
+    tifffile.imwrite(tmp_path / "mask.tif", values, byteorder=">", compression="deflate")
+    with pytest.raises(UserError, match=r"mask\.tif is a compressed TIFF of signed big-endian integers"):
+        read_mask(tmp_path / "mask.tif", (40, 24), THREE)
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

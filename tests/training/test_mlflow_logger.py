@@ -73,6 +73,7 @@ def test_a_run_that_is_stopped_is_marked_so(
     [
         ("", "logger=mlflow: where to? Set the environment variable MLFLOW_TRACKING_URI"),
         ("http://me:secret@127.0.0.1:9", "MLflow at http://127.0.0.1:9: "),
+        ("postgresql://me:se/secret@s@127.0.0.1:9/db?password=secret", "MLflow at postgresql://127.0.0.1:9/db: "),
         ("sqlite:///damaged.db", "MLflow at sqlite:///damaged.db: "),
         ("nowhere://x", "MLflow at nowhere://x: "),
     ],
@@ -131,6 +132,33 @@ def test_a_training_outlives_its_server(run: Command, one_epoch: list[str]) -> N
     result = run(train, *one_epoch, "logger=mlflow")
     assert result.status == 0, result.error
     assert result.output.count("nothing more is sent to it") == 1
+
+
+def test_scores_of_many_steps_are_sent_at_once(
+    run: Command, one_epoch: list[str], address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, send = [], mlflow.MlflowClient.log_batch
+
+    def counted(client: Any, run_id: str, metrics: Any = (), **others: Any) -> None:
+        sent.extend([len(metrics)] if metrics else [])
+        send(client, run_id, metrics=metrics, **others)
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", counted)
+    monkeypatch.setattr("segunet.training.mlflow_logger._EVERY", 3600)
+    assert run(train, *one_epoch, "logger=mlflow").status == 0
+    assert len(sent) == 2  # at the end of the training, and the best score
+    assert len(history(address, "train/loss")) == 3
+
+
+def test_a_resumed_run_goes_on_without_its_server(
+    run: Command, one_epoch: list[str], tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(train, *one_epoch, "logger=mlflow").status == 0
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
+    assert result.status == 0, result.error
+    assert "the run goes on without MLflow. logger=mlflow: where to?" in result.output
+    assert len(history(address, "train/loss")) == 3
 
 
 def test_an_identity_is_a_word(run: Command, one_epoch: list[str]) -> None:
