@@ -219,6 +219,8 @@ class Work:
         self.model, self.names, self.output, self.advance = model, names, wanted.output, advance
         self.georeferenced = wanted.georeferenced
         self.probabilities, self.frame_masks, self.outlines = probabilities, frame_masks, outlines
+        if outlines is not None and self.georeferenced:
+            logger.warning("polygons are in pixels, also of georeferenced images such as %s", min(self.georeferenced))
         self.failed: list[Path] = []
 
     def predict_images(self, paths: Iterable[Path]) -> None:

@@ -127,7 +127,7 @@ def tune(cfg: DictConfig) -> None:
     if "batch_size" in wanted:
         show_batch_size(largest_batch(start.cfg, task, datamodule), datamodule)
     if "lr" in wanted:
-        show_rates(rate_curve(start.cfg, task, datamodule), start.cfg.optimizer)
+        show_rates(rate_curve(start.cfg, task, datamodule), start.cfg.optimizer, datamodule.batch_size)
 
 
 def new_run(cfg: DictConfig) -> Start:

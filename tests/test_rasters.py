@@ -214,8 +214,10 @@ def test_settings_that_do_not_go_with_rasters_are_refused_before_the_first_step(
             "model.mean must have 3 numbers, one per channel of the images; got 2",
         ),
         (["data.bands=0", levels], "data.bands"),
-        (["data.shown_bands=[1,2]", levels], "data.shown_bands must be three bands for red, green and blue, or one"),
-        (["data.shown_bands=[3]", levels], "or one for grey, each 1..2; got [3]"),
+        (["data.shown_bands=[1,2]", levels], "data.shown_bands must be three bands for red, green and blue, such as"),
+        (["data.shown_bands=2", levels], "or one for grey, from 1, got 2."),
+        (["data.shown_bands=[0]", levels], "or one for grey, from 1, got [0]."),
+        (["data.shown_bands=[3]", levels], "data.shown_bands=[3]: data.bands is 2. Give bands from 1 to 2."),
         (["data.bands=null", "data.shown_bands=[1]"], "data.shown_bands is for rasters (data.bands). Leave it out"),
         (["data.bands=3", levels], "train_0.tif has 2 bands, wanted 3"),
     ):

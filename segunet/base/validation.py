@@ -110,7 +110,7 @@ def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str]
     """Describe pydantic's first error: the setting's name after ``prefix``, what it must be, and what it got."""
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ")
-    parts = first["loc"][:_MAX_NAME_PARTS]
+    parts = tuple(part for part in first["loc"][:_MAX_NAME_PARTS] if part != "[key]")  # of a mapping, its key itself
     if elsewhere := (names or {}).get(str(next(iter(parts), ""))):
         prefix, parts = elsewhere, parts[1:]
     name = prefix + "".join(f"[{part}]" if isinstance(part, int) else f".{one_line(part)}" for part in parts)

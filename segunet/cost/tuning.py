@@ -129,12 +129,13 @@ class _Losses(Callback):
         self.curve.losses.append(average)
 
 
-def show_rates(curve: RateCurve, optimizer: DictConfig) -> None:
+def show_rates(curve: RateCurve, optimizer: DictConfig, batch_size: int) -> None:
     """Print the curve, and the rate at which the loss falls fastest.
 
     Args:
         curve: of :func:`rate_curve`.
         optimizer: config of the optimizer, whose rates keep their ratio.
+        batch_size: of the training that the curve is of.
     """
     best, number = curve.steepest(), len(curve.rates)
     rows = {*np.linspace(0, number - 1, min(_ROWS, number)).round().astype(int).tolist(), *([best] if best else [])}
@@ -149,14 +150,17 @@ def show_rates(curve: RateCurve, optimizer: DictConfig) -> None:
         return
     ratio = curve.rates[best] / optimizer.lr
     more = f" optimizer.encoder_lr={ratio * optimizer.encoder_lr:.1e}" if optimizer.get("encoder_lr") else ""
-    logger.info("the loss falls fastest at optimizer.lr=%.1e%s", curve.rates[best], more)
+    logger.info(
+        "with data.batch_size=%d the loss falls fastest at optimizer.lr=%.1e%s", batch_size, curve.rates[best], more
+    )
 
 
 def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) -> int:
     """Return the estimated number of images in the largest training batch that fits into the free memory.
 
     The memory of training steps is measured, each in a process of its own, with more and more images until these take
-    twice as much as the first, would not fit, or do not; that of further images grows as it did last.
+    twice as much as the first, are all of the list, would not fit, or do not; that of further images grows as it did
+    last.
 
     Raises:
         UserError: a denoiser, or a step cannot be measured, or not even the smallest batch fits.
@@ -168,7 +172,11 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
     room = _USED * free_memory(make_fabric().device)
     taken: dict[int, int] = {0: 0}  # bytes by number of images; of none, as if the network alone took none
     number, too_many = _FEWEST, math.inf
-    while number == _FEWEST or (2 * (last := taken[number // 2]) < room and last < 2 * taken[_FEWEST]):
+    while number == _FEWEST or (
+        number // 2 < len(datamodule.train_pairs)
+        and 2 * (last := taken[number // 2]) < room
+        and last < 2 * taken[_FEWEST]
+    ):
         try:
             taken[number] = measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes
         except UserError as error:
@@ -209,6 +217,8 @@ def _training_step(
 def show_batch_size(fits: int, datamodule: VOCDataModule) -> None:
     """Log the largest batch size, at most the number of training images."""
     count = len(datamodule.train_pairs)
-    limit = f", of which the list has {count}" if fits > count else ""
-    logger.info("about %d images fit%s: data.batch_size=%d", fits, limit, min(fits, count))
+    if fits >= count:
+        logger.info("all %d images of the list fit: data.batch_size=%d", count, count)
+    else:
+        logger.info("about %d images fit: data.batch_size=%d", fits, fits)
     logger.info("not counted: torch.compile, averaged weights and, in the main memory, loader processes")

@@ -16,6 +16,7 @@ from segunet.images.reading import opened, turn_of
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
 MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
+_MODES = {"F": "F (32-bit floats)", "LA": "LA (grey and alpha)"}  # in words
 _SCALES = {"L;2": 85, "L;4": 17}  # that Pillow multiplies grey values of 2 and 4 bits by
 _INVERTED = ("1;I", "L;I", "L;2I", "L;4I")  # how it calls TIFFs in which 0 is white, whose values it turns round
 
@@ -110,8 +111,8 @@ def index_values(path: Path, image: Image.Image) -> NDArray[np.integer[Any]]:
     if image.mode in _INDEX_MODES:
         return _as_stored(np.asarray(image), stored)  # for a palette image, its indices
     raise UserError(
-        f"{path} has the mode {image.mode}, wanted an index PNG (palette or grey whose values are class indices or, in "
-        "SegmentationObject, object numbers) or a TIFF of one band of integers",
+        f"{path} has the mode {_MODES.get(image.mode, image.mode)}, wanted an index PNG (palette or grey whose values "
+        "are class indices or, in SegmentationObject, object numbers) or a TIFF of one band of integers",
         "Save it as one.",
     )
 

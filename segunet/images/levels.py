@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from segunet.base.errors import UserError
 from segunet.base.validation import check
@@ -15,11 +15,20 @@ from segunet.base.validation import check
 FEW_LEVELS = 32  # a 16-bit image with fewer levels left in 8 bits is reported
 MOST_BANDS = 256
 Bands = Annotated[int, Field(ge=1, le=MOST_BANDS)]
-ShownBands = Annotated[Sequence[Bands], Field(min_length=1, max_length=3)]  # counted from 1, as programs for maps do
 Levels = tuple[float, float]
 Channels = tuple[int, int, int]  # drawn as red, green and blue
 _COLOURS = 3
 _ALL = (0.0, 65535.0)
+
+
+def _check_shown(given: Any) -> Any:
+    whole = isinstance(given, list | tuple) and all(type(band) is int and band > 0 for band in given)
+    if not whole or len(given) not in (1, 3):
+        raise ValueError("must be three bands for red, green and blue, such as [4,3,2], or one for grey, from 1")
+    return given
+
+
+ShownBands = Annotated[Sequence[Bands], BeforeValidator(_check_shown)]  # counted from 1, as programs for maps do
 
 
 def channels_of(bands: int | None) -> int:
@@ -36,17 +45,14 @@ def shown_channels(shown: Sequence[int] | None, bands: int | None) -> Channels |
     """Return the channels, from 0, that are red, green and blue where these bands are ``shown``; None for the first.
 
     Raises:
-        UserError: of rasters neither one nor three bands, or one that they do not have; any of colour images.
+        UserError: a band that rasters do not have; any of colour images.
     """
     if shown is None:
         return None
     if bands is None:
         raise UserError("data.shown_bands is for rasters (data.bands). Leave it out: the images are no rasters.")
-    if len(shown) == 2 or max(shown) > bands:
-        raise UserError(
-            f"data.shown_bands must be three bands for red, green and blue, or one for grey, each 1..{bands}; got "
-            f"{list(shown)}."
-        )
+    if max(shown) > bands:
+        raise UserError(f"data.shown_bands={list(shown)}: data.bands is {bands}. Give bands from 1 to {bands}.")
     red, green, blue = shown if len(shown) == 3 else [shown[0]] * 3
     return red - 1, green - 1, blue - 1
 

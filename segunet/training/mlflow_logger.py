@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -21,6 +22,13 @@ from segunet.images.drawing import ImageArray
 logger = logging.getLogger(__name__)
 _SERVER = "MLFLOW_TRACKING_URI"
 _TAG = "segunet.id"
+# No telemetry; and a server that does not answer is given up within half a minute, not after several.
+_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_FILE = "sqlite:///"
 _AT_ONCE, _LONGEST = 100, 500  # parameters, and characters of one, that MLflow takes
 _MOST_WAITING = 900  # scores, of 1,000 that MLflow takes at once
 _EVERY = 5.0  # seconds after which scores are sent, so that steps do not wait for a server
@@ -77,34 +85,36 @@ class MLFlowLogger(Logger):
                 f"logger=mlflow: where to? Set the environment variable {_SERVER} to a server's address, or to a "
                 "database of your own, such as sqlite:////home/me/mlflow.db."
             )
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        client = import_extra("mlflow", "mlflow").MlflowClient
+        for name, value in _SETTINGS.items():
+            os.environ.setdefault(name, value)
+        logger.info("MLflow: connecting to %s", _shown(self._address))
+        make_client = import_extra("mlflow", "mlflow").MlflowClient
         try:
-            self._client = client(self._address)
-            self._run_id = self._found_run() or self._new_run()
+            client = make_client(self._address)
+            self._run_id = self._found_run(client) or self._new_run(client)
         except Exception as error:  # of MLflow, of its database, of the network
-            self._client = None
             raise UserError(
                 f"MLflow at {_shown(self._address)}: {self._reason(error).rstrip('.')}. Check "
                 f"{_SERVER}, and that the server runs (for a database, that sqlalchemy and alembic are installed)."
             ) from error
+        self._client = client
 
-    def _found_run(self) -> str | None:
-        experiment = self._client.get_experiment_by_name(self._experiment_name)
+    def _found_run(self, client: Any) -> str | None:
+        experiment = client.get_experiment_by_name(self._experiment_name)
         wanted = f"tags.`{_TAG}` = '{self._identity}'"
-        runs = self._client.search_runs([experiment.experiment_id], wanted, max_results=1) if experiment else []
+        runs = client.search_runs([experiment.experiment_id], wanted, max_results=1) if experiment else []
         for run in runs:
-            self._client.update_run(run.info.run_id, status="RUNNING")
+            client.update_run(run.info.run_id, status="RUNNING")
         return runs[0].info.run_id if runs else None
 
-    def _new_run(self) -> str:
+    def _new_run(self, client: Any) -> str:
         try:
-            experiment = self._client.create_experiment(self._experiment_name)
+            experiment = client.create_experiment(self._experiment_name, _artifacts_of(self._address))
         except Exception:  # it is there, perhaps since another run has begun in this moment
-            if (found := self._client.get_experiment_by_name(self._experiment_name)) is None:
+            if (found := client.get_experiment_by_name(self._experiment_name)) is None:
                 raise
             experiment = found.experiment_id
-        run = self._client.create_run(experiment, tags={_TAG: self._identity}, run_name=self._run_name)
+        run = client.create_run(experiment, tags={_TAG: self._identity}, run_name=self._run_name)
         return str(run.info.run_id)
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
@@ -171,6 +181,13 @@ def _plain(name: str) -> str:
     """Return a name that MLflow takes: in its characters, and nothing that would change as a path."""
     plain = re.sub(r"[^\w./: -]", "_", name)
     return plain if posixpath.normpath(plain) == plain and plain[0] not in "./" else re.sub("[./]", "_", plain)
+
+
+def _artifacts_of(address: str) -> str | None:
+    """Return the folder for images: beside a database in a file, else the server's own, None."""
+    if not address.startswith(_FILE):
+        return None
+    return str(Path(address.removeprefix(_FILE).partition("?")[0]).absolute().parent / "mlflow_artifacts")
 
 
 def _shown(address: str) -> str:

@@ -96,22 +96,31 @@ def test_the_largest_batch_is_on_the_line_of_what_was_measured(
 ) -> None:
     def measured(workload: Workload, **_: int) -> object:
         count = len(workload.make_inputs().args[0])
-        return type("Measurement", (), {"peak_bytes": 10**9 + count * 10**8})
+        return type("Measurement", (), {"peak_bytes": 10**7 + count * 10**8})
+
+    def tuned(free: float) -> str:
+        monkeypatch.setattr(tuning, "free_memory", lambda _: free)
+        result = run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size")
+        return result.output + result.error
 
     monkeypatch.setattr(tuning, "measure", measured)
-    monkeypatch.setattr(tuning, "free_memory", lambda _: 10 * 10**9)
-    result = run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size")
-    assert result.status == 0, result.error
-    assert "a training step of 16 images takes 2.60 GB" in result.output
-    assert "a training step of 32 images" not in result.output  # those of 16 take more than twice those of 2
-    assert "about 80 images fit, of which the list has 6: data.batch_size=6" in result.output
-    monkeypatch.setattr(tuning, "free_memory", lambda _: 10**9)
-    assert "Not even 2 images fit" in run(train, *TINY, f"data.root={voc_folder}", "tune=batch_size").error
+    said = tuned(0.6e9)
+    assert "a training step of 4 images takes 0.41 GB" in said
+    assert "about 5 images fit: data.batch_size=5" in said  # which take 0.51 GB of 0.54
+    said = tuned(10e9)
+    assert "a training step of 8 images takes 0.81 GB" in said
+    assert "a training step of 16 images" not in said  # the list has 6
+    assert "all 6 images of the list fit: data.batch_size=6" in said
+    assert "Not even 2 images fit" in tuned(0.2e9)
 
 
 @pytest.mark.parametrize(
     ("from_size", "said"),
-    [(2, "images cannot be measured: out of memory. Lower data"), (4, "about 3 images fit"), (8, "about 7")],
+    [
+        (2, "images cannot be measured: out of memory. Lower data"),
+        (4, "about 3 images fit"),
+        (8, "all 6 images of the"),
+    ],
 )
 def test_a_size_that_does_not_fit_is_the_limit(
     run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch, from_size: int, said: str

@@ -151,7 +151,7 @@ def grey_png(values: NDArray[np.uint8], bits: int) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "bands", "said"),
     [
-        ("float32", 1, "has the mode F, wanted .* a TIFF of one band of integers"),
+        ("float32", 1, "has the mode F .32-bit floats., wanted .* a TIFF of one band of integers"),
         ("float64", 1, "of a kind of TIFF that Pillow does not read .*Save it as a PNG"),
         ("int64", 1, "of a kind of TIFF that Pillow does not read .*Save it as a PNG"),
         ("uint8", 2, "has 2 bands"),
@@ -225,7 +225,7 @@ def test_few_bits_of_which_0_is_white_are_classes_too(tmp_path: Path, bits: int)
 def test_a_mask_of_another_mode_is_refused(tmp_path: Path) -> None:
     grey_alpha = np.zeros((8, 8, 2), dtype=np.uint8)
     Image.fromarray(grey_alpha, mode=None).save(tmp_path / "mask.png")
-    with pytest.raises(UserError, match=r"mask\.png has the mode LA, wanted an index PNG"):
+    with pytest.raises(UserError, match=r"mask\.png has the mode LA \(grey and alpha\), wanted an index PNG"):
         read_mask(tmp_path / "mask.png", (8, 8), THREE)
 
 

@@ -19,7 +19,8 @@ mlflow: Any = pytest.importorskip("mlflow", reason="needs the extra mlflow")
 @pytest.fixture
 def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Name a new database, and let MLflow keep images beside it."""
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
@@ -53,7 +54,8 @@ def test_it_has_curves_images_and_settings_and_a_resumed_run_goes_on(
     assert history(address, "train/loss") == [pytest.approx(each) for each in scalars(tmp_path / "run", "train/loss")]
     assert {"val/miou", "best/miou"} <= only.data.metrics.keys()
     assert "epoch" not in only.data.metrics
-    assert list((tmp_path / "mlruns").rglob("*.png"))
+    assert list((tmp_path / "mlflow_artifacts").rglob("*.png"))
+    assert not list((tmp_path / "elsewhere").iterdir())
     result = run(train, f"resume={tmp_path / 'run'}", "trainer.max_epochs=2")
     assert result.status == 0, result.error
     assert history(address, "train/loss") == [pytest.approx(each) for each in scalars(tmp_path / "run", "train/loss")]
@@ -159,6 +161,20 @@ def test_a_resumed_run_goes_on_without_its_server(
     assert result.status == 0, result.error
     assert "the run goes on without MLflow. logger=mlflow: where to?" in result.output
     assert len(history(address, "train/loss")) == 3
+
+
+def test_a_signal_while_it_connects_ends_the_command(
+    run: Command, one_epoch: list[str], monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        for name in ("get_experiment_by_name", "create_experiment"):
+            patch.setattr(mlflow.MlflowClient, name, stop)
+        patch.setattr(mlflow.MlflowClient, "set_terminated", lambda *_: pytest.fail("of no run"))
+        assert run(train, *one_epoch, "logger=mlflow").status == 130
+    assert runs_in(address) == []
 
 
 def test_an_identity_is_a_word(run: Command, one_epoch: list[str]) -> None:
