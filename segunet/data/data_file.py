@@ -6,6 +6,12 @@ from typing import Any
 import yaml
 
 DATA_FILE = "data.yaml"
+_BATCH = 8  # images in a batch, unless it is said: as in conf/data/custom.yaml
+
+
+def smaller_batch(images: int) -> dict[str, int]:
+    """Return the setting that a list of so many training ``images`` needs: none if it fills a batch."""
+    return {} if images >= _BATCH else {"batch_size": max(images // 2, 1)}
 
 
 def as_text(settings: Mapping[str, Any], head: str) -> str:

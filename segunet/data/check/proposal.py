@@ -15,6 +15,7 @@ from segunet.base.files import is_file
 from segunet.base.terminal import progress_bar
 from segunet.data.check.raster_settings import raster_settings
 from segunet.data.class_list import read_class_list
+from segunet.data.data_file import smaller_batch
 from segunet.data.masks import COLOUR_MODES, MAX_STORED, index_values, packed
 from segunet.data.voc import Pair, find_voc_folder, list_path, named_pairs, read_names
 from segunet.images.palette import IGNORE_INDEX, voc_palette
@@ -57,7 +58,8 @@ def propose(root: Path, threads: int) -> dict[str, Any]:
         settings |= rasters
     elif (most := _most_level(pairs)) is not None:
         settings["image_range"] = [0, most]
-    return settings
+    count = len(_pairs(folder, train))
+    return settings | smaller_batch(count if val else count * 4 // 5)  # the first of five folds is validated on
 
 
 def _named(files: Sequence[Path], settings: dict[str, Any]) -> dict[str, Any]:

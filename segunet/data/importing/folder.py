@@ -16,7 +16,7 @@ from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.files import DRAFTS, draft_folder_beside, is_file, remove_abandoned, write_text
 from segunet.base.terminal import progress_bar
 from segunet.data.classes import full_palette
-from segunet.data.data_file import DATA_FILE, as_text
+from segunet.data.data_file import DATA_FILE, as_text, smaller_batch
 from segunet.data.importing.source import TRAIN, VAL, LabelledImage, LabelSource
 from segunet.data.voc import IMAGE_FOLDER, OBJECT_FOLDER, list_path, mask_folder, read_names
 from segunet.images.drawing import palette_image
@@ -24,7 +24,6 @@ from segunet.images.palette import voc_palette
 from segunet.images.reading import read_size
 
 _WAITING = 16  # examples to write ahead
-_BATCH = 8  # images in a batch, unless it is said: as in conf/data/custom.yaml
 _MOST_IN_8_BITS = 254  # objects; 255 is VOC's outline
 
 Lists = Mapping[str, Sequence[str]]
@@ -110,8 +109,7 @@ def described(source: LabelSource, images: int) -> str:
     settings: dict[str, Any] = {"root": ".", "class_names": list(source.class_names)}
     if source.palette is not None:
         settings["palette"] = [list(colour) for colour in source.palette]
-    if images < _BATCH:
-        settings["batch_size"] = max(images // 2, 1)
+    settings |= smaller_batch(images)
     return as_text(
         settings, "A data set in VOC's layout, written by segunet.import_labels. Use it as data=PATH of this file."
     )

@@ -55,11 +55,10 @@ def test_what_is_proposed_can_be_checked_as_it_is(
     result = run(check_data, f"data.root={voc_folder}", f"run_dir={tmp_path / 'out'}")
     assert result.status == 0, result.error
     settings = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
-    common = {"root": str(voc_folder), "train_split": "train", "val_split": "val"}
+    common = {"root": str(voc_folder), "train_split": "train", "val_split": "val", "batch_size": 3}
     assert settings == common | wanted
     assert f"segunet.check_data data={tmp_path / 'out' / 'data.yaml'}" in result.output
-    options = [f"data={tmp_path / 'out' / 'data.yaml'}", "data.batch_size=2", f"run_dir={tmp_path / 'check'}"]
-    assert run(check_data, *options).status == 0
+    assert run(check_data, f"data={tmp_path / 'out' / 'data.yaml'}", f"run_dir={tmp_path / 'check'}").status == 0
 
 
 def test_class_lists_single_lists_and_16_bits_are_seen(voc_folder: Path) -> None:
@@ -77,6 +76,7 @@ def test_class_lists_single_lists_and_16_bits_are_seen(voc_folder: Path) -> None
         "fold": 0,
         "class_names": ["background", "disc", "square"],
         "image_range": [0, 4095],
+        "batch_size": 2,  # of the four images that are not validated on
     }
 
 
