@@ -71,7 +71,7 @@ def convert(cfg: DictConfig) -> Checkpoint:
     except UserError as error:
         raise UserError(
             f"{source} as from={cfg['from']} with {encoder_of(cfg.model)}: {error} The network must be the original, "
-            f"with this encoder, three colour channels and a decoder of five steps without attention."
+            "with this encoder, three colour channels and a decoder of five steps without attention."
             f"{_hint(state, cfg['from'])}"
         ) from error
     net.load_state_dict(net.state_dict() | weights)

@@ -120,7 +120,7 @@ def tune(cfg: DictConfig) -> None:
         raise UserError(f"tune={cfg.tune}: there is no such thing to try. Give {' or '.join(CHOICES)}, or both.")
     if cfg.resume:
         raise UserError("tune is for a new run, and resume goes on with another. Give one of them.")
-    if not is_main_process() or started_from_outside():
+    if not is_main_process():
         raise UserError("tune runs in one process. Start it without torchrun or srun.")
     start = new_run(cfg)
     datamodule, task, _ = built(start)

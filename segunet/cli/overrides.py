@@ -28,10 +28,7 @@ _RECIPE = "experiment=sample"  # default of segunet.train, unless the command li
 _OWN_DATA = "data=custom"  # of segunet.check_data, if a folder is given
 _UNNAMED = {"report": "run"}  # the setting that a word without a name is for
 _OTHER_NAMES = {"import_labels": {"from": "format"}}  # names of settings; from is also a group of conf/, for convert
-_FREE_TEXT = {
-    "generate": ("prompt",),
-    "train": ("tune",),
-}  # whose commas do not separate the values of a sweep
+_FREE_TEXT = {"generate": ("prompt",), "train": ("tune",)}  # whose commas do not separate values of a sweep
 _REPLACES_RECIPE = ("data", "experiment", "resume")
 
 # The resolvers ${name:...} in conf/; those of --help are in arguments.py.
@@ -200,8 +197,7 @@ def _check_added(command: str, overrides: Sequence[Override]) -> None:
 
 def _unknown(command: str, name: str, known: Sequence[str], choices: Sequence[str] = ()) -> str:
     """Return the message for an unknown setting, with a suggestion: one of the ``choices`` that have it, or a name."""
-    groups = compose(command, return_hydra_config=True).hydra.runtime.choices
-    if elsewhere := [each for each in choices if each.partition("=")[0] in groups]:
+    if elsewhere := [each for each in choices if each.partition("=")[0] in known]:
         return f"{name} belongs to {', '.join(elsewhere)}, which is not chosen. Add it, or leave the setting out."
     meant = did_you_mean(name, [each for each in known if not each.startswith("hydra")])
     return f"{command} has no setting {name}.{meant} python -m segunet.{command} --help lists them."

@@ -119,10 +119,10 @@ class Raster:
         """Return what is shown, the ``channels`` or the first ones, as uint8 (h, w, 3), at most ``long_side`` long."""
         factor, bands = min(long_side / max(self.size), 1), channels or first_channels(self.bands)
         height, width = (max(round(side * factor), 1) for side in self.size)
-        each = list(dict.fromkeys(bands))
+        once = list(dict.fromkeys(bands))
         with _readable(self._path):
-            values = self._source.read([band + 1 for band in each], out_shape=(len(each), height, width))
-        stored = dict(zip(each, values, strict=True))
+            values = self._source.read([band + 1 for band in once], out_shape=(len(once), height, width))
+        stored = dict(zip(once, values, strict=True))
         drawn = {band: self._eight_bits(rows, band, self.is_nothing(rows, band)) for band, rows in stored.items()}
         return np.dstack([drawn[band] for band in bands])
 

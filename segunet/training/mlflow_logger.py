@@ -83,7 +83,7 @@ class MLFlowLogger(Logger):
         if not self._address:
             raise UserError(
                 f"logger=mlflow: where to? Set the environment variable {_SERVER} to a server's address, or to a "
-                "database of your own, such as sqlite:////home/me/mlflow.db."
+                "database of your own, such as sqlite:///mlflow.db."
             )
         for name, value in _SETTINGS.items():
             os.environ.setdefault(name, value)

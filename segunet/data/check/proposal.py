@@ -58,7 +58,7 @@ def propose(root: Path, threads: int) -> dict[str, Any]:
         settings |= rasters
     elif (most := _most_level(pairs)) is not None:
         settings["image_range"] = [0, most]
-    count = len(_pairs(folder, train))
+    count = len(read_names(list_path(folder, train)))
     return settings | smaller_batch(count if val else count * 4 // 5)  # the first of five folds is validated on
 
 
