@@ -170,25 +170,11 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
     accelerator, precision = device_kind(cfg.trainer.accelerator), cfg.trainer.precision
     make_fabric = partial(fabric_from_settings, accelerator, precision, _first_device(cfg))
     room = _USED * free_memory(make_fabric().device)
-    taken: dict[int, int] = {0: 0}  # bytes by number of images; of none, as if the network alone took none
-    number, too_many = _FEWEST, math.inf
-    while number == _FEWEST or (
-        number // 2 < len(datamodule.train_pairs)
-        and 2 * (last := taken[number // 2]) < room
-        and last < 2 * taken[_FEWEST]
-    ):
-        try:
-            taken[number] = measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes
-        except UserError as error:
-            if number == _FEWEST:
-                raise UserError(
-                    f"A training step of {number} images cannot be measured: {error.what}", _LESS
-                ) from error
-            logger.info("a training step of %d images does not fit: %s", number, error.what)
-            too_many = number
-            break
-        logger.info("a training step of %d images takes %.2f GB", number, taken[number] / 1e9)
-        number *= 2
+    taken, too_many = _memory_by_size(
+        lambda number: measure(_training_step(cfg, task, datamodule, number, make_fabric), rounds=1).peak_bytes,
+        len(datamodule.train_pairs),
+        room,
+    )
     fewer, most = sorted(taken)[-2:]
     each = max((taken[most] - taken[fewer]) / (most - fewer), 1.0)
     logger.info("%.1f GB can be used, and each further image takes about %.3f GB", room / 1e9, each / 1e9)
@@ -196,6 +182,39 @@ def largest_batch(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) 
     if fits < _FEWEST:
         raise UserError(f"Not even {_FEWEST} images fit into the memory. {_LESS}")
     return int(fits)
+
+
+def _memory_by_size(
+    peak_bytes: Callable[[int], int], images_there: int, room: float
+) -> tuple[dict[int, int], int | float]:
+    """Measure training steps of more and more images, as :func:`largest_batch` says.
+
+    Args:
+        peak_bytes: measures the step of a number of images.
+        images_there: number of training images.
+        room: bytes that can be used.
+
+    Returns:
+        The bytes by number of images, 0 for none, and the smallest number that did not fit, infinity if all did.
+
+    Raises:
+        UserError: the smallest step cannot be measured.
+    """
+    taken, number = {0: 0}, _FEWEST
+    while number == _FEWEST or (
+        number // 2 < images_there and 2 * (last := taken[number // 2]) < room and last < 2 * taken[_FEWEST]
+    ):
+        try:
+            taken[number] = peak_bytes(number)
+        except UserError as error:
+            if number == _FEWEST:
+                what = f"A training step of {number} images cannot be measured: {error.what}"
+                raise UserError(what, _LESS) from error
+            logger.info("a training step of %d images does not fit: %s", number, error.what)
+            return taken, number
+        logger.info("a training step of %d images takes %.2f GB", number, taken[number] / 1e9)
+        number *= 2
+    return taken, math.inf
 
 
 def _training_step(
