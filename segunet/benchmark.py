@@ -1,9 +1,9 @@
 """Time segunet on this machine: ``python -m segunet.benchmark [parts=[training,inference]] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("benchmark")
+    before_imports("benchmark")
 
 import logging
 import tempfile

@@ -1,9 +1,9 @@
 """Find problems in a data set: ``python -m segunet.check_data [data=NAME] [key=value] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("check_data")
+    before_imports("check_data")
 
 import logging
 import shlex

@@ -1,9 +1,9 @@
 """Convert a checkpoint: ``python -m segunet.convert source=PATH from=article|smp|smp_timm output=PATH [key=value]``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("convert")
+    before_imports("convert")
 
 import logging
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Score a checkpoint: ``python -m segunet.evaluate checkpoint=PATH [key=value] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("evaluate")
+    before_imports("evaluate")
 
 import logging
 import time

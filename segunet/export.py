@@ -1,9 +1,9 @@
 """Export a network: ``python -m segunet.export checkpoint=PATH format=NAME [key=value] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("export")
+    before_imports("export")
 
 import logging
 import math

@@ -1,9 +1,9 @@
 """Generate images: ``python -m segunet.generate checkpoint=PATH prompt="disc, star" ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("generate")
+    before_imports("generate")
 
 import logging
 import re

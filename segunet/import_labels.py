@@ -1,9 +1,9 @@
 """Bring other labels into VOC's layout: ``python -m segunet.import_labels from=NAME source=PATH output=DIR``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("import_labels")
+    before_imports("import_labels")
 
 import logging
 from collections.abc import Callable, Sequence

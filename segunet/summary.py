@@ -1,9 +1,9 @@
 """Show the cost of a network: ``python -m segunet.summary [model=NAME|checkpoint=PATH|source=sd15|sdxl|PATH] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("summary")
+    before_imports("summary")
 
 import logging
 from collections.abc import Callable, Iterator

@@ -1,9 +1,9 @@
 """Train a network: ``python -m segunet.train [group=choice] [key=value] ...``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("train")
+    before_imports("train")
 
 import logging
 from collections.abc import Callable

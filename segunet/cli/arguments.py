@@ -1,9 +1,10 @@
 """What a command line gets before its command's own imports: help, or what is wrong with it.
 
-Those imports, torch and Lightning, take seconds, and neither needs them. So a command calls :func:`check_arguments`
+Those imports, torch and Lightning, take seconds, and neither needs them. So a command calls :func:`before_imports`
 at the top of its file.
 """
 
+import gc
 import os
 import re
 import sys
@@ -24,6 +25,22 @@ _checked: list[str] = []  # the command, and sys.argv as it was left
 _SHOWN_BY_HYDRA = ("help", "hydra_help", "info", "cfg", "version")  # flags that run no command
 OmegaConf.register_new_resolver("settings_help", settings_help, replace=True)
 OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
+
+
+def before_imports(command: str) -> None:
+    """Check the arguments of a command, and let its imports be fast: nothing of what they leave is garbage.
+
+    Searching them for it takes a fifth of their time; :func:`after_imports` turns the search on again.
+    """
+    check_arguments(command)
+    gc.disable()
+
+
+def after_imports() -> None:
+    """Search for garbage again, among what the program makes from now on."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def check_arguments(command: str) -> None:

@@ -18,7 +18,7 @@ from segunet.base.errors import UserError
 from segunet.base.failures import explained
 from segunet.base.stopping import stopped_by_signals
 from segunet.base.terminal import setup_logging
-from segunet.cli.arguments import check_arguments, full_errors, hydra_config
+from segunet.cli.arguments import after_imports, check_arguments, full_errors, hydra_config
 from segunet.cli.run_dir import in_sweep, is_main_process
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], float | None]], Calla
         program = hydra.main(**hydra_config(name))(run)
 
         def checked_program() -> None:
+            after_imports()
             check_arguments(name)  # if the program's file has not done so before its imports
             threading.excepthook = _thread_excepthook
             with stopped_by_signals():

@@ -160,6 +160,8 @@ def _first_value(override: Override) -> str | None:
 
 def _check_choices(override: Override) -> None:
     """Raise a UserError if a group has no such choice."""
+    if "." in override.key_or_group:  # a setting within a group
+        return
     known = GlobalHydra.instance().config_loader().get_group_options(override.key_or_group)
     for value in override.sweep_string_iterator() if override.is_choice_sweep() else [override.value()]:
         for choice in value if isinstance(value, list) else [value]:

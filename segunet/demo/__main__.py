@@ -1,9 +1,9 @@
 """Show a network on a page in the browser: ``python -m segunet.demo checkpoint=PATH``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("demo")
+    before_imports("demo")
 
 import logging
 from typing import Annotated

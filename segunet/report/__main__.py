@@ -1,9 +1,9 @@
 """Write the report of a training as it is now: ``python -m segunet.report RUN``."""
 
-from segunet.cli.arguments import check_arguments
+from segunet.cli.arguments import before_imports
 
 if __name__ == "__main__":  # before the imports below, which take seconds
-    check_arguments("report")
+    before_imports("report")
 
 from collections.abc import Mapping
 from pathlib import Path
