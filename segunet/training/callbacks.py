@@ -43,9 +43,16 @@ class StepSeed(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        """Seed torch's generators; at each batch, as loaders draw from them too, at times that a resume changes."""
+        """Seed the generators of the CPU and of the network's device.
+
+        At each batch, as loaders draw from them too, at times that a resume changes.
+        """
         key = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
-        torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        seed = int(key.generate_state(1, np.uint64)[0])
+        # torch.manual_seed would seed every kind of device, and takes a millisecond for each that is not there.
+        torch.default_generator.manual_seed(seed)
+        if pl_module.device.type != "cpu":
+            torch.get_device_module(pl_module.device).manual_seed(seed)
 
 
 class ImageStrips(Callback):
