@@ -81,16 +81,24 @@ def _draw_object(rng: Generator, canvas: NDArray[np.float64], mask: NDArray[np.u
     cv2.fillPoly(inside, outlines, 1)
     hue = (index + rng.uniform(0.0, 0.8)) / len(_SHAPES) if rng.uniform() < OWN_HUE else rng.uniform()
     kind = index if rng.uniform() < OWN_TEXTURE else int(rng.integers(len(_SHAPES)))
-    where = inside > 0
-    canvas[where] = (_colour(rng, hue) + _texture(rng, size, kind)[..., None])[where]
-    mask[where] = index + 1
+    y, x = np.nonzero(inside)
+    canvas[y, x] = _colour(rng, hue) + _texture(rng, size, kind, y, x)[:, None]
+    mask[y, x] = index + 1
 
 
-def _texture(rng: Generator, size: int, kind: int) -> NDArray[np.float64]:
-    """Return a faint pattern (size, size) around 0: one of six, of random phase and width."""
-    y, x = np.mgrid[:size, :size] * (2 * np.pi / (size * rng.uniform(0.08, 0.16))) + rng.uniform(0, 6)
-    waves = (np.zeros_like(x), np.sin(x), np.sin(y), np.sin(x + y), np.sin(x) * np.sin(y), np.sin(x - y))
-    return np.asarray(0.15 * waves[kind])
+def _texture(rng: Generator, size: int, kind: int, y: NDArray[np.int_], x: NDArray[np.int_]) -> NDArray[np.float64]:
+    """Return a faint pattern around 0 at the pixels (y, x): one of six, of random phase and width."""
+    per_pixel, phase = 2 * np.pi / (size * rng.uniform(0.08, 0.16)), rng.uniform(0, 6)
+    v, u = y * per_pixel + phase, x * per_pixel + phase
+    waves = (
+        lambda: np.zeros_like(u),
+        lambda: np.sin(u),
+        lambda: np.sin(v),
+        lambda: np.sin(u + v),
+        lambda: np.sin(u) * np.sin(v),
+        lambda: np.sin(u - v),
+    )
+    return np.asarray(0.15 * waves[kind]())
 
 
 def _border(mask: NDArray[np.uint8]) -> NDArray[np.bool_]:
