@@ -10,7 +10,7 @@ train: $(VENV)/.installed  ## Train on the built-in sample.
 	$(BIN)/python -m segunet.train
 
 test: $(VENV)/.installed-dev  ## Run the tests.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --max-worker-restart 0
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 check: $(VENV)/.installed-dev  ## Lint, formatting, types.
 	$(BIN)/ruff check .

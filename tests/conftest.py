@@ -6,6 +6,7 @@
 ``run``: a command of segunet, run as its user would type it.
 """
 
+import gc
 import signal
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,16 @@ VOC_SIZES = {
     "train": [(64, 64), (72, 80), (80, 64), (64, 80), (70, 66), (64, 64)],
     "val": [(64, 64), (64, 80), (72, 65), (64, 64)],
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files of whole commands and trainings, which take longest: then all processes end together."""
+    items.sort(key=lambda item: str(item.path), reverse=True)
+
+
+def pytest_collection_finish() -> None:
+    """Search for garbage only among what the tests make, not in all that was imported."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -132,7 +132,7 @@ def test_an_unpadded_network_is_exported_and_predicts_in_tiles_what_the_whole_im
     run: Command, trained: Path, tmp_path: Path
 ) -> None:
     data = [f"data.root={trained / 'voc'}", *(each for each in TINY if each.startswith(("data", "trainer")))]
-    options = ["model=classic_unet", "model.widths=[2,4,4,4,4]", "data.transform.crop_size=96"]
+    options = ["model=classic_unet", "model.widths=[2,4,4,4,4]", "data.transform.crop_size=96", "trainer.max_steps=1"]
     run(train, *data, *options, "data.transform.base_size=120", "inference_size=128", f"run_dir={tmp_path / 'run'}")
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
     assert run(export, f"checkpoint={checkpoint}", "format=torch_export", "images=2").status == 0

@@ -55,7 +55,10 @@ def test_a_curve_of_the_loss_over_rates_is_shown_and_nothing_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_step_of_several_batches_is_one_point(run: Command, voc_folder: Path) -> None:
+def test_a_step_of_several_batches_is_one_point(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "STEPS", 25)
     given = [*TINY, f"data.root={voc_folder}", "optimizer.lr=1e-3", "optimizer.encoder_lr=null"]
     once = run(train, *given, "tune=lr")
     several = run(train, *given, "tune=[lr]", "trainer.accumulate_grad_batches=3")
