@@ -60,7 +60,8 @@ WRITTEN = (CONFIG, "job.json", "checkpoints", f"checkpoints/{LAST}", f"checkpoin
 
 _LESS_MEMORY = (
     "Lower data.batch_size (trainer.accumulate_grad_batches compensates for it) or data.transform.crop_size, or set "
-    "trainer.precision=bf16-mixed; if main memory ran out, not the GPU's, lower data.num_workers. Then resume."
+    "gradient_checkpointing=true or trainer.precision=bf16-mixed; if main memory ran out, not the GPU's, lower "
+    "data.num_workers. Then resume."
 )
 
 

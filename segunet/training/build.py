@@ -33,6 +33,7 @@ from segunet.losses.segmentation import SegmentationLoss
 from segunet.models.build import check_can_be_rebuilt
 from segunet.models.classic_unet import border_of
 from segunet.models.diffusion_unet import DiffusionUNet
+from segunet.models.gradient_checkpointing import checkpoint_gradients
 from segunet.training.board import TensorBoardLogger
 from segunet.training.build_diffusion import check_fit, check_samples, denoiser_card, diffusion_task
 from segunet.training.callbacks import max_steps_of
@@ -69,8 +70,13 @@ def check_settings(cfg: DictConfig) -> None:
             f"checkpoint={cfg.checkpoint}: its settings are checkpoint.every_minutes and checkpoint.every_steps. To go "
             "on with a run give resume=RUN; to start from a checkpoint's weights, init=PATH."
         )
-    for name in ("channels_last", "compile"):
+    for name in ("channels_last", "compile", "gradient_checkpointing"):
         check(name, cfg[name], bool)
+    if cfg.compile and cfg.gradient_checkpointing:
+        raise UserError(
+            "compile=true and gradient_checkpointing=true cannot be combined: torch.compile decides by itself which "
+            "maps to compute again. Leave out one of them."
+        )
     for name, kind in _TRAINER_TYPES.items():
         check(f"trainer.{name}", cfg.trainer.get(name), kind)
     if str(cfg.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -125,6 +131,8 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
         init.load_into(net, without_weights(cfg.model), names)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
+    if cfg.gradient_checkpointing:
+        checkpoint_gradients(net)
     if not isinstance(net, DiffusionUNet):
         return _segmentation_task(cfg, datamodule, net)
     task = _diffusion_task(cfg, datamodule, net)

@@ -2,8 +2,8 @@
 
 256 x 256, 21 classes, AdamW, alternating rounds: segmentation_models_pytorch's Unet("resnet50") with its CE + Dice,
 contiguous and in channels_last; torchvision's fcn_resnet50 and deeplabv3_resnet50 with cross-entropy; the article's
-network. segunet also in bfloat16, which precision=auto takes on CPUs that are faster with it. The peak memory is
-that of a fresh process, after a tiny step has loaded every library.
+network. segunet also in bfloat16, which precision=auto takes on CPUs that are faster with it, and with
+gradient_checkpointing=true. The peak memory is that of a fresh process, after a tiny step has loaded every library.
 
 Run: python -m tests.benchmarks.peers [BATCH]
 """
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from segunet.cli.overrides import composed
 from segunet.cost.measurement import peak_memory
+from segunet.models.gradient_checkpointing import checkpoint_gradients
 from segunet.training import build
 from tests.benchmarks.timing import hardware, medians
 
@@ -47,10 +48,14 @@ def step_of(net: nn.Module, loss: Loss, images: Tensor, bf16: bool = False) -> S
     return step
 
 
-def segunet_step(batch: int, size: int, model: str = "unet_resnet50", bf16: bool = False) -> Step:
+def segunet_step(
+    batch: int, size: int, model: str = "unet_resnet50", bf16: bool = False, checkpointing: bool = False
+) -> Step:
     """Return the step of a network of conf/ with the default loss."""
     cfg = composed("train", ["data=voc2012", f"model={model}", "model.encoder.weights=null"])
     net = build.net_from_config(cfg.model).to(memory_format=torch.channels_last)
+    if checkpointing:
+        checkpoint_gradients(net)
     loss = instantiate(cfg.loss, _convert_="all")
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     return step_of(net, lambda logits, masks: loss(logits, masks).total, images, bf16)
@@ -78,6 +83,7 @@ def torchvision_step(batch: int, size: int, name: str) -> Step:
 STEPS: dict[str, Callable[[int, int], Step]] = {
     "segunet": segunet_step,
     "segunet, bfloat16": partial(segunet_step, bf16=True),
+    "segunet, gradient checkpointing": partial(segunet_step, checkpointing=True),
     "smp": partial(smp_step, memory_format=torch.contiguous_format),
     "smp, channels_last": partial(smp_step, memory_format=torch.channels_last),
     "torchvision fcn_resnet50": partial(torchvision_step, name="fcn_resnet50"),

@@ -1,8 +1,11 @@
 """A learning rate and a batch size that are found by trying."""
 
 import math
+import pickle
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -157,6 +160,24 @@ def test_the_memory_of_a_batch_is_measured(run: Command, voc_folder: Path) -> No
     assert len(taken) > 1
     assert taken[-1] > taken[0]
     assert "data.batch_size=6" in result.output
+
+
+@pytest.mark.parametrize("less", [True, False])
+def test_the_network_that_is_measured_keeps_what_the_training_does(
+    run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch, less: bool
+) -> None:
+    def peak(workload: Workload, rounds: int) -> Any:
+        block = pickle.loads(pickle.dumps(workload)).make_net().decoder.steps[0]  # as in a process of its own
+        found.append("forward" in vars(block))
+        return SimpleNamespace(peak_bytes=10**9)
+
+    found: list[bool] = []
+    monkeypatch.setattr(tuning, "measure", peak)
+    result = run(
+        train, *TINY, f"data.root={voc_folder}", "tune=batch_size", f"gradient_checkpointing={str(less).lower()}"
+    )
+    assert result.status == 0, result.error
+    assert {*found} == {less}
 
 
 @pytest.mark.parametrize(
