@@ -9,11 +9,11 @@ from pydantic import Field
 
 from segunet.base.errors import UserError, abbreviated
 from segunet.base.validation import Byte
-from segunet.data.masks import MAX_STORED
+from segunet.data.masks import LEAST_STORED, MOST_STORED
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 
 Colour = Annotated[Sequence[Byte], Field(min_length=3, max_length=3)]
-StoredValue = Annotated[int, Field(ge=0, le=MAX_STORED)]
+StoredValue = Annotated[int, Field(ge=LEAST_STORED, le=MOST_STORED)]
 
 
 def check_class_names(names: Sequence[str]) -> None:

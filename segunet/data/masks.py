@@ -14,7 +14,7 @@ from segunet.images.levels import Range
 from segunet.images.reading import opened, turn_of
 
 COLOUR_MODES = ("RGB", "RGBA")  # of masks that are read by the palette
-MAX_STORED = 2**16 - 1  # value in an index mask that data.mask_values can name
+LEAST_STORED, MOST_STORED = -(2**15), 2**16 - 1  # values in an index mask that data.mask_values can name
 _INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 _MODES = {"F": "F (32-bit floats)", "LA": "LA (grey and alpha)"}  # in words
 _SCALES = {"L;2": 85, "L;4": 17}  # that Pillow multiplies grey values of 2 and 4 bits by
@@ -161,10 +161,14 @@ def _indices_of_values(
     path: Path, stored: NDArray[np.integer[Any]], classes: Mapping[int, int]
 ) -> NDArray[np.integer[Any]]:
     """Convert the values stored in a mask (H, W) to indices (H, W)."""
-    table = np.full(MAX_STORED + 2, -1)
-    table[list(classes)] = list(classes.values())
-    known = stored if stored.dtype == np.uint8 else np.clip(stored.astype(np.int64), -1, MAX_STORED + 1)
-    indices = table[known]  # both ends are unknown
+    before, after = LEAST_STORED - 1, MOST_STORED + 1
+    indices: NDArray[np.integer[Any]]
+    table = np.full(after - before + 1, -1)  # both ends stay unknown
+    table[[value - before for value in classes]] = list(classes.values())
+    if stored.dtype == np.uint8:
+        indices = table[-before:][stored]
+    else:
+        indices = table[np.clip(stored.astype(np.int64), before, after) - before]
     if (unknown := indices < 0).any():
         values = np.unique(np.asarray(stored)[unknown]).tolist()
         raise UserError(

@@ -22,7 +22,7 @@ from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
-ValueAndClass = Annotated[list[Annotated[int, Field(ge=0, le=2**16 - 1)]], Field(min_length=2, max_length=2)]
+ValueAndClass = Annotated[list[Annotated[int, Field(ge=-(2**15), le=2**16 - 1)]], Field(min_length=2, max_length=2)]
 
 ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]

@@ -297,7 +297,16 @@ def test_stored_values_become_classes(tmp_path: Path, dtype: type[np.integer]) -
         read_mask(path, (24, 40), form)
 
 
-@pytest.mark.parametrize("value", [-1, 70_000])
+@pytest.mark.parametrize("dtype", [np.int16, np.int32])
+def test_values_below_0_become_classes_too(tmp_path: Path, dtype: type[np.integer]) -> None:
+    stored = np.resize(np.array([-1, 0, 7, -32_768], dtype=dtype), (24, 40))
+    path = write_raster(tmp_path / "mask.tif", stored[None])
+    form = MaskFormat(2, IGNORE_INDEX, voc_palette(), values={-1: 255, -32_768: 255, 0: 0, 7: 1})
+    wanted = np.select([stored < 0, stored == 0], [255, 0], 1)
+    assert (read_mask(path, (24, 40), form) == wanted).all()
+
+
+@pytest.mark.parametrize("value", [-1, -40_000, 70_000])
 def test_values_beyond_16_bits_are_refused_too(tmp_path: Path, value: int) -> None:
     path = tmp_path / "mask.png"
     Image.fromarray(np.full((8, 8), value, dtype=np.int32)).save(path, format="TIFF")

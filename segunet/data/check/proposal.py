@@ -16,7 +16,7 @@ from segunet.base.terminal import progress_bar
 from segunet.data.check.raster_settings import raster_settings
 from segunet.data.class_list import read_class_list
 from segunet.data.data_file import smaller_batch
-from segunet.data.masks import COLOUR_MODES, MAX_STORED, index_values, packed
+from segunet.data.masks import COLOUR_MODES, LEAST_STORED, MOST_STORED, index_values, packed
 from segunet.data.voc import Pair, find_voc_folder, list_path, named_pairs, read_names
 from segunet.images.palette import IGNORE_INDEX, voc_palette
 from segunet.images.reading import PEEK, opened, read_stored
@@ -152,19 +152,23 @@ def _of_colours(colours: Counter[tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _of_values(values: Counter[int]) -> dict[str, Any]:
-    """Return the settings for index masks: 255 is ignored, unless it is the only value beside 0."""
-    classes = sorted(value for value in values if value != IGNORE_INDEX)
+    """Return the settings for index masks: negative values are ignored, and 255 if there are others beside 0."""
+    no_data = sorted(value for value in values if value < 0)
+    classes = sorted(value for value in values if value >= 0 and value != IGNORE_INDEX)
     if len(classes) <= 1 and IGNORE_INDEX in values:
         classes.append(IGNORE_INDEX)
-    if min(classes) < 0 or max(classes) > MAX_STORED:
-        raise UserError(f"The masks have values from {min(classes)} to {max(classes)}; wanted 0 to {MAX_STORED}.")
+    if min(values) < LEAST_STORED or max(values) > MOST_STORED:
+        wanted = f"wanted {LEAST_STORED} to {MOST_STORED}"
+        raise UserError(f"The masks have values from {min(values)} to {max(values)}; {wanted}.")
     if len(classes) < 2:
-        raise UserError(f"All masks hold only {classes[0]}: there is nothing to learn.")
+        held = ", ".join(str(each) for each in no_data + classes)
+        raise UserError(f"All masks hold only {held}: there is nothing to learn.")
     background = values.most_common(1)[0][0] == classes[0]
-    if classes[0] == 0 and max(classes) < 2 * len(classes):  # indices, of which some may not occur
+    if classes[0] == 0 and max(classes) < 2 * len(classes) and not no_data:  # indices, of which some may not occur
         return {"class_names": _numbered(max(classes) + 1, background)}
     named = {"class_names": _numbered(len(classes), background)}
-    return named | {"mask_values": {value: index for index, value in enumerate(classes)}}
+    ignored = dict.fromkeys(no_data, IGNORE_INDEX)
+    return named | {"mask_values": ignored | {value: index for index, value in enumerate(classes)}}
 
 
 def _numbered(count: int, background: bool) -> list[str]:

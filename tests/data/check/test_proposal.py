@@ -8,11 +8,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from segunet import check_data
+from segunet import check_data, evaluate, train
 from segunet.base.errors import UserError
 from segunet.data.check.proposal import propose
 from segunet.images.palette import voc_palette
-from tests.commands import Command
+from tests.commands import TINY, Command
+from tests.rasters import write_raster
 
 
 def in_each_mask(root: Path, change: Any) -> None:
@@ -59,6 +60,23 @@ def test_what_is_proposed_can_be_checked_as_it_is(
     assert settings == common | wanted
     assert f"segunet.check_data data={tmp_path / 'out' / 'data.yaml'}" in result.output
     assert run(check_data, f"data={tmp_path / 'out' / 'data.yaml'}", f"run_dir={tmp_path / 'check'}").status == 0
+
+
+def test_values_below_0_are_ignored_by_what_is_proposed(run: Command, voc_folder: Path, tmp_path: Path) -> None:
+    for path in (voc_folder / "SegmentationClass").glob("*.png"):
+        with Image.open(path) as image:
+            mask = np.asarray(image).astype(np.int16)
+        write_raster(path.with_suffix(".tif"), np.where(mask == 255, -1, mask)[None])
+        path.unlink()
+    data, folder = f"data={tmp_path / 'out' / 'data.yaml'}", tmp_path / "run"
+    assert run(check_data, f"data.root={voc_folder}", f"run_dir={tmp_path / 'out'}").status == 0
+    settings = yaml.safe_load((tmp_path / "out" / "data.yaml").read_text())
+    assert settings["mask_values"] == {-1: 255, 0: 0, 1: 1, 2: 2}
+    tiny = [each for each in TINY if not each.startswith(("data=", "data.class_names", "data.batch_size"))]
+    assert run(train, data, *tiny, "trainer.max_epochs=1", f"run_dir={folder}").status == 0
+    assert run(train, f"resume={folder}", "trainer.max_epochs=2").status == 0
+    result = run(evaluate, f"checkpoint={folder / 'checkpoints/best.ckpt'}", f"run_dir={tmp_path / 'scores'}")
+    assert result.status == 0, result.error
 
 
 def test_class_lists_single_lists_and_16_bits_are_seen(voc_folder: Path) -> None:
