@@ -342,6 +342,8 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     for override in ("model=article", "optimizer.lr=1e-5", "data.ignore_index=0", f"run_dir={tmp_path}/b"):
         assert repr(override) in run(train, f"resume={folder}", "trainer.max_epochs=2", override).error
     assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
+    several = run(train, f"resume={folder}", "trainer=ddp").error
+    assert several.endswith("Give those of them that change: trainer.devices=auto trainer.strategy=ddp.")
 
 
 def test_a_frozen_encoder_does_not_move_and_then_does(run: Command, tiny: list[str], tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from segunet.base.errors import UserError
 from segunet.base.files import read_whole
 from segunet.base.nested import leaves
 from segunet.base.paths import CONF_DIR
+from segunet.base.terminal import setting
 from segunet.base.trust import TRUSTED_VARIABLE, is_class_of_trusted_package
 from segunet.base.validation import shown
 from segunet.cli.overrides import composed
@@ -221,6 +222,11 @@ def resumed_config(run_dir: Path) -> DictConfig:
         old, new = OmegaConf.select(cfg, key, default=_MISSING), OmegaConf.from_dotlist([f"value={text}"]).value
         if key in _TEXTS and new is not None:
             new = text.strip("\"'")  # YAML reads 10:00:00:00 as a number
+        if OmegaConf.is_config(old) and (values := _plain_settings(key, text)):
+            raise UserError(
+                f"resume={run_dir}: {override!r} is a choice of settings, and a resumed run takes single ones. Give "
+                f"those of them that change: {values}."
+            )
         if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
@@ -229,6 +235,16 @@ def resumed_config(run_dir: Path) -> DictConfig:
             )
         OmegaConf.update(cfg, key, new)
     return cfg
+
+
+def _plain_settings(group: str, choice: str) -> str:
+    """Return the settings that a choice of conf/ itself has, as they are typed; none of a choice that has a class."""
+    path = CONF_DIR / group / f"{choice}.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
+    values = {key: value for key, value in leaves(content).items() if key != "defaults"}
+    if any(key.endswith("_target_") for key in values):
+        return ""
+    return " ".join(setting(f"{group}.{key}", value) for key, value in values.items())
 
 
 def resume_changes() -> list[str]:
