@@ -166,7 +166,7 @@ def test_the_memory_of_a_batch_is_measured(run: Command, voc_folder: Path) -> No
 def test_the_network_that_is_measured_keeps_what_the_training_does(
     run: Command, voc_folder: Path, monkeypatch: pytest.MonkeyPatch, less: bool
 ) -> None:
-    def peak(workload: Workload, rounds: int) -> Any:
+    def peak(workload: Workload, **_: Any) -> Any:
         block = pickle.loads(pickle.dumps(workload)).make_net().decoder.steps[0]  # as in a process of its own
         found.append("forward" in vars(block))
         return SimpleNamespace(peak_bytes=10**9)
