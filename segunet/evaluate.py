@@ -43,8 +43,8 @@ from segunet.report.examples import examples
 from segunet.report.facts import facts
 from segunet.report.page import PAGE, Report, write_page
 from segunet.report.scores import FILES, show_report, write_report
-from segunet.training import build
 from segunet.training.build_scoring import scoring_data
+from segunet.training.build_trainer import scorer_from_config
 from segunet.training.callbacks import STRIPS, ImageStrips, SavePredictions
 from segunet.training.progress import ScoringProgress
 from segunet.training.scoring import ScoringTask
@@ -80,7 +80,7 @@ def evaluate(cfg: DictConfig) -> Scores:
         files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
         callbacks.append(SavePredictions(run_dir / "predictions", colours, files, no_data_in(datamodule)))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
-    trainer = build.scorer_from_config(cfg, callbacks, run_dir)
+    trainer = scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
     with locked(run_dir) if is_main_process() else nullcontext():
         open_run_dir(cfg, run_dir)

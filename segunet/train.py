@@ -48,6 +48,7 @@ from segunet.report.training import BEST_MIOU, conclude
 from segunet.training import build
 from segunet.training.board import begun, board_of, drop_lost
 from segunet.training.build_callbacks import callbacks_from_config
+from segunet.training.build_trainer import trainer_from_config
 from segunet.training.checkpoints import LAST, PREVIOUS, LastCheckpoint, restoring
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.fine_tuning import check_init
@@ -192,7 +193,7 @@ def built(start: Start) -> Parts:
             check_same_data(resumed.card, datamodule)
         task = build.task_from_config(cfg, datamodule, resumed=resumed is not None)
         callbacks = callbacks_from_config(cfg, datamodule, run_dir)
-        trainer = build.trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
+        trainer = trainer_from_config(cfg, callbacks, run_dir, resumed.progress.steps if resumed else 0)
         if resumed:
             datamodule.first_batch = first_batch(resumed.progress, datamodule, trainer)
         if resumed and (resumed.finished or cfg.trainer.max_epochs < resumed.progress.epochs):

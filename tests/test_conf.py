@@ -12,6 +12,7 @@ from segunet.base.paths import CONF_DIR
 from segunet.models.diffusion_unet import DiffusionUNet
 from segunet.training import build
 from segunet.training.build_callbacks import callbacks_from_config
+from segunet.training.build_trainer import trainer_from_config
 from segunet.training.diffusion import DiffusionTask
 from tests.images.test_palette import VOC_NAMES
 
@@ -63,7 +64,7 @@ def test_it_composes_and_builds(choice: str, tmp_path: Path) -> None:
     channels = 3 if isinstance(task.net, DiffusionUNet) else len(datamodule.class_names)
     assert task.net.get_submodule("head").out_channels == channels
     callbacks = callbacks_from_config(cfg, datamodule, tmp_path)
-    assert build.trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
+    assert trainer_from_config(cfg, callbacks, tmp_path).max_epochs == cfg.trainer.max_epochs
 
 
 def test_a_denoiser_and_its_loss_belong_together() -> None:

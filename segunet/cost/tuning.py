@@ -23,6 +23,7 @@ from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import fabric_from_settings
 from segunet.models.gradient_checkpointing import checkpoint_gradients
 from segunet.training import build
+from segunet.training.build_trainer import scorer_from_config
 from segunet.training.callbacks import MaxSteps
 from segunet.training.diffusion import DiffusionTask
 from segunet.training.segmentation import SegmentationTask
@@ -83,7 +84,7 @@ def rate_curve(cfg: DictConfig, task: build.Task, datamodule: VOCDataModule) -> 
     with progress_bar() as bar:
         row = bar.add_task("trying learning rates", total=STEPS)
         losses = _Losses(lambda: bar.advance(row))
-        trainer = build.scorer_from_config(_alone(cfg), [losses, MaxSteps(STEPS)], Path())
+        trainer = scorer_from_config(_alone(cfg), [losses, MaxSteps(STEPS)], Path())
         with enough_memory("while learning rates were tried", "Lower data.batch_size or data.transform.crop_size."):
             trainer.fit(task, datamodule=datamodule)
     if not losses.curve.losses:

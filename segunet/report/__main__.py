@@ -27,6 +27,7 @@ from segunet.report.page import PAGE
 from segunet.report.scores import FILES
 from segunet.report.training import conclude
 from segunet.training import build
+from segunet.training.build_trainer import scorer_from_config
 from segunet.training.callbacks import MaxTime
 from segunet.training.checkpoints import STATE_ADVICE, restoring
 from segunet.training.history import History
@@ -58,7 +59,7 @@ def report_on(run_dir: Path, accelerator: str) -> None:
     cfg = config_of(run_dir, accelerator)
     with naming(run_dir / CONFIG):
         datamodule = data_of(cfg, card)
-        trainer = build.scorer_from_config(cfg, [History(), MaxTime()], run_dir)
+        trainer = scorer_from_config(cfg, [History(), MaxTime()], run_dir)
     datamodule.first_epoch = progress.epochs
     with restoring(checkpoint):
         restore(trainer, content["callbacks"])

@@ -17,6 +17,7 @@ from segunet.cli.overrides import composed
 from segunet.inference.checkpoint import read_checkpoint
 from segunet.training import build
 from segunet.training.build_callbacks import callbacks_from_config
+from segunet.training.build_trainer import trainer_from_config
 from segunet.training.checkpoints import RunCheckpoint
 from segunet.training.resume import check_finite, check_same_network, progress_in
 from segunet.training.saved_config import ConfigParser, naming
@@ -70,7 +71,7 @@ def build_all(trained: Path, config: dict[str, Any], model: dict[str, Any], grou
         if group in ("loss", "optimizer", "lr_schedule"):
             build.task_from_config(cfg, datamodule, resumed=True)
         callbacks = callbacks_from_config(cfg, datamodule, trained)
-        build.trainer_from_config(cfg, callbacks, trained)
+        trainer_from_config(cfg, callbacks, trained)
 
 
 def test_a_config_of_today_is_read_as_it_is(trained: Path, saved: dict[str, Any], tmp_path: Path) -> None:
