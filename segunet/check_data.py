@@ -23,13 +23,14 @@ from segunet.base.trust import target_of
 from segunet.base.validation import Count, Settings
 from segunet.cli.command import command
 from segunet.cli.run_dir import as_path, command_on_same_data, open_run_dir, planned_run_dir
+from segunet.data.channels import check_rasters
 from segunet.data.check.contact_sheet import contact_sheet
 from segunet.data.check.findings import KINDS, Finding
 from segunet.data.check.proposal import propose
 from segunet.data.check.survey import Survey, examine, read_split
 from segunet.data.check.tables import show_balance, show_findings, show_images, write_findings
 from segunet.data.data_file import DATA_FILE, as_text
-from segunet.data.datamodule import VOCDataModule, check_rasters
+from segunet.data.datamodule import VOCDataModule
 from segunet.data.voc import find_voc_folder
 from segunet.training import build
 

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from segunet.base.environment import shared_memory
 from segunet.base.errors import UserError, abbreviated, counted
-from segunet.base.extras import import_extra
 from segunet.base.validation import Above0, Byte, Count, Finite, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
+from segunet.data.channels import check_channels, check_rasters
 from segunet.data.classes import Colour, StoredValue, check_background, check_class_names, full_palette, stored_values
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
@@ -31,9 +31,8 @@ from segunet.data.sample import the_sample
 from segunet.data.transforms import TrainTransform
 from segunet.data.voc import SBD_SPLIT, Pair, find_voc_folder, list_pairs, split_fold, voc_folder_in
 from segunet.data.workers import prepare_worker
-from segunet.images.levels import Bands, Range, ShownBands, channels_of, check_image_range, shown_channels
+from segunet.images.levels import Bands, Range, ShownBands, channels_of, shown_channels
 from segunet.images.palette import ClassColours, background_of
-from segunet.images.rasters import opened_raster
 from segunet.images.reading import read_size, warn_of_few_levels
 from segunet.losses.weight_map import BorderWeights
 
@@ -127,14 +126,7 @@ class VOCDataModule(pl.LightningDataModule):
         self.shown_channels = shown_channels(shown_bands, bands)
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
-        check_image_range("data.image_range", image_range, bands)
-        if bands is not None:
-            import_extra("rasterio", "rasters")
-        for name, numbers in (("mean", mean), ("std", std)):
-            if numbers is not None and len(numbers) != (wanted := channels_of(bands)):
-                raise UserError(f"data.{name} must have {wanted} numbers, one per channel; got {len(numbers)}.")
-        if transform is not None and transform.bands != bands:
-            raise UserError(f"data.transform.bands={transform.bands}: data.bands is {bands}. Set both to the same.")
+        check_channels(bands, image_range, mean, std, transform)
         self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values, bands)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:
@@ -381,14 +373,6 @@ class CellsDataModule(BuiltInDataModule):
     """The built-in cells, with SegmentationObject."""
 
     built_in = staticmethod(the_cells)
-
-
-def check_rasters(images: Sequence[Path], form: MaskFormat) -> None:
-    """Raise a UserError if the values of the first raster have no black and white, or if it has other bands."""
-    first = next((path for path in images if path.is_file()), None)
-    if form.bands is not None and first is not None:
-        with opened_raster(first, form.bands, form.image_range) as raster:
-            raster.pixels(0, 1)
 
 
 def _bytes(example: Batch) -> int:
