@@ -343,7 +343,10 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
         assert repr(override) in run(train, f"resume={folder}", "trainer.max_epochs=2", override).error
     assert "resume=" in run(train, *tiny, f"run_dir={folder}").error
     several = run(train, f"resume={folder}", "trainer=ddp").error
-    assert several.endswith("Give those of them that change: trainer.devices=auto trainer.strategy=ddp.")
+    assert several.endswith("Give those that change: trainer.devices=auto trainer.strategy=ddp")
+    refused = run(train, f"resume={folder}", "callbacks.ema_decay=0.9", "callbacks=default", "trainer.max_epochs=2")
+    assert refused.error.endswith("Give those that change: callbacks.ema_decay=null")
+    assert run(train, f"resume={folder}", "trainer.max_epochs=2", "callbacks.ema_decay=null").status == 0
 
 
 def test_a_frozen_encoder_does_not_move_and_then_does(run: Command, tiny: list[str], tmp_path: Path) -> None:

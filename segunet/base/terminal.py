@@ -61,6 +61,8 @@ def progress_bar(*columns: TextColumn) -> Progress:
 
 def setting(name: str, value: object) -> str:
     """Return ``name=value`` as it can be typed: quoted for Hydra and the shell if needed."""
+    if value is None or isinstance(value, bool | Mapping | list | tuple):
+        return shlex.quote(f"{name}={hydra_text(value)}")
     text = str(value)
     if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
         return f"{name}={text}"

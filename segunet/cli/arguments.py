@@ -1,7 +1,7 @@
 """What a command line gets before its command's own imports: help, or what is wrong with it.
 
 Those imports, torch and Lightning, take seconds, and neither needs them. So a command calls :func:`before_imports`
-at the top of its file.
+at the top of its file; garbage collection is off from there until the command runs.
 """
 
 import gc
@@ -28,16 +28,16 @@ OmegaConf.register_new_resolver("choices_help", choices_help, replace=True)
 
 
 def before_imports(command: str) -> None:
-    """Check the arguments of a command, and let its imports be fast: nothing of what they leave is garbage.
+    """Check the arguments of a command, and turn garbage collection off for its imports.
 
-    Searching them for it takes a fifth of their time; :func:`after_imports` turns the search on again.
+    What they make stays, and collecting takes a fifth of their time; :func:`after_imports` turns it on again.
     """
     check_arguments(command)
     gc.disable()
 
 
 def after_imports() -> None:
-    """Search for garbage again, among what the program makes from now on."""
+    """Turn garbage collection on again, without the objects of the imports."""
     if not gc.isenabled():
         gc.freeze()
         gc.enable()

@@ -12,7 +12,6 @@ from lightning_fabric import Fabric
 from omegaconf import DictConfig, ListConfig, open_dict
 from pytorch_lightning import Callback, Trainer
 from rich.table import Table
-from torch import nn
 
 from segunet.base.errors import UserError
 from segunet.base.failures import enough_memory
@@ -21,7 +20,6 @@ from segunet.cost.measurement import Workload, free_memory, measure
 from segunet.cost.subject import device_kind, images
 from segunet.data.datamodule import VOCDataModule
 from segunet.inference.precision import fabric_from_settings
-from segunet.models.gradient_checkpointing import checkpoint_gradients
 from segunet.training import build
 from segunet.training.build_trainer import scorer_from_config
 from segunet.training.callbacks import MaxSteps
@@ -37,7 +35,7 @@ _DIVERGED = 4.0  # times the lowest loss
 _FIRST = 10  # steps before which no rate is suggested: their average is of few losses
 _ROWS, _BAR = 20, 40  # of the curve that is shown, and its width in characters
 _FEWEST = 2  # images in the smallest batch whose memory is measured
-_LESS = "Lower data.transform.crop_size, or choose a smaller model."
+_LESS = "Lower data.transform.crop_size, set gradient_checkpointing=true, or choose a smaller model."
 _USED = 0.9  # of the free memory
 
 
@@ -227,20 +225,13 @@ def _training_step(
     assert datamodule.transform is not None
     side = datamodule.transform.crop_size
     return Workload(
-        make_net=partial(_net, build.without_weights(cfg.model), cfg.gradient_checkpointing),
+        make_net=partial(build.net_from_config, build.without_weights(cfg.model), cfg.gradient_checkpointing),
         make_inputs=partial(images, datamodule.channels, number, (side, side)),
         make_fabric=make_fabric,
         channels_last=cfg.channels_last,
         num_classes=len(datamodule.class_names),
         training=(task.loss, task.optimizer),
     )
-
-
-def _net(model: DictConfig, checkpointing: bool) -> nn.Module:
-    net = build.net_from_config(model)
-    if checkpointing:
-        checkpoint_gradients(net)
-    return net
 
 
 def show_batch_size(fits: int, datamodule: VOCDataModule) -> None:

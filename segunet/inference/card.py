@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
+from segunet.data.classes import StoredValue
 from segunet.formats.interface import Interface
 from segunet.images.levels import Bands, Range, ShownBands, channels_of, check_image_range, shown_channels
 from segunet.images.palette import ClassColours, background_of
@@ -22,7 +23,7 @@ from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
-ValueAndClass = Annotated[list[Annotated[int, Field(ge=-(2**15), le=2**16 - 1)]], Field(min_length=2, max_length=2)]
+ValueAndClass = Annotated[list[StoredValue], Field(min_length=2, max_length=2)]
 
 ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]
@@ -66,7 +67,7 @@ class DataCard(_Plain):
     shown_bands: ShownBands | None = None
     objects: bool = False
     background: Text | None = None
-    mask_values: Annotated[list[ValueAndClass], Field(max_length=2**16)] | None = None
+    mask_values: Annotated[list[ValueAndClass], Field(max_length=2**17)] | None = None
     flip: bool | None = None
 
     @property

@@ -1,6 +1,7 @@
 """Gradient checkpointing (Chen et al. 2016, https://arxiv.org/abs/1604.06174): less memory for a training step.
 
-A block keeps its inputs alone, and computes everything else again when its gradients are due.
+A block keeps its inputs alone, and computes everything else again when its gradients are due. It must compute the same
+again, and not change the values of its inputs.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ _BLOCKS = (UpBlock, DoubleConv, AtrousPyramid)
 def checkpoint_gradients(net: nn.Module) -> None:
     """Let the blocks of ``net`` compute their maps again in the backward pass; its results and names stay the same.
 
+    An encoder of a user's own is one block.
+
     Raises:
         UserError: none of its parts is known.
     """
@@ -39,21 +42,32 @@ def checkpoint_gradients(net: nn.Module) -> None:
 def _blocks(net: nn.Module) -> Iterator[nn.Module]:
     """Yield the blocks of the net's encoder and decoder; none lies within another one."""
     encoder = getattr(net, "encoder", None)
-    if isinstance(encoder, StagedEncoder):
-        yield from (layer for stage in encoder.stages for layer in stage.children() if [*layer.children()])
-    elif isinstance(encoder, nn.Module):
-        yield encoder  # a user's own
-    yield from (module for module in net.modules() if isinstance(module, _BLOCKS))
+    inside: set[nn.Module] = set()
+    if isinstance(encoder, nn.Module):
+        yield from _encoder_blocks(encoder)
+        inside = {*encoder.modules()}
+    yield from (module for module in net.modules() if isinstance(module, _BLOCKS) and module not in inside)
 
 
-def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any) -> Any:
+def _encoder_blocks(encoder: nn.Module) -> list[nn.Module]:
+    """Return the layers of the encoder's stages that have layers; the encoder itself if they are not several."""
+    stages = encoder.stages if isinstance(encoder, StagedEncoder) else ()
+    layers = [layer for stage in stages for layer in stage.children() if [*layer.children()]]
+    return layers if len(layers) > 1 else [encoder]
+
+
+def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
     if not (block.training and torch.is_grad_enabled()):
-        return forward(*inputs)
+        return forward(*inputs, **named)
+
+    def computed(*given: Any, **options: Any) -> Any:
+        # Lists are copied, as blocks of HRNet replace the maps in theirs.
+        return forward(*([*each] if isinstance(each, list) else each for each in given), **options)
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _copied_buffers(block)
 
-    return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts)
+    return checkpoint(computed, *inputs, use_reentrant=False, context_fn=contexts, **named)
 
 
 @contextmanager

@@ -61,10 +61,7 @@ def check_settings(cfg: DictConfig) -> None:
     for name in ("channels_last", "compile", "gradient_checkpointing"):
         check(name, cfg[name], bool)
     if cfg.compile and cfg.gradient_checkpointing:
-        raise UserError(
-            "compile=true and gradient_checkpointing=true cannot be combined: torch.compile decides by itself which "
-            "maps to compute again. Leave out one of them."
-        )
+        raise UserError("compile=true and gradient_checkpointing=true cannot be combined. Leave out one of them.")
     for name, kind in _TRAINER_TYPES.items():
         check(f"trainer.{name}", cfg.trainer.get(name), kind)
     if str(cfg.trainer.precision) in ("16-true", "bf16-true", "64-true", "64"):
@@ -82,9 +79,15 @@ def check_settings(cfg: DictConfig) -> None:
     check_can_be_rebuilt(OmegaConf.to_container(cfg.model))  # type: ignore[arg-type]
 
 
-def net_from_config(model: DictConfig) -> nn.Module:
-    """Build the network of a ``model`` config."""
+def net_from_config(model: DictConfig, gradient_checkpointing: bool = False) -> nn.Module:
+    """Build the network of a ``model`` config.
+
+    Raises:
+        UserError: gradient checkpointing of a network that has no blocks for it.
+    """
     net: nn.Module = instantiate(model, _convert_="all")
+    if gradient_checkpointing:
+        checkpoint_gradients(net)
     return net
 
 
@@ -113,14 +116,12 @@ def task_from_config(cfg: DictConfig, datamodule: VOCDataModule, resumed: bool =
     check_fit(cfg.model, cfg.loss)
     init = None if resumed else Init.of(cfg)
     given = [part for part in _WEIGHTS_OF if resumed or (init is not None and init.has(part))]
-    net = net_from_config(without_weights(cfg.model, given) if given else cfg.model)
+    net = net_from_config(without_weights(cfg.model, given) if given else cfg.model, cfg.gradient_checkpointing)
     if init is not None:
         names = None if isinstance(net, DiffusionUNet) else datamodule.class_names
         init.load_into(net, without_weights(cfg.model), names)
     if cfg.channels_last:
         net.to(memory_format=torch.channels_last)
-    if cfg.gradient_checkpointing:
-        checkpoint_gradients(net)
     if not isinstance(net, DiffusionUNet):
         return _segmentation_task(cfg, datamodule, net)
     task = _diffusion_task(cfg, datamodule, net)

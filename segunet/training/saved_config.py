@@ -48,6 +48,7 @@ _MAX_TEXT = 2**12
 _ANY_TYPE = ("trainer.devices", "trainer.deterministic")
 _AUGMENTATIONS = "data.transform.more["  # entries are transforms of albumentations
 _TEXTS = ("trainer.max_time",)
+_PLAIN_GROUPS = ("trainer", "callbacks")  # without classes
 _LOGGERS = "logger"  # the group of which several can be chosen
 _SAME_AS_DATA = ("loss.ignore_index", "data.transform.ignore_index")
 
@@ -222,10 +223,10 @@ def resumed_config(run_dir: Path) -> DictConfig:
         old, new = OmegaConf.select(cfg, key, default=_MISSING), OmegaConf.from_dotlist([f"value={text}"]).value
         if key in _TEXTS and new is not None:
             new = text.strip("\"'")  # YAML reads 10:00:00:00 as a number
-        if OmegaConf.is_config(old) and (values := _plain_settings(key, text)):
+        if key in _PLAIN_GROUPS and (values := _changed_by(cfg, key, text)):
             raise UserError(
                 f"resume={run_dir}: {override!r} is a choice of settings, and a resumed run takes single ones. Give "
-                f"those of them that change: {values}."
+                f"those that change: {values}"
             )
         if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
@@ -237,14 +238,12 @@ def resumed_config(run_dir: Path) -> DictConfig:
     return cfg
 
 
-def _plain_settings(group: str, choice: str) -> str:
-    """Return the settings that a choice of conf/ itself has, as they are typed; none of a choice that has a class."""
-    path = CONF_DIR / group / f"{choice}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(path)) if path.is_file() else {}
-    values = {key: value for key, value in leaves(content).items() if key != "defaults"}
-    if any(key.endswith("_target_") for key in values):
-        return ""
-    return " ".join(setting(f"{group}.{key}", value) for key, value in values.items())
+def _changed_by(cfg: DictConfig, group: str, choice: str) -> str:
+    """Return the settings of a choice of conf/ that ``cfg`` has otherwise, as they are typed."""
+    path = {each.stem: each for each in (CONF_DIR / group).glob("*.yaml")}.get(choice)
+    content = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
+    values = {f"{group}.{name}": value for name, value in leaves(content).items() if name != "defaults"}
+    return " ".join(setting(name, value) for name, value in values.items() if OmegaConf.select(cfg, name) != value)
 
 
 def resume_changes() -> list[str]:

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from segunet.cli.overrides import composed
 from segunet.cost.measurement import peak_memory
-from segunet.models.gradient_checkpointing import checkpoint_gradients
 from segunet.training import build
 from tests.benchmarks.timing import hardware, medians
 
@@ -53,9 +52,7 @@ def segunet_step(
 ) -> Step:
     """Return the step of a network of conf/ with the default loss."""
     cfg = composed("train", ["data=voc2012", f"model={model}", "model.encoder.weights=null"])
-    net = build.net_from_config(cfg.model).to(memory_format=torch.channels_last)
-    if checkpointing:
-        checkpoint_gradients(net)
+    net = build.net_from_config(cfg.model, checkpointing).to(memory_format=torch.channels_last)
     loss = instantiate(cfg.loss, _convert_="all")
     images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8)
     return step_of(net, lambda logits, masks: loss(logits, masks).total, images, bf16)

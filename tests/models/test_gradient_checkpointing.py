@@ -2,16 +2,21 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segunet import train
 from segunet.base.errors import UserError
 from segunet.cli.overrides import composed
+from segunet.models.classic_unet import DoubleConv
 from segunet.models.gradient_checkpointing import checkpoint_gradients
+from segunet.models.stages import StagedEncoder
 from segunet.training import build
 from tests.commands import SEGMENTATION_MODELS, TINY, TINY_DENOISER, Command, for_any_size
 
@@ -78,6 +83,88 @@ def test_a_denoiser_is_told_its_time_step_again() -> None:
     assert less < 0.75 * usual
 
 
+class Replaces(nn.Module):
+    """Replaces a map in its list, as HRNet's modules do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh())
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps[0] = self.layers(maps[0])
+        return maps
+
+
+class OwnEncoder(nn.Module):
+    """A user's own encoder, called with a keyword, with a block of segunet's."""
+
+    channels, stride = (4, 4), 4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (DoubleConv(count, 4, padded=True, norm=True) for count in (3, 4))
+
+    def forward(self, *, image: Tensor) -> list[Tensor]:
+        finer = self.first(F.max_pool2d(image, 2))
+        return [finer, self.second(F.max_pool2d(finer, 2))]
+
+
+class Stages(StagedEncoder):
+    """Stages whose blocks hand on a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([Replaces(), Replaces()])
+        self.stages = [self.blocks]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [x, x]
+        for block in self.blocks:
+            maps = block(maps)
+        return maps
+
+
+class Whole(nn.Module):
+    """A network of an encoder alone."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.encoder(image=x) if isinstance(self.encoder, OwnEncoder) else self.encoder(x)
+        return torch.cat([each.flatten() for each in maps])
+
+
+@pytest.mark.parametrize(("make", "channels"), [(Stages, 4), (OwnEncoder, 3)])
+def test_blocks_that_replace_maps_in_their_list_or_are_called_by_keyword(
+    make: Callable[[], nn.Module], channels: int
+) -> None:
+    torch.manual_seed(0)
+    net = Whole(make()).train()
+    other = copy.deepcopy(net)
+    checkpoint_gradients(other)
+    images = torch.randn(2, channels, 16, 16)
+    (wanted, usual), (got, less) = step(net, images), step(other, images)
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+    assert less < 0.75 * usual
+
+
+def test_mixed_precision_and_frozen_stages_are_as_before() -> None:
+    net = small("unet_resnet50")
+    encoder: Any = net.get_submodule("encoder")
+    encoder.freeze_first(1)
+    net.train()
+    other = copy.deepcopy(net)
+    checkpoint_gradients(other)
+    images = torch.randint(256, (4, 3, 64, 96), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        (wanted, usual), (got, less) = step(net, images), step(other, images)
+    assert wanted.keys() == got.keys()
+    assert all(torch.equal(got[name], value) for name, value in wanted.items())
+    assert less < 0.75 * usual
+
+
 def test_a_copy_has_blocks_of_its_own() -> None:
     net = small("unet_resnet50")
     checkpoint_gradients(net)
@@ -114,14 +201,18 @@ def test_a_training_ends_as_without_it_and_can_change_it_on_resume(
     tiny = [*TINY, f"data.root={voc_folder}", "callbacks.ema_decay=0.9"]
     given = "gradient_checkpointing=true"
     assert run(train, *tiny, "trainer.max_epochs=2", f"run_dir={tmp_path / 'usual'}").status == 0
-    assert run(train, *tiny, "trainer.max_epochs=1", given, f"run_dir={tmp_path / 'less'}").status == 0
+    assert run(train, *tiny, "trainer.max_epochs=2", given, f"run_dir={tmp_path / 'less'}").status == 0
+    assert run(train, *tiny, "trainer.max_epochs=1", given, f"run_dir={tmp_path / 'part'}").status == 0
     result = run(train, *tiny, "compile=true", given, f"run_dir={tmp_path / 'both'}")
     assert "compile=true and gradient_checkpointing=true cannot be combined" in result.error
     refused = run(train, *tiny, "gradient_checkpointing=1", f"run_dir={tmp_path / 'both'}")
     assert "gradient_checkpointing must be a valid boolean" in refused.error
-    usual = run(train, *tiny, "trainer.max_epochs=1", f"run_dir={tmp_path / 'one'}")
-    assert usual.status == 0
-    one, less = (torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("one", "less"))
-    for part in ("state_dict", "current_model_state"):
-        assert all(torch.equal(less[part][name], value) for name, value in one[part].items())
-    assert run(train, f"resume={tmp_path / 'less'}", "trainer.max_epochs=2", "gradient_checkpointing=false").status == 0
+    again = run(train, f"resume={tmp_path / 'part'}", "trainer.max_epochs=2", "gradient_checkpointing=false")
+    assert again.status == 0, again.error
+    usual, less, part = (
+        torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True) for name in ("usual", "less", "part")
+    )
+    for state in ("state_dict", "current_model_state"):
+        for name, value in usual[state].items():
+            assert torch.equal(less[state][name], value), name
+    assert part["global_step"] == usual["global_step"]

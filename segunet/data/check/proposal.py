@@ -52,7 +52,7 @@ def propose(root: Path, threads: int) -> dict[str, Any]:
     seen = _seen_in(pairs, threads)
     settings: dict[str, Any] = {"root": str(root.absolute()), "train_split": train}
     settings |= {"val_split": val} if val else {"fold": 0}
-    settings |= _of_colours(seen.colours) if seen.colours else _of_values(seen.values)
+    settings |= _of_colours(seen.colours) if seen.colours else of_values(seen.values)
     settings |= _named([base / name for base in (root, folder) for name in _CLASS_LISTS], settings)
     if rasters := raster_settings([pair.image for pair in pairs]):
         settings |= rasters
@@ -151,7 +151,7 @@ def _of_colours(colours: Counter[tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def _of_values(values: Counter[int]) -> dict[str, Any]:
+def of_values(values: Counter[int]) -> dict[str, Any]:
     """Return the settings for index masks: negative values are ignored, and 255 if there are others beside 0."""
     no_data = sorted(value for value in values if value < 0)
     classes = sorted(value for value in values if value >= 0 and value != IGNORE_INDEX)
@@ -163,11 +163,13 @@ def _of_values(values: Counter[int]) -> dict[str, Any]:
     if len(classes) < 2:
         held = ", ".join(str(each) for each in no_data + classes)
         raise UserError(f"All masks hold only {held}: there is nothing to learn.")
-    background = values.most_common(1)[0][0] == classes[0]
-    if classes[0] == 0 and max(classes) < 2 * len(classes) and not no_data:  # indices, of which some may not occur
-        return {"class_names": _numbered(max(classes) + 1, background)}
-    named = {"class_names": _numbered(len(classes), background)}
+    background = max(classes, key=lambda value: values[value]) == classes[0]
     ignored = dict.fromkeys(no_data, IGNORE_INDEX)
+    if are_indices := classes[0] == 0 and max(classes) < 2 * len(classes):  # of which some may not occur
+        classes = [*range(max(classes) + 1)]
+    named = {"class_names": _numbered(len(classes), background)}
+    if are_indices and not ignored:
+        return named
     return named | {"mask_values": ignored | {value: index for index, value in enumerate(classes)}}
 
 

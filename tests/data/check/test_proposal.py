@@ -1,5 +1,6 @@
 """Settings that are proposed for a folder of which nothing is said: with the names corrected, it can be trained on."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 
 from segunet import check_data, evaluate, train
 from segunet.base.errors import UserError
-from segunet.data.check.proposal import propose
+from segunet.data.check.proposal import of_values, propose
 from segunet.images.palette import voc_palette
 from tests.commands import TINY, Command
 from tests.rasters import write_raster
@@ -77,6 +78,24 @@ def test_values_below_0_are_ignored_by_what_is_proposed(run: Command, voc_folder
     assert run(train, f"resume={folder}", "trainer.max_epochs=2").status == 0
     result = run(evaluate, f"checkpoint={folder / 'checkpoints/best.ckpt'}", f"run_dir={tmp_path / 'scores'}")
     assert result.status == 0, result.error
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({0: 9, 1: 1, 2: 1, 4: 1}, {"class_names": ["background", "class_1", "class_2", "class_3", "class_4"]}),
+        ({-1: 99, 0: 9, 1: 1}, {"class_names": ["background", "class_1"], "mask_values": {-1: 255, 0: 0, 1: 1}}),
+        ({255: 99, 0: 9, 1: 1}, {"class_names": ["background", "class_1"]}),
+        ({0: 1, 7: 9}, {"class_names": ["class_0", "class_1"], "mask_values": {0: 0, 7: 1}}),
+    ],
+)
+def test_no_data_changes_no_class(values: dict[int, int], wanted: dict[str, Any]) -> None:
+    assert of_values(Counter(values)) == wanted
+    also = of_values(Counter({**values, -9: 99}))
+    assert also["class_names"] == wanted["class_names"]
+    assert also["mask_values"].pop(-9) == 255
+    indices = {index: index for index in range(len(wanted["class_names"]))}
+    assert also["mask_values"] == wanted.get("mask_values", indices)
 
 
 def test_class_lists_single_lists_and_16_bits_are_seen(voc_folder: Path) -> None:
