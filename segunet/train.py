@@ -146,7 +146,7 @@ def resumed_run(run_dir: Path) -> Start:
     check_places(run_dir, (*WRITTEN, *RESULTS))
     check_job(run_dir)
     cfg = resumed_config(run_dir)
-    with naming(run_dir / CONFIG):
+    with naming(run_dir / CONFIG, resume_changes()):
         build.check_settings(cfg)
     cfg = with_precision(cfg, gpu_precision)  # of an older version, whose auto was float32 on CPUs
     return Start(cfg, run_dir, read_resumed(cfg, run_dir))
@@ -185,7 +185,7 @@ def built(start: Start) -> Parts:
     """Build the objects, and check data and settings; nothing is written."""
     cfg, run_dir, resumed = start.cfg, start.run_dir, start.resumed
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    with naming(run_dir / CONFIG if resumed else None):
+    with naming(run_dir / CONFIG if resumed else None, resume_changes() if resumed else ()):
         datamodule = build.datamodule_from_config(cfg)
         datamodule.first_epoch = resumed.progress.epochs if resumed else 0
         set_up(datamodule, resumed is not None)

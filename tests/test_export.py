@@ -283,7 +283,7 @@ def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
         "size=[0,64]": "size[0] must be greater than or equal to 1, got 0",
         "size=[4000,4000]": "batch and size: wanted at most 8,388,608 pixels at once, got 16,000,000",
         "batch=0": "batch must be greater than or equal to 1, got 0",
-        "argmax=1": "argmax must be a valid boolean, got 1",
+        "argmax=1": "argmax must be true or false, got 1",
         "split=nowhere": "nowhere.txt",
     }.items():
         result = run(export, f"checkpoint={checkpoint}", override)

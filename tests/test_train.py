@@ -346,6 +346,8 @@ def test_resume_refuses_what_it_cannot_do(run: Command, tiny: list[str], tmp_pat
     assert several.endswith("Give those that change: trainer.devices=auto trainer.strategy=ddp")
     refused = run(train, f"resume={folder}", "callbacks.ema_decay=0.9", "callbacks=default", "trainer.max_epochs=2")
     assert refused.error.endswith("Give those that change: callbacks.ema_decay=null")
+    refused = run(train, f"resume={folder}", "compile=maybe")
+    assert f"{folder / 'config.yaml'} with compile=maybe: compile must be true or false, got 'maybe'" in refused.error
     assert run(train, f"resume={folder}", "trainer.max_epochs=2", "callbacks.ema_decay=null").status == 0
 
 

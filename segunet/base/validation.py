@@ -121,6 +121,7 @@ def explained(error: ValidationError, prefix: str = "", names: Mapping[str, str]
             f"{name.lstrip('.')} is no setting here; remove it: '~{name.lstrip('.')}'. It is {shown(first['input'])}."
         )
     what = re.sub("^(Input|Value|List) should ", "must ", message).replace(" after validation", "")
+    what = what.replace("a valid boolean", "true or false")
     return f"{name.lstrip('.')}{' ' if what.startswith('must ') else ': '}{what}, got {shown(first['input'])}."
 
 

@@ -35,7 +35,7 @@ def own_files(argv: list[str]) -> list[Path]:
 def with_own_files(argv: list[str]) -> list[str]:
     """Return ``argv`` with each such file replaced by its settings.
 
-    Those of config files are in front, then those of class lists: what is typed changes them.
+    Those of config files are in front, then those of class lists: what is typed replaces them.
 
     Raises:
         UserError: a file that is not there, or holds no settings or class names.
@@ -58,7 +58,9 @@ def with_own_files(argv: list[str]) -> list[str]:
         else:
             _expanded[word] = [*_settings_of(word.partition("=")[0], path)]
             settings += _expanded[word]
-    return [*argv[:first], *settings, *classes, *typed]
+    names = {word.partition("=")[0] for word in typed}
+    kept = [each for each in settings + classes if each.partition("=")[0] not in names]  # Hydra would merge mappings
+    return [*argv[:first], *kept, *typed]
 
 
 def as_typed(overrides: Sequence[str], beginning: str = "") -> list[str]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from segunet.base.errors import UserError, abbreviated, counted
+from segunet.base.terminal import setting
 from segunet.images.levels import Range
 from segunet.images.reading import opened, turn_of
 
@@ -234,5 +235,12 @@ def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -
         f"{path} has values that are not classes: {', '.join(strange[:5])}{more}",
         f"Wanted 0..{form.num_classes - 1} or {form.ignore_index} for 'ignore'. Masks must hold class indices, "
         "not grey levels or 255 (or 1..255) for an object. Give the class of each value, as in "
-        "'data.mask_values={0:0,255:1}', or list more data.class_names.",
+        f"{_example(values.tolist(), form)}, or list more data.class_names.",
     )
+
+
+def _example(values: Sequence[int], form: MaskFormat) -> str:
+    """Return ``data.mask_values`` as typed for masks with these values: negative ones are no data."""
+    no_data = [value for value in values if value < 0]
+    given = {0: 0, 255: 1} if not no_data else {no_data[0]: form.ignore_index, 0: 0, 1: 1}
+    return setting("data.mask_values", given)

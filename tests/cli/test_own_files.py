@@ -95,6 +95,14 @@ def test_a_recipe_s_file_takes_the_place_of_the_sample_s(run: Command, voc_folde
     assert (cfg.seed, cfg.trainer.max_epochs) == (3, composed("train", []).trainer.max_epochs)
 
 
+def test_what_is_typed_replaces_the_file_s_mapping(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("root: voc\nclass_names: [a, b]\nmask_values: {-1: 255, 0: 0, 1: 1}\n")
+    words = with_own_files(["train.py", f"data={file}", "data.mask_values={5:1,0:0}"])
+    assert composed("train", words[1:]).data.mask_values == {5: 1, 0: 0}
+    assert composed("train", with_own_files(["train.py", f"data={file}"])[1:]).data.mask_values[-1] == 255
+
+
 @pytest.mark.parametrize(
     "content", [None, "[1, 2]", "a: [", "{", "defaults: [voc2012]", "defaults: [{data: custom}]", "defaults: a"]
 )

@@ -54,8 +54,9 @@ KINDS = {
     "mask_values": Kind(
         "error",
         "masks with values or colours that are not classes",
-        "Save the class index per pixel (not 255 or grey levels for an object); or list more "
-        "data.class_names, or each class's own colour as data.palette. JPEG and resizing blur colours.",
+        "Save the class index per pixel (not 255 or grey levels for an object), or give the class of each value as "
+        "data.mask_values (without class names, check_data proposes them); or list more data.class_names, or each "
+        "class's own colour as data.palette. JPEG and resizing blur colours.",
     ),
     "object_map": Kind(
         "error",
