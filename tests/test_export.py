@@ -26,6 +26,7 @@ from segunet.formats.interface import Interface
 from segunet.formats.output import whole_files
 from segunet.formats.read import openvino_core, read_exported
 from segunet.formats.write import FORMATS, least_side, traced
+from segunet.inference import exporting
 from segunet.inference.checkpoint import load_checkpoint
 from segunet.inference.fidelity import Comparison, check_same, check_same_masks, check_scores, compare, noise
 from segunet.metrics.scores import scores_from_confusion
@@ -212,7 +213,7 @@ def test_a_network_that_cannot_be_traced_is_a_paragraph(tmp_path: Path) -> None:
             return images.float() if images.shape[2] > 70 else images.float() + 1
 
     with pytest.raises(UserError, match=r"could not be written as \.pt2: \w+: "):
-        export.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2", None)
+        exporting.write(lambda: traced(OnlySquares()), {}, FORMATS["torch_export"], tmp_path / "net.pt2", None)
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
