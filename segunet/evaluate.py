@@ -71,14 +71,9 @@ def evaluate(cfg: DictConfig) -> Scores:
     task = ScoringTask(checkpoint.net, num_classes, ignore_index, inference, cfg.boundary_iou, datamodule.objects)
     run_dir = planned_run_dir(cfg, "evaluate", RESULTS)
     colours = colours_of(checkpoint, datamodule)
-    callbacks: list[pl.Callback] = [
-        ScoringProgress(),
-        ImageStrips(cfg.images, colours, run_dir),
-    ]
+    callbacks: list[pl.Callback] = [ScoringProgress(), ImageStrips(cfg.images, colours, run_dir)]
     if cfg.save_predictions:
-        located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
-        files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
-        callbacks.append(SavePredictions(run_dir / "predictions", colours, files, no_data_in(datamodule)))
+        callbacks.append(saved_predictions(run_dir / "predictions", colours, datamodule))
     cfg.trainer.precision = precision_for(checkpoint.net, cfg.trainer.precision)
     trainer = scorer_from_config(cfg, callbacks, run_dir)
     check_one_process(trainer)
@@ -105,6 +100,13 @@ def check_settings(cfg: DictConfig) -> None:
     check("images", cfg.images, Count)
     for name in ("boundary_iou", "save_predictions"):
         check(name, cfg[name], bool)
+
+
+def saved_predictions(folder: Path, colours: ClassColours, datamodule: VOCDataModule) -> SavePredictions:
+    """Return what writes the predictions into the ``folder``, those of georeferenced images as GeoTIFFs too."""
+    located = georeferenced_among(pair.image for pair in datamodule.val_pairs)
+    files = {pair.name: pair.image for pair in datamodule.val_pairs if pair.image in located}
+    return SavePredictions(folder, colours, files, no_data_in(datamodule))
 
 
 def no_data_in(datamodule: VOCDataModule) -> Callable[[str], NDArray[np.bool_]] | None:

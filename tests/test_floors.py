@@ -1,8 +1,9 @@
-"""The house: a file imports only from its own floor and from lower ones; what lies at the top is a command."""
+"""The house: a file imports only from its own floor and from lower ones, the top has commands, and all are short."""
 
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import segunet
 
@@ -46,3 +47,23 @@ def test_files_at_the_top_are_commands() -> None:
     assert {path.stem for path in ROOT.glob("*.py")} == COMMANDS | {"__init__", "__main__"}
     folders = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert folders == {folder for floor in FLOORS for folder in floor}
+
+
+def body_length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Return the lines of a function's body without its docstring."""
+    documented = ast.get_docstring(function) is not None and len(function.body) > 1
+    first = function.body[1 if documented else 0]
+    assert function.end_lineno is not None
+    return function.end_lineno - first.lineno + 1
+
+
+def test_files_and_functions_are_short() -> None:
+    lengths: dict[str, int] = {}
+    for path in ROOT.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lengths[f"{path}:{node.lineno} {node.name}"] = body_length(node)
+    assert {name: length for name, length in lengths.items() if length > 35} == {}
+    assert median(lengths.values()) <= 6

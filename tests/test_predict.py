@@ -30,6 +30,7 @@ from segunet.images.drawing import frame_legend, overlay, palette_image, stack
 from segunet.images.levels import Range
 from segunet.images.reading import read_image
 from segunet.images.video import Frame, VideoWriter, read_frames, video_writer
+from segunet.inference import pipeline
 from tests.commands import Command
 
 needs_video = pytest.mark.skipif(find_spec("av") is None, reason="needs the extra segunet[video]")
@@ -290,11 +291,11 @@ def patch_stages(monkeypatch: pytest.MonkeyPatch, wrap: Callable[[str, Callable[
     def frames(path: Path) -> Iterator[Frame]:
         yield from map(wrap("read", lambda frame: frame), read_frames(path))
 
-    monkeypatch.setattr(predict, "read_frames", frames)
-    monkeypatch.setattr(predict, "read_image", wrap("read", read_image))
+    monkeypatch.setattr(pipeline, "read_frames", frames)
+    monkeypatch.setattr(pipeline, "read_image", wrap("read", read_image))
     monkeypatch.setattr(segunet.Predictor, "predict", wrap("predict", segunet.Predictor.predict))
     monkeypatch.setattr(VideoWriter, "write", wrap("write", VideoWriter.write))
-    monkeypatch.setattr(predict, "palette_image", wrap("write", palette_image))
+    monkeypatch.setattr(pipeline, "palette_image", wrap("write", palette_image))
 
 
 @pytest.mark.parametrize("kind", ["images", pytest.param("video", marks=needs_video)])
@@ -496,7 +497,7 @@ def test_the_folder_of_the_inputs_can_be_that_of_the_results(
 def test_an_overlay_too_large_for_jpeg_is_a_png(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_MAX_JPEG_SIDE", 60)
+    monkeypatch.setattr(pipeline, "_MAX_JPEG_SIDE", 60)
     assert run(predict, checkpoint, f"input={trained}/voc/JPEGImages/val_0.jpg", f"output={tmp_path}/out").status == 0
     assert [path.name for path in (tmp_path / "out" / "overlays").iterdir()] == ["val_0.png"]
 
@@ -561,7 +562,7 @@ def test_a_full_disk_stops_at_once(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(segunet.Predictor, "predict", counted)
-    monkeypatch.setattr(predict, "palette_image", full_disk)
+    monkeypatch.setattr(pipeline, "palette_image", full_disk)
     result = run(predict, checkpoint, f"input={trained}/voc/JPEGImages", f"output={tmp_path / 'out'}")
     assert result.status == 1
     assert "No space left on device" in result.error
@@ -572,7 +573,7 @@ def test_a_full_disk_stops_at_once(
 def test_large_images_are_in_memory_one_at_a_time(
     run: Command, trained: Path, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "_LARGE", 64 * 64)  # four of the ten images are not larger
+    monkeypatch.setattr(pipeline, "_LARGE", 64 * 64)  # four of the ten images are not larger
     earlier: list[weakref.ref[Any]] = []
     held = []
 
@@ -584,7 +585,7 @@ def test_large_images_are_in_memory_one_at_a_time(
             earlier.append(weakref.ref(image))
         return image
 
-    monkeypatch.setattr(predict, "read_image", read)
+    monkeypatch.setattr(pipeline, "read_image", read)
     result = run(predict, checkpoint, f"input={trained}/voc/JPEGImages", f"output={tmp_path / 'out'}")
     assert result.status == 0, result.error
     assert held == [0] * 6

@@ -21,6 +21,7 @@ from segunet.data.voc import Pair
 from segunet.demo import __main__ as demo
 from segunet.images.palette import voc_palette
 from segunet.images.reading import read_image
+from segunet.inference import pipeline
 from segunet.models.classic_unet import ClassicUNet
 from segunet.training.build import check_channels
 from tests.commands import TINY, Command
@@ -161,7 +162,7 @@ def test_a_large_raster_is_predicted_from_its_rows(
 ) -> None:
     values = default_rng(0).integers(1000, 9000, (5, 300, 200), dtype=np.uint16)
     options = [five_bands, f"input={write_raster(tmp_path / 'large.tif', values, **PLACE)}", "tile=64"]
-    monkeypatch.setattr(predict, "_SHOWN_SIDE", 150)
+    monkeypatch.setattr(pipeline, "_SHOWN_SIDE", 150)
     result = run(predict, *options, f"output={tmp_path / 'out'}", "precision=32-true")
     assert result.status == 0, result.error
     model = segunet.load(five_bands.partition("=")[2], tile=64, precision="32-true")

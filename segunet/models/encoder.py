@@ -64,21 +64,7 @@ class ResNetEncoder(StagedEncoder):
             raise UserError(
                 f"model.encoder.frozen_stages={frozen_stages}: with num_maps={num_maps} it has only {num_maps} stages."
             )
-        if weights in IMAGENET and norm != "batch":
-            raise UserError(
-                f"model.encoder.weights={weights} is for batch normalisation, got norm={norm}. Give null for random "
-                "weights, or a file as model.encoder.weights."
-            )
-        if weights in IMAGENET and stride_in_1x1:
-            raise UserError(
-                f"model.encoder.weights={weights}: torchvision's weights were trained with the stride in the 3x3 "
-                "convolution. Set model.encoder.stride_in_1x1=false, or give other weights."
-            )
-        if stride_in_1x1 and depth < 50:
-            raise UserError(
-                f"model.encoder.stride_in_1x1: the blocks of a ResNet-{depth} have no 1x1 convolution. Leave it out, "
-                "or set model.encoder.depth to 50, 101 or 152."
-            )
+        _check_weights(weights, depth, norm, stride_in_1x1)
         resnet = torchvision.models.get_model(
             f"resnet{depth}",
             weights=None,
@@ -112,6 +98,25 @@ class ResNetEncoder(StagedEncoder):
             x = self.get_submodule(f"layer{number}")(x)  # (N, channels[number], H/2^(number+1), ...)
             maps.append(x)
         return maps
+
+
+def _check_weights(weights: str | None, depth: int, norm: str, stride_in_1x1: bool) -> None:
+    """Raise a UserError for torchvision's weights of another network, or a stride that the depth does not have."""
+    if weights in IMAGENET and norm != "batch":
+        raise UserError(
+            f"model.encoder.weights={weights} is for batch normalisation, got norm={norm}. Give null for random "
+            "weights, or a file as model.encoder.weights."
+        )
+    if weights in IMAGENET and stride_in_1x1:
+        raise UserError(
+            f"model.encoder.weights={weights}: torchvision's weights were trained with the stride in the 3x3 "
+            "convolution. Set model.encoder.stride_in_1x1=false, or give other weights."
+        )
+    if stride_in_1x1 and depth < 50:
+        raise UserError(
+            f"model.encoder.stride_in_1x1: the blocks of a ResNet-{depth} have no 1x1 convolution. Leave it out, "
+            "or set model.encoder.depth to 50, 101 or 152."
+        )
 
 
 def _stride_in_1x1(stages: Iterable[nn.Module]) -> None:

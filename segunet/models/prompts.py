@@ -72,11 +72,6 @@ def check_names(names: Sequence[str]) -> None:
             )
 
 
-def prompt_of(present: Tensor, names: Sequence[str]) -> str:
-    """Return the prompt with the names where ``present`` bool (V,) is true."""
-    return ", ".join(name for name, wanted in zip(names, present.tolist(), strict=True) if wanted)
-
-
 def vocabulary_of(class_names: Sequence[str], ignore_index: int) -> dict[int, str]:
     """Return the names that prompts are made of, by class index: all but the background, 0, and the ignored class."""
     return {index: name for index, name in enumerate(class_names) if index not in (0, ignore_index)}
