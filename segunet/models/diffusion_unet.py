@@ -49,8 +49,9 @@ class DiffusionUNet(nn.Module):
         head_width: width of an attention head.
 
     Attributes:
-        gradient_checkpointing: compute encoder and decoder again in the backward pass instead of storing their
-            activations; batch normalisation then sees each batch twice.
+        gradient_checkpointing: as trainers of diffusers set it: compute encoder and decoder again in the backward pass
+            instead of storing their activations; batch normalisation then sees each batch twice. The setting of
+            ``segunet.train`` is for single blocks, see ``models/gradient_checkpointing.py``.
 
     Raises:
         UserError: an invalid setting; parts that do not fit each other.
