@@ -79,8 +79,8 @@ def export(cfg: DictConfig) -> None:
     card = card_of(content, source)
     subject: Segmentation | Denoiser
     if card.denoiser is None:
-        checkpoint = checkpoint_of(content, source)
-        subject = Segmentation(cfg, checkpoint, images_to_compare(cfg, checkpoint))
+        interface, checkpoint = Interface.of(cfg), checkpoint_of(content, source)
+        subject = Segmentation(cfg, interface, checkpoint, images_to_compare(cfg, checkpoint))
     else:
         check_denoiser_settings(cfg)
         subject = Denoiser(cfg, denoiser_of(content, source), card)

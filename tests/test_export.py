@@ -262,6 +262,13 @@ def test_8_bits_that_lose_too_much_are_not_written(run: Command, checkpoint: Pat
     assert [path.name for path in checkpoint.parent.iterdir()] == ["net.ckpt"]
 
 
+def test_what_it_takes_is_checked_before_the_data(
+    run: Command, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "images_to_compare", None)
+    assert "batch must be greater than or equal to 1" in run(export, f"checkpoint={checkpoint}", "batch=0").error
+
+
 def test_bad_input_is_one_paragraph(run: Command, checkpoint: Path) -> None:
     for override, message in {
         "format=tflite": "onnx, torch_export, openvino",

@@ -58,9 +58,9 @@ def with_own_files(argv: list[str]) -> list[str]:
         else:
             _expanded[word] = [*_settings_of(word.partition("=")[0], path)]
             settings += _expanded[word]
-    names = {word.partition("=")[0] for word in typed}
-    kept = [each for each in settings + classes if each.partition("=")[0] not in names]  # Hydra would merge mappings
-    return [*argv[:first], *kept, *typed]
+    names = {_name_of(word) for word in typed}
+    from_files = {_name_of(each): each for each in settings + classes}  # Hydra would merge mappings of one name
+    return [*argv[:first], *(each for name, each in from_files.items() if name not in names), *typed]
 
 
 def as_typed(overrides: Sequence[str], beginning: str = "") -> list[str]:
@@ -73,6 +73,10 @@ def as_typed(overrides: Sequence[str], beginning: str = "") -> list[str]:
     files = {word: settings for word, settings in _expanded.items() if word.startswith(beginning)}
     from_files = {setting for settings in files.values() for setting in settings}
     return [*files, *(each for each in overrides if each not in from_files)]
+
+
+def _name_of(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
 
 
 def _file_in(word: str) -> Path | None:

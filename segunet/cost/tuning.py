@@ -35,7 +35,7 @@ _DIVERGED = 4.0  # times the lowest loss
 _FIRST = 10  # steps before which no rate is suggested: their average is of few losses
 _ROWS, _BAR = 20, 40  # of the curve that is shown, and its width in characters
 _FEWEST = 2  # images in the smallest batch whose memory is measured
-_LESS = "Lower data.transform.crop_size, set gradient_checkpointing=true, or choose a smaller model."
+_LESS = "Lower data.transform.crop_size, set gradient_checkpointing=true if it is not, or choose a smaller model."
 _USED = 0.9  # of the free memory
 
 

@@ -11,7 +11,7 @@ from segunet.images.levels import Range, channels_of, check_image_range
 from segunet.images.rasters import opened_raster
 
 
-def check_channels(
+def check_channel_settings(
     bands: int | None,
     image_range: Range,
     mean: Sequence[float] | None,

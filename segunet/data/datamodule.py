@@ -20,7 +20,7 @@ from segunet.base.errors import UserError, abbreviated, counted
 from segunet.base.validation import Above0, Byte, Count, Finite, Pixels, Positive, Text, checked
 from segunet.data.built_in import BuiltIn, check, write
 from segunet.data.cells import the_cells
-from segunet.data.channels import check_channels, check_rasters
+from segunet.data.channels import check_channel_settings, check_rasters
 from segunet.data.classes import Colour, StoredValue, check_background, check_class_names, full_palette, stored_values
 from segunet.data.dataset import Batch, EpochSampler, EvalDataset, TrainDataset, batches_of_equal_size, collate
 from segunet.data.download import SBD_MD5, SBD_URL, VOC_MD5, VOC_URL, download_sbd, download_voc2012
@@ -126,7 +126,7 @@ class VOCDataModule(pl.LightningDataModule):
         self.shown_channels = shown_channels(shown_bands, bands)
         colours = full_palette(palette, len(class_names), ignore_index, ignore_color)
         values = stored_values(mask_values, reduce_zero_label, len(class_names), ignore_index)
-        check_channels(bands, image_range, mean, std, transform)
+        check_channel_settings(bands, image_range, mean, std, transform)
         self.form = MaskFormat(len(class_names), ignore_index, colours, image_range, values, bands)
         self.train_split, self.val_split, self.fold, self.folds = train_split, val_split, fold, folds
         if fold is not None and fold >= folds:

@@ -241,6 +241,6 @@ def check_values(path: Path, mask: NDArray[np.integer[Any]], form: MaskFormat) -
 
 def _example(values: Sequence[int], form: MaskFormat) -> str:
     """Return ``data.mask_values`` as typed for masks with these values: negative ones are no data."""
-    no_data = [value for value in values if value < 0]
+    no_data = [value for value in values if LEAST_STORED <= value < 0]
     given = {0: 0, 255: 1} if not no_data else {no_data[0]: form.ignore_index, 0: 0, 1: 1}
     return setting("data.mask_values", given)

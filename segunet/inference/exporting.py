@@ -37,12 +37,15 @@ class Segmentation:
 
     Args:
         cfg: config of ``segunet.export``.
+        interface: what the exported network takes and returns.
         checkpoint: the network.
         datamodule: the images to compare it on; None for noise alone.
     """
 
-    def __init__(self, cfg: DictConfig, checkpoint: Checkpoint, datamodule: VOCDataModule | None) -> None:
-        self.cfg, self.net, self.interface = cfg, checkpoint.net, Interface.of(cfg)
+    def __init__(
+        self, cfg: DictConfig, interface: Interface, checkpoint: Checkpoint, datamodule: VOCDataModule | None
+    ) -> None:
+        self.cfg, self.net, self.interface = cfg, checkpoint.net, interface
         self.num_classes, self.data = len(checkpoint.class_names), checkpoint.data
         self.datamodule = datamodule
 

@@ -25,7 +25,7 @@ _BLOCKS = (UpBlock, DoubleConv, AtrousPyramid)
 def checkpoint_gradients(net: nn.Module) -> None:
     """Let the blocks of ``net`` compute their maps again in the backward pass; its results and names stay the same.
 
-    An encoder of a user's own is one block.
+    An encoder of a user's own, or without stages of several layers, is one block.
 
     Raises:
         UserError: none of its parts is known.
@@ -61,13 +61,17 @@ def _forward(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **name
         return forward(*inputs, **named)
 
     def computed(*given: Any, **options: Any) -> Any:
-        # Lists are copied, as blocks of HRNet replace the maps in theirs.
-        return forward(*([*each] if isinstance(each, list) else each for each in given), **options)
+        return forward(*map(_copied, given), **{name: _copied(each) for name, each in options.items()})
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _copied_buffers(block)
 
     return checkpoint(computed, *inputs, use_reentrant=False, context_fn=contexts, **named)
+
+
+def _copied(given: Any) -> Any:
+    """Copy a list, in which a block may replace maps, as those of HRNet do."""
+    return [*given] if isinstance(given, list) else given
 
 
 @contextmanager

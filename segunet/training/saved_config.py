@@ -224,15 +224,15 @@ def resumed_config(run_dir: Path) -> DictConfig:
         old, new = OmegaConf.select(cfg, key, default=_MISSING), OmegaConf.from_dotlist([f"value={text}"]).value
         if key in _TEXTS and new is not None:
             new = text.strip("\"'")  # YAML reads 10:00:00:00 as a number
-        if key in _PLAIN_GROUPS and (values := _changed_by(cfg, key, text)):
+        if key in _PLAIN_GROUPS and (single := _changed_by(cfg, key, text)):
             raise UserError(
                 f"resume={run_dir}: {override!r} is a choice of settings, and a resumed run takes single ones. Give "
-                f"those that change: {values}"
+                f"those that change: {single}"
             )
         if old is _MISSING or OmegaConf.is_config(old) or (key.startswith(_FIXED) and new != old):
             raise UserError(
                 f"resume={run_dir}: {override!r} cannot be changed in a resumed run, which keeps its folder, network, "
-                "start, optimizer and ignore_index. Change another single value of its config (such as "
+                "start, optimizer, ignore_index and lists. Change another single value of its config (such as "
                 f"trainer.max_epochs=60), or start a new run. See {path}."
             )
         OmegaConf.update(cfg, key, new)
@@ -240,11 +240,13 @@ def resumed_config(run_dir: Path) -> DictConfig:
 
 
 def _changed_by(cfg: DictConfig, group: str, choice: str) -> str:
-    """Return the settings of a choice of conf/ that ``cfg`` has otherwise, as they are typed."""
+    """Return the settings of a choice of conf/ that ``cfg`` has otherwise, as they are typed; no lists, which stay."""
     path = {each.stem: each for each in (CONF_DIR / group).glob("*.yaml")}.get(choice)
     content = OmegaConf.to_container(OmegaConf.load(path)) if path else {}
     values = {f"{group}.{name}": value for name, value in leaves(content).items() if name != "defaults"}
-    return " ".join(setting(name, value) for name, value in values.items() if OmegaConf.select(cfg, name) != value)
+    before = {name: OmegaConf.select(cfg, name) for name in values}
+    changed = [name for name in values if before[name] != values[name] and not OmegaConf.is_config(before[name])]
+    return " ".join(setting(name, values[name]) for name in changed)
 
 
 def resume_changes() -> list[str]:

@@ -101,6 +101,8 @@ def test_what_is_typed_replaces_the_file_s_mapping(tmp_path: Path) -> None:
     words = with_own_files(["train.py", f"data={file}", "data.mask_values={5:1,0:0}"])
     assert composed("train", words[1:]).data.mask_values == {5: 1, 0: 0}
     assert composed("train", with_own_files(["train.py", f"data={file}"])[1:]).data.mask_values[-1] == 255
+    words = with_own_files(["train.py", f"data={file}", "++data.mask_values={5:1,0:0}"])
+    assert composed("train", words[1:]).data.mask_values == {5: 1, 0: 0}
 
 
 @pytest.mark.parametrize(

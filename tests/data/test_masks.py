@@ -310,6 +310,9 @@ def test_no_data_is_told_how_to_be_ignored(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "mask.tif", np.resize(np.array([-1, 0, 1], dtype=np.int16), (1, 24, 40)))
     with pytest.raises(UserError, match=r"'data\.mask_values=\{-1:255,0:0,1:1\}'"):
         read_mask(path, (24, 40), MaskFormat(2, IGNORE_INDEX, voc_palette()))
+    write_raster(path, np.resize(np.array([-(2**31), -1, 0, 1], dtype=np.int32), (1, 24, 40)))
+    with pytest.raises(UserError, match=r"'data\.mask_values=\{-1:255,0:0,1:1\}'"):  # what it takes
+        read_mask(path, (24, 40), MaskFormat(2, IGNORE_INDEX, voc_palette()))
 
 
 @pytest.mark.parametrize("value", [-1, -40_000, 70_000])
