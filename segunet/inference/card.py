@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from segunet.base.errors import UserError
 from segunet.base.validation import Above0, Byte, Pixels, explained
@@ -23,7 +23,14 @@ from segunet.losses.noise_schedule import Prediction, Schedule, Steps, fits
 Text = Annotated[str, Field(max_length=10_000)]
 Colour = Annotated[list[Byte], Field(min_length=3, max_length=3)]
 
-ValueAndClass = Annotated[list[StoredValue], Field(min_length=2, max_length=2)]
+
+def _check_class(pair: list[int]) -> list[int]:
+    if not 0 <= pair[1] <= 255:
+        raise ValueError("must be a stored value and its class, 0 to 255")
+    return pair
+
+
+ValueAndClass = Annotated[list[StoredValue], Field(min_length=2, max_length=2), AfterValidator(_check_class)]
 
 ClassName = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]  # no control characters
 ClassNames = Annotated[list[ClassName], Field(min_length=1, max_length=256)]

@@ -110,6 +110,8 @@ def test_a_damaged_card_is_one_paragraph(content: Content, tmp_path: Path) -> No
         ("channels_last", 1),
         ("data", None),
         ("data", "ignore_index", 256),
+        ("data", "mask_values", [[0, -1]]),
+        ("data", "mask_values", [[-40_000, 0]]),
         ("model", None),
         ("model", "mean", [math.nan] * 3),
         ("model", "std", [0.0] * 3),
