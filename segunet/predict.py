@@ -54,12 +54,13 @@ def predict(cfg: DictConfig) -> Path:
     logger.info("writing to %s", output)
     wanted = wanted_results(cfg, output, names)
     left = inputs_left(cfg, wanted, names)
-    warn_of_few_levels([path for path in left if not is_video(path)], model.image_range, model.bands, "image_range")
+    images = [path for path in left if not is_video(path)]
+    warn_of_few_levels(images, model.image_range, model.bands, "image_range")
     with saying_when_stopped(partial(how_to_go_on, wanted, names)), progress_bar() as bar:
         advance = partial(bar.advance, bar.add_task("predicting", total=len(left)))
         outlines = cfg.polygon_tolerance if cfg.polygons == "geojson" else None
         work = Work(model, names, wanted, advance, cfg.save_probabilities, cfg.save_frame_masks, outlines)
-        work.predict_images(path for path in left if not is_video(path))
+        work.predict_images(images)
         for path in filter(is_video, left):
             work.predict_video(path)
         if cfg.polygons == "coco":

@@ -185,7 +185,7 @@ def built(start: Start) -> Parts:
     """Build the objects, and check data and settings; nothing is written."""
     cfg, run_dir, resumed = start.cfg, start.run_dir, start.resumed
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    with naming(run_dir / CONFIG if resumed else None, resume_changes() if resumed else ()):
+    with naming(run_dir / CONFIG, resume_changes()) if resumed else nullcontext():
         datamodule = build.datamodule_from_config(cfg)
         datamodule.first_epoch = resumed.progress.epochs if resumed else 0
         set_up(datamodule, resumed is not None)

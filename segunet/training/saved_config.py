@@ -198,13 +198,11 @@ ADVICE = "Restore the file as segunet.train wrote it, or start a new run."
 
 
 @contextmanager
-def naming(path: Path | None, changes: Sequence[str] = ()) -> Iterator[None]:
-    """Prefix errors with ``path``, the config that caused them, if any, and the ``changes`` of the command line."""
+def naming(path: Path, changes: Sequence[str] = ()) -> Iterator[None]:
+    """Prefix errors with ``path``, the config that caused them, and the ``changes`` of the command line."""
     try:
         yield
     except (UserError, InstantiationException, OmegaConfBaseException) as error:
-        if path is None:
-            raise
         cause = error.__cause__ if isinstance(error.__cause__, UserError) else error
         changed = f" with {', '.join(changes)}" if changes else ""
         raise UserError(f"{path}{changed}: {str(cause).strip()}") from error
